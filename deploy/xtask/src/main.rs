@@ -1,0 +1,3 @@
+//! Project tasks: tests, tidy, licences.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The unified instance model: types, quantities, errors; no I/O.

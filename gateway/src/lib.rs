@@ -1,0 +1,1 @@
+//! Meridian: one endpoint in front of regional serverless container services.

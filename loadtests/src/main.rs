@@ -1,0 +1,3 @@
+//! Open-loop load tests and reports.
+
+fn main() {}

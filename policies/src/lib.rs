@@ -1,0 +1,1 @@
+//! Pure decisions: admission, quota arithmetic, rate, health, placement.

@@ -1,0 +1,1 @@
+//! Wire-true simulated clouds: Tencent EKSCI and Alibaba ECI.

@@ -1,0 +1,1 @@
+//! Adapters to the vendors' container-instance APIs.
