@@ -1,1 +1,187 @@
-//! Durable operations, idempotency and usage.
+//! The ledger: operations, idempotency keys and usage, durable before anything is sent to a cloud.
+//!
+//! The trait is made for stores with one atomic check-and-change per step (one write transaction of the
+//! embedded store, one script of a shared one). What the next state of a record should be is decided
+//! elsewhere, purely; the ledger decides only whether it may be written: the writer's fence and the record's
+//! revision must match, and the tenant's quota must hold what is charged. It is the only writer of usage.
+
+use std::{fmt::Debug, future::Future, pin::Pin, sync::Arc};
+
+use meridian_model::{
+    error::QuotaShortage,
+    ids::{InstanceName, InstanceUid, OperationId, TenantId},
+    instance::{InstanceSpec, Labels},
+    operation::{Charge, OperationRecord, QuotaLimits},
+    time::Time,
+};
+
+/// A boxed future of the ledger.
+pub type LedgerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;
+
+/// Why the ledger could not do a step. Whether it was done is then unknown unless the variant says otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The store cannot be reached or has stopped.
+    #[error("the ledger is unavailable: {0}")]
+    Unavailable(String),
+    /// The store holds something this version cannot read; nothing was done.
+    #[error("the ledger holds damaged or newer data at {place}: {detail}")]
+    Damaged {
+        /// Table and key.
+        place: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+/// A wish to start an operation.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// Owner of the key.
+    pub tenant: TenantId,
+    /// The operation, a pure function of the key.
+    pub op_id: OperationId,
+    /// Identifier for the instance if the claim is new.
+    pub uid: InstanceUid,
+    /// The instance's name.
+    pub name: InstanceName,
+    /// Fingerprint of the request.
+    pub fingerprint: String,
+    /// Labels.
+    pub labels: Labels,
+    /// Annotations.
+    pub annotations: Labels,
+    /// The wish.
+    pub spec: Arc<InstanceSpec>,
+    /// Random part of the claiming process' fences.
+    pub owner: String,
+    /// Now.
+    pub now: Time,
+    /// Until when this process may be waited for.
+    pub lease_until: Time,
+}
+
+/// The answer to a [`Claim`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Claimed {
+    /// The operation is new and belongs to the claimer, whose fence is in the record.
+    New(Box<OperationRecord>),
+    /// The same request was claimed before.
+    Joined(Box<OperationRecord>),
+    /// The key was used with another request.
+    KeyReused(OperationId),
+    /// Another operation of the tenant holds the instance name.
+    NameTaken(OperationId),
+}
+
+/// One write of a record by its owner.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// The record as it shall be. Its `rev` is the revision it was read with; its `fence` is the writer's. The
+    /// ledger compares both with what is stored and writes `rev + 1`. A change of `charge` changes the
+    /// tenant's usage in the same step; an increase is checked against the limits.
+    pub next: Box<OperationRecord>,
+}
+
+/// The answer to a [`Step`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stepped {
+    /// Written and durable; the record with its new revision.
+    Written(Box<OperationRecord>),
+    /// Another owner has it now; the writer must stop.
+    Fenced,
+    /// Somebody who needs no fence changed it (a delete was asked for); decide again from this record.
+    Changed(Box<OperationRecord>),
+    /// The quota does not hold the charge; nothing was written.
+    QuotaExceeded(QuotaShortage),
+}
+
+/// The answer to a take-over.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TakenOver {
+    /// The record is the caller's; its fence is new.
+    Taken(Box<OperationRecord>),
+    /// The owner's lease has not run out.
+    Leased(Time),
+    /// There is no such operation.
+    Missing,
+}
+
+/// A tenant's usage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Sum of all charges.
+    pub used: Charge,
+    /// Limits.
+    pub limits: QuotaLimits,
+}
+
+/// One page of a walk over all records.
+#[derive(Debug, Clone, Default)]
+pub struct RecordPage {
+    /// Records in key order.
+    pub records: Vec<OperationRecord>,
+    /// Where the walk goes on; none at the end.
+    pub next: Option<(TenantId, OperationId)>,
+}
+
+/// Durable operations and usage. Every answer that says something was written means it is on disk.
+pub trait Ledger: Debug + Send + Sync + 'static {
+    /// Takes an idempotency key, or joins who has it. Nothing is charged.
+    fn claim(&self, claim: Claim) -> LedgerFuture<'_, Claimed>;
+
+    /// Writes the next state of a record and its charge, if fence, revision and quota allow.
+    fn step(&self, step: Step) -> LedgerFuture<'_, Stepped>;
+
+    /// Asks for the removal of an instance, whoever owns its operation; repeating it changes nothing. Returns
+    /// the record, or `None` when there is none.
+    fn request_removal(
+        &self,
+        tenant: &TenantId,
+        op: &OperationId,
+        now: Time,
+    ) -> LedgerFuture<'_, Option<Box<OperationRecord>>>;
+
+    /// Takes a record over from an owner whose lease has run out, or whose `owner` part differs while `force`
+    /// says that its process is known to be gone (a single embedded gateway after a restart).
+    fn take_over(&self, wish: TakeOver) -> LedgerFuture<'_, TakenOver>;
+
+    /// Extends the leases of all records of an owner that are due to be driven.
+    fn renew(&self, owner: &str, lease_until: Time) -> LedgerFuture<'_, ()>;
+
+    /// Reads one operation.
+    fn operation(&self, tenant: &TenantId, op: &OperationId) -> LedgerFuture<'_, Option<Box<OperationRecord>>>;
+
+    /// The operation that holds an instance name now.
+    fn instance(&self, tenant: &TenantId, name: &InstanceName) -> LedgerFuture<'_, Option<Box<OperationRecord>>>;
+
+    /// All records from a key on, at most `limit`; for start-up.
+    fn records(&self, from: Option<(TenantId, OperationId)>, limit: usize) -> LedgerFuture<'_, RecordPage>;
+
+    /// A tenant's usage and limits.
+    fn usage(&self, tenant: &TenantId) -> LedgerFuture<'_, Usage>;
+
+    /// Sets a tenant's limits. Limits below the usage stop new charges and remove nothing.
+    fn set_limits(&self, tenant: &TenantId, limits: QuotaLimits) -> LedgerFuture<'_, ()>;
+
+    /// Shrinks records that are gone since before `keep_until` to tombstones, and forgets tombstones older than
+    /// `forget_until` (RELIABILITY 2.6); at most `limit` per call. Returns how many were touched.
+    fn expire(&self, keep_until: Time, forget_until: Time, limit: usize) -> LedgerFuture<'_, usize>;
+}
+
+/// A wish to take a record over.
+#[derive(Debug, Clone)]
+pub struct TakeOver {
+    /// Tenant of the record.
+    pub tenant: TenantId,
+    /// The operation.
+    pub op_id: OperationId,
+    /// Random part of the new owner's fences.
+    pub owner: String,
+    /// Now.
+    pub now: Time,
+    /// New lease.
+    pub lease_until: Time,
+    /// The former owner's process is known to be gone.
+    pub force: bool,
+}
