@@ -1,1 +1,5 @@
-//! Meridian: one endpoint in front of regional serverless container services.
+//! The Meridian gateway: one endpoint in front of regional serverless container services.
+
+pub mod clock;
+pub mod operation;
+pub mod views;

@@ -1,0 +1,286 @@
+//! What a dialect asks of the gateway and what it gets back, free of HTTP.
+//!
+//! A dialect decodes a request into an [`Operation`], the operation stack answers with an [`Outcome`] or a
+//! [`Refusal`], and the dialect encodes it. Nothing here knows a path, a header or a status code.
+
+use std::{sync::Arc, time::Duration};
+
+use meridian_model::{
+    error::{ErrorCode, Problem},
+    ids::{InstanceName, OperationId, RegionId, TenantId},
+    instance::{InstanceSpec, Labels},
+};
+use tower::util::BoxCloneSyncService;
+
+use crate::views;
+
+/// The operation stack, its type hidden.
+pub type OperationService = BoxCloneSyncService<Operation, Outcome, Refusal>;
+
+/// Who is calling, taken only from the credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The tenant the credential belongs to.
+    pub tenant: TenantId,
+    /// Identifier of the credential, for logs and audit; never the secret.
+    pub principal: String,
+}
+
+/// One request to the gateway.
+#[derive(Debug, Clone)]
+pub struct Operation {
+    /// Who asks.
+    pub caller: Arc<Caller>,
+    /// Identifier of the request.
+    pub request_id: Arc<str>,
+    /// When an answer is due; work that was begun goes on after it.
+    pub deadline: tokio::time::Instant,
+    /// What is asked.
+    pub action: Action,
+}
+
+/// What is asked. Every action names the tenant of the path; the operation stack compares it with the caller's.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Create an instance.
+    CreateInstance(Box<CreateInstance>),
+    /// Read one instance.
+    GetInstance(InstanceRef),
+    /// List instances.
+    ListInstances(Box<ListInstances>),
+    /// The decision record of an instance.
+    ExplainInstance(InstanceRef),
+    /// Delete an instance.
+    DeleteInstance(DeleteInstance),
+    /// Read one operation.
+    GetOperation(TenantId, OperationId),
+    /// List the tenant's latest operations.
+    ListOperations(TenantId, PageRequest),
+    /// Limits and usage of the tenant.
+    GetQuota(TenantId),
+    /// The tenants the caller may see.
+    ListTenants,
+    /// One tenant.
+    GetTenant(TenantId),
+    /// All regions with health and freshness.
+    ListRegions,
+    /// One region with its zones.
+    GetRegion(RegionId),
+    /// What each backend can do.
+    ListAdapters,
+    /// Sizes on sale with prices.
+    ListInstanceTypes(Option<RegionId>),
+}
+
+impl Action {
+    /// Stable name for spans, metrics and limits.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::CreateInstance(_) => "create-instance",
+            Self::GetInstance(_) => "get-instance",
+            Self::ListInstances(_) => "list-instances",
+            Self::ExplainInstance(_) => "explain-instance",
+            Self::DeleteInstance(_) => "delete-instance",
+            Self::GetOperation(..) => "get-operation",
+            Self::ListOperations(..) => "list-operations",
+            Self::GetQuota(_) => "get-quota",
+            Self::ListTenants => "list-tenants",
+            Self::GetTenant(_) => "get-tenant",
+            Self::ListRegions => "list-regions",
+            Self::GetRegion(_) => "get-region",
+            Self::ListAdapters => "list-adapters",
+            Self::ListInstanceTypes(_) => "list-instance-types",
+        }
+    }
+}
+
+/// An instance by tenant and name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceRef {
+    /// Tenant of the path; `None` for `-`, which means the caller's own.
+    pub tenant: Option<TenantId>,
+    /// Name.
+    pub name: InstanceName,
+}
+
+/// A create.
+#[derive(Debug, Clone)]
+pub struct CreateInstance {
+    /// Tenant of the path.
+    pub tenant: TenantId,
+    /// Name of the instance.
+    pub name: InstanceName,
+    /// Labels.
+    pub labels: Labels,
+    /// Annotations.
+    pub annotations: Labels,
+    /// The wish, parsed; validated by the operation stack.
+    pub spec: InstanceSpec,
+    /// The caller's key; the gateway makes one when there is none.
+    pub idempotency_key: Option<String>,
+    /// SHA-256 in hexadecimal of method, route, tenant and the canonical body before defaults (RELIABILITY 2.6).
+    pub fingerprint: String,
+    /// Only say what would happen.
+    pub validate_only: bool,
+    /// How long to wait for the final state before answering with the running operation.
+    pub wait: Duration,
+}
+
+/// A delete.
+#[derive(Debug, Clone)]
+pub struct DeleteInstance {
+    /// Which.
+    pub instance: InstanceRef,
+    /// A missing instance is success.
+    pub allow_missing: bool,
+    /// Only say what would happen.
+    pub validate_only: bool,
+    /// How long to wait for the proof that it is gone.
+    pub wait: Duration,
+}
+
+/// One page of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PageRequest {
+    /// Items per page, already coerced into 1 to 1000.
+    pub size: usize,
+    /// The last item of the page before, in the collection's order.
+    pub after: Option<String>,
+}
+
+/// A list of instances.
+#[derive(Debug, Clone, Default)]
+pub struct ListInstances {
+    /// Tenant of the path; `None` for `-`.
+    pub tenant: Option<TenantId>,
+    /// Page.
+    pub page: PageRequest,
+    /// Label requirements, all of which must hold.
+    pub labels: Vec<Requirement>,
+    /// Field requirements, all of which must hold; [`FieldPath`] says which fields there are.
+    pub fields: Vec<(FieldPath, bool, String)>,
+    /// Refuse a partial answer.
+    pub complete_only: bool,
+}
+
+/// A Kubernetes label requirement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Requirement {
+    /// `key=value` or `key in (a,b)`.
+    In(String, Vec<String>),
+    /// `key!=value` or `key notin (a,b)`; a missing label fulfils it.
+    NotIn(String, Vec<String>),
+    /// `key`.
+    Exists(String),
+    /// `!key`.
+    Missing(String),
+}
+
+/// Fields a list can select by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldPath {
+    /// `metadata.name`: the instance's short name.
+    Name,
+    /// `status.phase`.
+    Phase,
+    /// `status.region`.
+    Region,
+    /// `status.zone`.
+    Zone,
+    /// `status.backend`.
+    Backend,
+    /// `status.adapter`.
+    Adapter,
+}
+
+/// What the gateway answers.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// The create ended well; the answer is the same for every repetition of the key.
+    Created {
+        /// The instance as it was when it was adopted.
+        instance: Box<views::Instance>,
+        /// The key in force.
+        key: Arc<str>,
+        /// The operation had ended before this request came.
+        replayed: bool,
+    },
+    /// The operation goes on.
+    Accepted {
+        /// The operation.
+        operation: Box<views::Operation>,
+        /// The key in force, for a create.
+        key: Option<Arc<str>>,
+    },
+    /// The delete ended: proven gone.
+    Deleted,
+    /// What the mutation would do.
+    Validated(Box<views::Validation>),
+    /// One instance, rendered.
+    Instance(Arc<views::Rendered>),
+    /// A page of instances.
+    Instances(Box<views::InstancePage>),
+    /// A decision record.
+    Explanation(Box<views::Explanation>),
+    /// One operation.
+    Operation(Box<views::Operation>),
+    /// Operations.
+    Operations(views::Page<views::Operation>),
+    /// Limits and usage.
+    Quota(Box<views::Quota>),
+    /// Tenants.
+    Tenants(views::Page<views::Tenant>),
+    /// One tenant.
+    Tenant(Box<views::Tenant>),
+    /// Regions.
+    Regions(views::Page<views::Region>),
+    /// One region.
+    Region(Box<views::Region>),
+    /// Adapters.
+    Adapters(views::Page<views::Adapter>),
+    /// Sizes and prices.
+    InstanceTypes(views::Page<views::InstanceType>),
+}
+
+/// The gateway said no, or something broke; either way a public problem and, apart from it, what only logs may say.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// For the caller.
+    pub problem: Box<Problem>,
+    /// For the log.
+    pub internal: Option<String>,
+    /// The idempotency key in force, for a create that got that far.
+    pub key: Option<Arc<str>>,
+    /// The outcome is final and would be the same for every repetition of the key.
+    pub replayed: bool,
+}
+
+impl Refusal {
+    /// A refusal with nothing but a code and a text.
+    #[must_use]
+    pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+        Problem::new(code, detail).into()
+    }
+
+    /// What cannot be seen and what does not exist are the same to a caller, to the byte.
+    #[must_use]
+    pub fn not_found() -> Self {
+        Self::new(ErrorCode::NotFound, "no such resource")
+    }
+
+    /// A fault of ours: the caller learns nothing but the code.
+    #[must_use]
+    pub fn internal(context: impl std::fmt::Display) -> Self {
+        let mut refusal =
+            Self::new(ErrorCode::Internal, "the gateway met a fault of its own; nothing is known to be lost");
+        refusal.internal = Some(context.to_string());
+        refusal
+    }
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self { problem: Box::new(problem), internal: None, key: None, replayed: false }
+    }
+}

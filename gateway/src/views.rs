@@ -1,0 +1,429 @@
+//! The public resources, as every dialect and the console read them. Pure data; built in `status` and
+//! `operation`, serialised by the dialects.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use meridian_model::{
+    capability::Capability,
+    error::{FieldError, Problem},
+    ids::{AdapterName, BackendId, CloudId, InstanceName, InstanceUid, OperationId, RegionId, TenantId, ZoneId},
+    instance::{InstanceSpec, Labels, Shape},
+    operation::{AttemptView, Charge, Decision, OperationState, QuotaLimits, RankedCandidate},
+    quantity::PricePerHour,
+    status::{Condition, ContainerStatus, Phase},
+    time::Time,
+};
+use serde::Serialize;
+
+/// An instance: wish and what was last seen of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Instance {
+    /// `tenants/{tenant}/instances/{instance}`.
+    pub name: String,
+    /// Never reused.
+    pub uid: InstanceUid,
+    /// Owner.
+    pub tenant: TenantId,
+    /// Labels.
+    pub labels: Labels,
+    /// Annotations.
+    pub annotations: Labels,
+    /// Raised by each change of the spec.
+    pub generation: u32,
+    /// Changes whenever anything in the resource but times of observation does.
+    pub etag: String,
+    /// When the create was accepted.
+    pub create_time: Time,
+    /// Last change of the record.
+    pub update_time: Time,
+    /// The wish, defaults filled in.
+    pub spec: Arc<InstanceSpec>,
+    /// What was last seen.
+    pub status: InstanceStatus,
+}
+
+/// What was last seen of an instance.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceStatus {
+    /// Summary.
+    pub phase: Phase,
+    /// CamelCase reason of the phase, empty if none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Text for people, empty if none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Adapter of the backend it is at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterName>,
+    /// Backend it is at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<BackendId>,
+    /// Region it is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<RegionId>,
+    /// Zone it is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<ZoneId>,
+    /// The vendor's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cloud_id: Option<CloudId>,
+    /// Address in the private network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub private_ip: Option<String>,
+    /// Public address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_ip: Option<String>,
+    /// Size the vendor gave and bills.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Shape>,
+    /// Price the placement reckoned with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_per_hour: Option<PricePerHour>,
+    /// Containers, init containers first.
+    pub containers: Vec<ContainerStatus>,
+    /// Conditions: `Placed`, `Ready`.
+    pub conditions: Vec<Condition>,
+    /// When it first ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finish_time: Option<Time>,
+    /// Attempts made to place it.
+    pub attempts: usize,
+    /// The operation that made it.
+    pub operation: Option<OperationId>,
+    /// When the backend showed this; none before it was seen there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<Time>,
+    /// The region's data is older than its limit; everything here is as of `observedAt`.
+    pub stale: bool,
+}
+
+/// An instance in the fleet snapshot, with its JSON made once, when it is first asked for.
+#[derive(Debug)]
+pub struct Rendered {
+    /// The tenant's short name for it.
+    pub short_name: InstanceName,
+    /// The resource.
+    pub instance: Instance,
+    json: OnceLock<Bytes>,
+}
+
+impl Rendered {
+    /// Wraps an instance.
+    #[must_use]
+    pub fn new(short_name: InstanceName, instance: Instance) -> Self {
+        Self { short_name, instance, json: OnceLock::new() }
+    }
+
+    /// The resource as JSON.
+    #[must_use]
+    pub fn json(&self) -> Bytes {
+        self.json
+            .get_or_init(|| {
+                // The view holds nothing that JSON cannot: string keys, finite scores are not part of it.
+                serde_json::to_vec(&self.instance).map(Bytes::from).unwrap_or_else(|_| Bytes::from_static(b"{}"))
+            })
+            .clone()
+    }
+}
+
+/// A page of any collection.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Page<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Position of the last item when there is more; the dialect seals it into a token.
+    #[serde(skip)]
+    pub next_after: Option<String>,
+}
+
+/// A page of instances with the honesty a partial view needs.
+#[derive(Debug, Clone)]
+pub struct InstancePage {
+    /// The items.
+    pub items: Vec<Arc<Rendered>>,
+    /// Position of the last item when there is more.
+    pub next_after: Option<String>,
+    /// Revision of the snapshot.
+    pub revision: u64,
+    /// Regions with no usable data, as `regions/{region}`.
+    pub unreachable: Vec<String>,
+    /// One row per backend.
+    pub freshness: Arc<Vec<Freshness>>,
+}
+
+/// How old the data of one region's backend is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Freshness {
+    /// Region.
+    pub region: RegionId,
+    /// Backend.
+    pub backend: BackendId,
+    /// Start of the last complete sweep; none if there was none yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<Time>,
+    /// Milliseconds since then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<u64>,
+    /// `poll`.
+    pub source: &'static str,
+    /// `fresh`, `stale` or `unreachable`.
+    pub state: FreshnessState,
+}
+
+/// State of a backend's data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FreshnessState {
+    /// Younger than `staleAfter`.
+    Fresh,
+    /// Older, but the backend answers or did until recently.
+    Stale,
+    /// The backend does not answer.
+    Unreachable,
+}
+
+/// A long-running operation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Operation {
+    /// `tenants/{tenant}/operations/{operation}`.
+    pub name: String,
+    /// `create` or `delete`.
+    pub verb: &'static str,
+    /// The instance it is about.
+    pub target: String,
+    /// Nothing will change any more.
+    pub done: bool,
+    /// State.
+    pub state: OperationState,
+    /// Where it stands.
+    pub progress: Progress,
+    /// What was tried, in order.
+    pub attempts: Vec<AttemptView>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Problem>,
+    /// What it made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<Box<Instance>>,
+    /// When it was accepted.
+    pub create_time: Time,
+    /// Last change.
+    pub update_time: Time,
+}
+
+/// Where an operation stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Progress {
+    /// Attempts that ended.
+    pub done: usize,
+    /// Attempts that may be made in all.
+    pub total: usize,
+    /// Text for people.
+    pub message: String,
+}
+
+/// What a mutation would do.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Validation {
+    /// The spec with defaults filled in; none for a delete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spec: Option<Arc<InstanceSpec>>,
+    /// Where it would be placed; none for a delete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Decision>,
+    /// What the quota would hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Quota>,
+    /// What is allowed but probably not meant.
+    pub warnings: Vec<FieldError>,
+}
+
+/// Why an instance is where it is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// The instance.
+    pub name: String,
+    /// State of its operation.
+    pub state: OperationState,
+    /// The candidate in use, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<RankedCandidate>,
+    /// The plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Decision>,
+    /// What was tried, in order.
+    pub attempts: Vec<AttemptView>,
+    /// What the tenant's quota holds for it.
+    pub charge: Charge,
+    /// The tenant's quota now.
+    pub quota: Quota,
+    /// Why it failed, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Problem>,
+}
+
+/// A tenant's limits and usage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Quota {
+    /// `tenants/{tenant}/quotas/default`.
+    pub name: String,
+    /// Limits; what is absent is not limited.
+    pub limits: QuotaLimits,
+    /// What is charged now.
+    pub used: Charge,
+}
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tenant {
+    /// `tenants/{tenant}`.
+    pub name: String,
+    /// Limits and usage.
+    pub quota: Quota,
+    /// Regions it may use; all when empty.
+    pub regions: Vec<RegionId>,
+    /// Adapters it may use; all when empty.
+    pub providers: Vec<AdapterName>,
+}
+
+/// One backend in its region.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Region {
+    /// `regions/{region}`.
+    pub name: String,
+    /// Backends there.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// Health of one backend.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendStatus {
+    /// Backend.
+    pub backend: BackendId,
+    /// Its adapter.
+    pub adapter: AdapterName,
+    /// Age of its data.
+    pub freshness: Freshness,
+    /// State of the breaker for creates and deletes.
+    pub write_breaker: BreakerView,
+    /// State of the breaker for reads.
+    pub read_breaker: BreakerView,
+    /// Instances of ours there.
+    pub instances: usize,
+    /// vCPU used and allowed in the vendor's account, where the vendor tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account_cpu: Option<AccountCpu>,
+    /// Zones.
+    pub zones: Vec<Zone>,
+}
+
+/// A vendor account's vCPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AccountCpu {
+    /// In use.
+    pub used: meridian_model::quantity::MilliCpu,
+    /// Allowed.
+    pub max: meridian_model::quantity::MilliCpu,
+}
+
+/// A circuit breaker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BreakerView {
+    /// `closed`, `open` or `half-open`.
+    pub state: &'static str,
+    /// When an open one lets a probe pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Time>,
+}
+
+/// A zone of a backend.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Zone {
+    /// `regions/{region}/zones/{zone}`.
+    pub name: String,
+    /// Zone id.
+    pub zone: ZoneId,
+    /// Whether the vendor sells there now, where it says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_sale: Option<bool>,
+    /// What was found sold out.
+    pub sold_out: Vec<SoldOut>,
+    /// Until when the zone is left out because of faults.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejected_until: Option<Time>,
+    /// Instances of ours there.
+    pub instances: usize,
+}
+
+/// A memory of no stock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SoldOut {
+    /// Size class.
+    pub shape: String,
+    /// When it was last found sold out.
+    pub since: Time,
+    /// When it is tried again.
+    pub until: Time,
+}
+
+/// What an adapter can do.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Adapter {
+    /// `adapters/{adapter}`.
+    pub name: String,
+    /// Backends that use it.
+    pub backends: Vec<BackendId>,
+    /// Features, sizes, bounds.
+    pub capability: Arc<Capability>,
+}
+
+/// A size on sale.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceType {
+    /// `{adapter}/{cpu}-{memory}` or the vendor's name of a GPU size.
+    pub name: String,
+    /// Adapter.
+    pub adapter: AdapterName,
+    /// Region.
+    pub region: RegionId,
+    /// Backend.
+    pub backend: BackendId,
+    /// Size.
+    pub shape: Shape,
+    /// Price by zone.
+    pub prices: Vec<ZonePrice>,
+}
+
+/// A price.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ZonePrice {
+    /// Zone.
+    pub zone: ZoneId,
+    /// On demand.
+    pub price_per_hour: PricePerHour,
+    /// `vendor` or `price-book`.
+    pub source: &'static str,
+    /// When the vendor said so; none for a price book.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<Time>,
+}
