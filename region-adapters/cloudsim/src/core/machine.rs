@@ -1,0 +1,733 @@
+//! What happens to instances by themselves: placing, starting, ending, being taken back; and what callers do to
+//! running ones. States as in vendor-api README 2.5 and 4.3.
+
+use super::create::{CreateError, no_capacity_event, resized};
+use super::fault::{FaultKind, draw};
+use super::program::Program;
+use super::types::{
+    Container, ContainerState, Event, EventKind, Instance, InstanceSpec, RestartPolicy, Scope, State, Step,
+    Termination, Timer, Vendor,
+};
+use super::world::{World, subject_of};
+
+/// Events kept per instance; ECI documents 50.
+pub const EVENTS_MAX: usize = 50;
+/// Most steps one call works off: a world left alone for days must not block its first caller for long.
+const ADVANCE_STEPS_MAX: usize = 200_000;
+/// ECI deletes a `ScheduleFailed` instance after a day (vendor-api README 4.3).
+const SCHEDULE_FAILED_KEPT_MS: i64 = 24 * 3_600_000;
+
+/// Why a call on an instance is refused.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ChangeError {
+    /// No such instance in this scope.
+    #[error("instance {id} does not exist")]
+    NotFound {
+        /// As asked.
+        id: String,
+    },
+    /// Not in this state.
+    #[error("not possible while {}", state.as_str())]
+    WrongState {
+        /// The state it is in.
+        state: State,
+    },
+    /// The update changes nothing.
+    #[error("nothing to change")]
+    NothingToChange,
+    /// A new size does not fit.
+    #[error("new size: {0}")]
+    Size(#[source] CreateError),
+}
+
+impl World {
+    /// Lets everything due up to `now_ms` happen, in order of time.
+    pub fn advance(&mut self, now_ms: i64) {
+        self.faults.expire(now_ms);
+        for _ in 0..ADVANCE_STEPS_MAX {
+            match self.due.first() {
+                Some((at, _)) if *at <= now_ms => {}
+                _ => return,
+            }
+            if let Some((at_ms, id)) = self.due.pop_first() {
+                self.fire(&id, at_ms);
+            }
+        }
+    }
+
+    /// When something happens next by itself; `None` if nothing is due. For drivers of virtual time.
+    #[must_use]
+    pub fn next_due_ms(&self) -> Option<i64> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    fn fire(&mut self, id: &str, at_ms: i64) {
+        let Some(mut instance) = self.instances.remove(id) else {
+            return;
+        };
+        let mut steps = Vec::new();
+        instance.timers.retain(|t| {
+            let due = t.at_ms <= at_ms;
+            if due {
+                steps.push(t.clone());
+            }
+            !due
+        });
+        steps.sort_by_key(|t| t.at_ms);
+        for timer in steps {
+            self.step(&mut instance, timer.step, timer.at_ms);
+        }
+        self.put_back(instance);
+    }
+
+    /// Every change of an instance ends here: it is indexed, due and dirty.
+    fn put_back(&mut self, instance: Instance) {
+        self.due.extend(instance.timers.iter().map(|t| (t.at_ms, instance.id.clone())));
+        self.dirty.instances.insert(instance.id.clone());
+        self.instances.insert(instance.id.clone(), instance);
+    }
+
+    fn step(&mut self, instance: &mut Instance, step: Step, at_ms: i64) {
+        if instance.state == State::Deleted {
+            return;
+        }
+        match step {
+            Step::Place => self.place(instance, at_ms),
+            Step::Init { index } => self.init_done(instance, index, at_ms),
+            Step::Start => self.start(instance, at_ms),
+            Step::Exit { index, code, signal, reason, life } => {
+                let fits = instance.containers.get(index).is_some_and(|c| c.restart_count == life && c.is_running());
+                if fits {
+                    self.container_ended(instance, index, at_ms, &Ending { code, signal, reason: &reason });
+                }
+            }
+            Step::Restart { index, life } => {
+                let fits = instance.containers.get(index).is_some_and(|c| c.restart_count == life && !c.is_running());
+                if fits && !instance.state.is_terminal() {
+                    self.start_container(instance, index, at_ms);
+                }
+            }
+            Step::RestartDone => {
+                if instance.state == State::Restarting {
+                    self.start_all(instance, at_ms);
+                }
+            }
+            Step::UpdateDone => {
+                if instance.state == State::Updating {
+                    self.update_done(instance, at_ms);
+                }
+            }
+            Step::Gone => self.gone(instance, at_ms),
+            Step::Deadline => {
+                if !instance.state.is_terminal() {
+                    event(instance, EventKind::Warning, "DeadlineExceeded", "active deadline exceeded", at_ms);
+                    self.stop_all(instance, at_ms, 137, "DeadlineExceeded");
+                    self.set_state(instance, State::Failed, at_ms);
+                }
+            }
+            Step::SpotNotice => {
+                if !instance.state.is_terminal() {
+                    let text = "The spot instance will be released soon.";
+                    event(instance, EventKind::Warning, "SpotToBeReleased", text, at_ms);
+                }
+            }
+            Step::SpotReclaim => {
+                if !instance.state.is_terminal() {
+                    self.reclaim_now(instance, at_ms);
+                }
+            }
+        }
+    }
+
+    fn place(&mut self, instance: &mut Instance, at_ms: i64) {
+        if instance.state != State::Scheduling {
+            return;
+        }
+        let subject = subject_of(instance);
+        let outage = self.faults.hit(&subject, at_ms, &mut self.rng, |k| (*k == FaultKind::ZoneOutage).then_some(()));
+        let key = instance.scope.region_key();
+        let zone = self.regions.get_mut(&key).and_then(|r| r.zone_mut(&instance.zone));
+        let takes = outage.is_none() && !instance.stuck;
+        if takes && (instance.holds_stock || zone.is_some_and(|z| z.take_stock(&instance.stock_key))) {
+            instance.holds_stock = true;
+            instance.placed_ms = Some(at_ms);
+            self.set_state(instance, State::Pending, at_ms);
+            let text = format!("Successfully assigned {} to {}", instance.id, instance.zone);
+            event(instance, EventKind::Normal, "Scheduled", &text, at_ms);
+            let at_ms = at_ms + self.start_delay(instance);
+            if instance.init_containers.is_empty() {
+                instance.timers.push(Timer { at_ms, step: Step::Start });
+            } else {
+                begin_init(instance, 0, at_ms);
+            }
+            return;
+        }
+        let (kind, reason, text) = no_capacity_event(instance.scope.vendor, &instance.zone, &instance.stock_key);
+        event(instance, kind, reason, &text, at_ms);
+        match instance.scope.vendor {
+            // Stays Pending; the platform keeps trying, so an instance nobody deletes may still come up.
+            Vendor::TencentEksci => {
+                let at_ms = at_ms + self.timing.place_retry_ms.max(1);
+                instance.timers.push(Timer { at_ms, step: Step::Place });
+            }
+            Vendor::AlibabaEci => {
+                self.set_state(instance, State::ScheduleFailed, at_ms);
+                let at_ms = at_ms + SCHEDULE_FAILED_KEPT_MS;
+                instance.timers.push(Timer { at_ms, step: Step::Gone });
+            }
+        }
+    }
+
+    fn start_delay(&mut self, instance: &Instance) -> i64 {
+        let cached = self.images.values().any(|cache| {
+            cache.scope == instance.scope
+                && cache.deleted_ms.is_none()
+                && instance.containers.iter().all(|c| cache.images.contains(&c.spec.image))
+        });
+        let pull = if cached { 0 } else { self.timing.image_pull_ms };
+        self.timing.running_ms + pull + draw(&mut self.rng, self.timing.jitter_ms)
+    }
+
+    fn init_done(&mut self, instance: &mut Instance, index: usize, at_ms: i64) {
+        if instance.state != State::Pending {
+            return;
+        }
+        let policy = instance.spec.restart_policy;
+        let Some(container) = instance.init_containers.get_mut(index) else {
+            return;
+        };
+        let code = Program::of_init(&container.spec).exit.map_or(0, |(_, code)| code);
+        let ContainerState::Running { started_ms } = container.state else {
+            return;
+        };
+        let life = termination(started_ms, at_ms, &Ending { code, signal: None, reason: exit_reason(code) });
+        if code == 0 {
+            container.state = ContainerState::Terminated(life);
+            if index + 1 < instance.init_containers.len() {
+                begin_init(instance, index + 1, at_ms);
+            } else {
+                self.start(instance, at_ms);
+            }
+        } else if policy == RestartPolicy::Never {
+            container.state = ContainerState::Terminated(life);
+            self.set_state(instance, State::Failed, at_ms);
+        } else {
+            container.previous = Some(life);
+            container.restart_count += 1;
+            container.state = waiting("CrashLoopBackOff", "init container failed");
+            let at_ms = at_ms + self.timing.restart_backoff_ms.max(1);
+            begin_init(instance, index, at_ms);
+        }
+    }
+
+    fn start(&mut self, instance: &mut Instance, at_ms: i64) {
+        if instance.state == State::Pending {
+            self.start_all(instance, at_ms);
+        }
+    }
+
+    /// Starts every container; without images it stays `Pending`.
+    fn start_all(&mut self, instance: &mut Instance, at_ms: i64) {
+        let mut missing = false;
+        for index in 0..instance.containers.len() {
+            missing |= !self.start_container(instance, index, at_ms);
+        }
+        if missing {
+            if instance.state != State::Pending {
+                self.set_state(instance, State::Pending, at_ms);
+            }
+            return;
+        }
+        instance.running_ms.get_or_insert(at_ms);
+        self.set_state(instance, State::Running, at_ms);
+        self.settle_if_over(instance, at_ms);
+        self.apply_spot_fault(instance, at_ms);
+    }
+
+    /// False if its image cannot be pulled.
+    fn start_container(&mut self, instance: &mut Instance, index: usize, at_ms: i64) -> bool {
+        let subject = subject_of(instance);
+        let forced = self.faults.hit(&subject, at_ms, &mut self.rng, |kind| {
+            if let FaultKind::ContainerExit { after_ms, code, crash } = *kind {
+                Some((after_ms, code, crash))
+            } else {
+                None
+            }
+        });
+        let Some(container) = instance.containers.get_mut(index) else {
+            return true;
+        };
+        let (name, image) = (container.spec.name.clone(), container.spec.image.clone());
+        if is_missing(&image) {
+            container.state = waiting("ImagePullBackOff", &format!("Back-off pulling image \"{image}\""));
+            let text = format!("Failed to pull image \"{image}\": not found");
+            event(instance, EventKind::Warning, "Failed", &text, at_ms);
+            return false;
+        }
+        container.state = ContainerState::Running { started_ms: at_ms };
+        let life = container.restart_count;
+        let exit = match forced {
+            Some((after, code, true)) => Some((after, code, Some(9), "Error".to_owned())),
+            Some((after, code, false)) => Some((after, code, None, exit_reason(code).to_owned())),
+            None => {
+                Program::of(&container.spec).exit.map(|(after, code)| (after, code, None, exit_reason(code).to_owned()))
+            }
+        };
+        if let Some((after, code, signal, reason)) = exit {
+            // At least a millisecond of life: a reader must be able to see it, and loops must move in time.
+            let at_ms = at_ms + after.max(1);
+            instance.timers.push(Timer { at_ms, step: Step::Exit { index, code, signal, reason, life } });
+        }
+        for (reason, text) in [
+            ("Pulling", format!("Pulling image \"{image}\"")),
+            ("Pulled", format!("Successfully pulled image \"{image}\"")),
+            ("Created", format!("Created container {name}")),
+            ("Started", format!("Started container {name}")),
+        ] {
+            event(instance, EventKind::Normal, reason, &text, at_ms);
+        }
+        true
+    }
+
+    fn container_ended(&mut self, instance: &mut Instance, index: usize, at_ms: i64, ending: &Ending<'_>) {
+        let policy = instance.spec.restart_policy;
+        let Some(container) = instance.containers.get_mut(index) else {
+            return;
+        };
+        let ContainerState::Running { started_ms } = container.state else {
+            return;
+        };
+        let life = termination(started_ms, at_ms, ending);
+        let again = match policy {
+            RestartPolicy::Always => true,
+            RestartPolicy::OnFailure => ending.code != 0,
+            RestartPolicy::Never => false,
+        };
+        if again {
+            container.previous = Some(life);
+            container.restart_count += 1;
+            container.state = waiting("CrashLoopBackOff", "back-off restarting ended container");
+            let step = Step::Restart { index, life: container.restart_count };
+            let name = container.spec.name.clone();
+            let at_ms = at_ms + self.timing.restart_backoff_ms.max(1);
+            instance.timers.push(Timer { at_ms, step });
+            event(instance, EventKind::Warning, "BackOff", &format!("Back-off restarting container {name}"), at_ms);
+        } else {
+            container.state = ContainerState::Terminated(life);
+            self.settle_if_over(instance, at_ms);
+        }
+    }
+
+    /// `Succeeded` or `Failed` when no container runs or will run again.
+    fn settle_if_over(&mut self, instance: &mut Instance, at_ms: i64) {
+        let codes: Option<Vec<i32>> = instance
+            .containers
+            .iter()
+            .map(|c| match &c.state {
+                ContainerState::Terminated(life) => Some(life.exit_code),
+                ContainerState::Waiting { .. } | ContainerState::Running { .. } => None,
+            })
+            .collect();
+        if let Some(codes) = codes.filter(|codes| !codes.is_empty()) {
+            let ended = if codes.iter().all(|c| *c == 0) { State::Succeeded } else { State::Failed };
+            self.set_state(instance, ended, at_ms);
+        }
+    }
+
+    fn apply_spot_fault(&mut self, instance: &mut Instance, at_ms: i64) {
+        if instance.spec.spot.is_none() {
+            return;
+        }
+        let subject = subject_of(instance);
+        let after = self.faults.hit(&subject, at_ms, &mut self.rng, |kind| {
+            if let FaultKind::SpotReclaim { after_ms } = kind { Some(*after_ms) } else { None }
+        });
+        if let Some(after_ms) = after {
+            schedule_reclaim(instance, at_ms + after_ms, self.timing.spot_notice_ms, at_ms);
+        }
+    }
+
+    fn reclaim_now(&mut self, instance: &mut Instance, at_ms: i64) {
+        self.stop_all(instance, at_ms, 137, "Preempted");
+        self.set_state(instance, State::Expired, at_ms);
+    }
+
+    fn stop_all(&mut self, instance: &mut Instance, at_ms: i64, code: i32, reason: &str) {
+        for container in instance.containers.iter_mut().chain(&mut instance.init_containers) {
+            if let ContainerState::Running { started_ms } = container.state {
+                let life = termination(started_ms, at_ms, &Ending { code, signal: Some(9), reason });
+                container.state = ContainerState::Terminated(life);
+            }
+        }
+        instance.timers.clear();
+    }
+
+    /// The only place that changes a state: keeps billing, times and what is held in step with it.
+    fn set_state(&mut self, instance: &mut Instance, state: State, at_ms: i64) {
+        if let Some(since) = instance.billed_since_ms.take() {
+            instance.billed_ms += (at_ms - since).max(0);
+        }
+        if state.is_billed() {
+            instance.billed_since_ms = Some(at_ms);
+        }
+        instance.state = state;
+        if state.is_terminal() {
+            if state != State::Deleted || instance.ended_ms.is_none() {
+                instance.ended_ms.get_or_insert(at_ms);
+            }
+            // A day-old ScheduleFailed still has its deletion due.
+            instance.timers.retain(|t| t.step == Step::Gone);
+            self.release(instance, state == State::Deleted);
+        }
+        if state == State::Deleted {
+            instance.deleted_ms = Some(at_ms);
+            instance.timers.clear();
+            if let Some(live) = self.live.get_mut(&instance.scope) {
+                live.remove(&instance.seq);
+            }
+        }
+    }
+
+    /// An ended instance gives back stock and quota, a deleted one also its address.
+    fn release(&mut self, instance: &mut Instance, address: bool) {
+        if std::mem::take(&mut instance.holds_quota)
+            && let Some(quota) = self.quotas.get_mut(&instance.scope)
+        {
+            quota.used_instances = quota.used_instances.saturating_sub(1);
+            quota.used_vcpu = (quota.used_vcpu - instance.cpu).max(0.0);
+        }
+        let region = self.regions.get_mut(&instance.scope.region_key());
+        let Some(zone) = region.and_then(|r| r.zone_mut(&instance.zone)) else {
+            return;
+        };
+        if std::mem::take(&mut instance.holds_stock) {
+            zone.return_stock(&instance.stock_key);
+        }
+        if address && std::mem::take(&mut instance.holds_ip) {
+            zone.return_ip(&instance.private_ip);
+        }
+    }
+
+    fn gone(&mut self, instance: &mut Instance, at_ms: i64) {
+        self.stop_all(instance, at_ms, 137, "Deleted");
+        self.set_state(instance, State::Deleted, at_ms);
+    }
+
+    /// Takes an instance out for a change, lets `change` work on it, and puts it back.
+    fn change<T>(
+        &mut self,
+        scope: &Scope,
+        id: &str,
+        now_ms: i64,
+        change: impl FnOnce(&mut Self, &mut Instance) -> Result<T, ChangeError>,
+    ) -> Result<T, ChangeError> {
+        self.advance(now_ms);
+        if self.existing(scope, id).is_none() {
+            return Err(ChangeError::NotFound { id: id.to_owned() });
+        }
+        let mut instance = self.instances.remove(id).ok_or_else(|| ChangeError::NotFound { id: id.to_owned() })?;
+        let result = change(self, &mut instance);
+        self.put_back(instance);
+        result
+    }
+
+    /// Deletes an instance. With a `preStop` hook ECI passes `Terminating`; else it is gone at once.
+    ///
+    /// # Errors
+    /// [`ChangeError::NotFound`].
+    pub fn delete(&mut self, scope: &Scope, id: &str, now_ms: i64) -> Result<(), ChangeError> {
+        let most_ms = self.timing.terminate_ms;
+        self.change(scope, id, now_ms, |world, instance| {
+            let hook = instance.containers.iter().any(|c| c.is_running() && c.spec.pre_stop.is_some());
+            if instance.state == State::Terminating {
+                return Ok(());
+            }
+            if hook && instance.scope.vendor == Vendor::AlibabaEci {
+                world.set_state(instance, State::Terminating, now_ms);
+                let grace_ms = instance.spec.grace_secs.unwrap_or(30).clamp(0, 86_400) * 1000;
+                let at_ms = now_ms + grace_ms.min(most_ms);
+                instance.timers = vec![Timer { at_ms, step: Step::Gone }];
+            } else {
+                world.gone(instance, now_ms);
+            }
+            Ok(())
+        })
+    }
+
+    /// Restarts all containers: `Restarting`, then `Running` again. Only while `Pending` or `Running`.
+    ///
+    /// # Errors
+    /// [`ChangeError::NotFound`], [`ChangeError::WrongState`].
+    pub fn restart(&mut self, scope: &Scope, id: &str, now_ms: i64) -> Result<(), ChangeError> {
+        let at_ms = now_ms + self.timing.restart_ms;
+        self.change(scope, id, now_ms, |world, instance| {
+            refuse_state(instance)?;
+            for container in &mut instance.containers {
+                end_for_restart(container, now_ms);
+            }
+            instance.timers.retain(|t| matches!(t.step, Step::Deadline | Step::SpotNotice | Step::SpotReclaim));
+            instance.timers.push(Timer { at_ms, step: Step::RestartDone });
+            world.set_state(instance, State::Restarting, now_ms);
+            event(instance, EventKind::Normal, "Restarting", "restart asked for", now_ms);
+            Ok(())
+        })
+    }
+
+    /// Takes over a new spec: `Updating`, then the changed containers run anew. Only while `Pending` or `Running`.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; nothing is changed then.
+    pub fn update(&mut self, scope: &Scope, id: &str, spec: InstanceSpec, now_ms: i64) -> Result<(), ChangeError> {
+        let at_ms = now_ms + self.timing.update_ms;
+        self.change(scope, id, now_ms, |world, instance| {
+            refuse_state(instance)?;
+            if spec == instance.spec {
+                return Err(ChangeError::NothingToChange);
+            }
+            world.resize(instance, &spec)?;
+            instance.next_spec = Some(Box::new(spec));
+            // A start that was still due comes with the end of the update.
+            instance.timers.retain(|t| !matches!(t.step, Step::Start | Step::Init { .. }));
+            instance.timers.push(Timer { at_ms, step: Step::UpdateDone });
+            world.set_state(instance, State::Updating, now_ms);
+            Ok(())
+        })
+    }
+
+    fn resize(&mut self, instance: &mut Instance, spec: &InstanceSpec) -> Result<(), ChangeError> {
+        let same = spec.cpu == instance.spec.cpu
+            && spec.memory_gib == instance.spec.memory_gib
+            && spec.instance_types == instance.spec.instance_types;
+        if same {
+            return Ok(());
+        }
+        let (cpu, memory_gib, key) = resized(instance.scope.vendor, spec).map_err(ChangeError::Size)?;
+        if key == instance.stock_key {
+            return Ok(());
+        }
+        let quota = self.quotas.get_mut(&instance.scope);
+        let region = self.regions.get_mut(&instance.scope.region_key());
+        let (Some(quota), Some(zone)) = (quota, region.and_then(|r| r.zone_mut(&instance.zone))) else {
+            return Err(ChangeError::Size(CreateError::UnknownRegion));
+        };
+        let used = quota.used_vcpu - instance.cpu + cpu;
+        if used > quota.max_vcpu {
+            let (limit, used) = (quota.max_vcpu, quota.used_vcpu);
+            let error = CreateError::QuotaExceeded { what: "vcpu", limit, used, asked: cpu - instance.cpu };
+            return Err(ChangeError::Size(error));
+        }
+        if !zone.take_stock(&key) {
+            return Err(ChangeError::Size(CreateError::NoStock { zone: instance.zone.clone(), spec: key }));
+        }
+        zone.return_stock(&instance.stock_key);
+        quota.used_vcpu = used;
+        instance.price_hour = zone.price_hour(cpu, memory_gib, instance.gpu_count);
+        (instance.cpu, instance.memory_gib, instance.stock_key) = (cpu, memory_gib, key);
+        Ok(())
+    }
+
+    fn update_done(&mut self, instance: &mut Instance, at_ms: i64) {
+        let Some(spec) = instance.next_spec.take() else {
+            return;
+        };
+        let mut old: Vec<Container> = std::mem::take(&mut instance.containers);
+        instance.containers = spec
+            .containers
+            .iter()
+            .map(|wanted| match old.iter().position(|c| c.spec == *wanted) {
+                Some(same) => old.swap_remove(same),
+                None => {
+                    let mut fresh = Container::waiting(wanted.clone());
+                    if let Some(before) = old.iter().find(|c| c.spec.name == wanted.name) {
+                        fresh.previous.clone_from(&before.previous);
+                        fresh.restart_count = before.restart_count + 1;
+                    }
+                    fresh
+                }
+            })
+            .collect();
+        instance.init_containers = spec
+            .init_containers
+            .iter()
+            .map(|wanted| {
+                let same = instance.init_containers.iter().find(|c| c.spec == *wanted);
+                same.cloned().unwrap_or_else(|| Container::waiting(wanted.clone()))
+            })
+            .collect();
+        instance.spec = *spec;
+        // Indices moved: exits and restarts of kept containers are set again from their programs.
+        instance.timers.retain(|t| !matches!(t.step, Step::Exit { .. } | Step::Restart { .. }));
+        let mut missing = false;
+        for index in 0..instance.containers.len() {
+            if instance.containers.get(index).is_some_and(Container::is_running) {
+                keep_running(instance, index, at_ms);
+            } else {
+                missing |= !self.start_container(instance, index, at_ms);
+            }
+        }
+        if missing {
+            self.set_state(instance, State::Pending, at_ms);
+        } else {
+            instance.running_ms.get_or_insert(at_ms);
+            self.set_state(instance, State::Running, at_ms);
+        }
+    }
+
+    /// Ends one container of a running instance, or all: the policy decides what follows. For the control API.
+    ///
+    /// # Errors
+    /// [`ChangeError::NotFound`], [`ChangeError::WrongState`] if none of them runs.
+    pub fn exit_containers(&mut self, id: &str, order: &ExitOrder<'_>, now_ms: i64) -> Result<(), ChangeError> {
+        let ExitOrder { container, code, crash } = *order;
+        let scope = self.scope_of(id)?;
+        self.change(&scope, id, now_ms, |world, instance| {
+            let running: Vec<usize> = instance
+                .containers
+                .iter()
+                .enumerate()
+                .filter(|(_, c)| c.is_running() && container.is_none_or(|name| c.spec.name == name))
+                .map(|(index, _)| index)
+                .collect();
+            if running.is_empty() {
+                return Err(ChangeError::WrongState { state: instance.state });
+            }
+            let ending =
+                Ending { code, signal: crash.then_some(9), reason: if crash { "Error" } else { exit_reason(code) } };
+            for index in running {
+                world.container_ended(instance, index, now_ms, &ending);
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes an instance back as if it were spot: warning first, then `Expired` (EKSCI: `Failed`).
+    ///
+    /// # Errors
+    /// [`ChangeError::NotFound`], [`ChangeError::WrongState`] if it has ended.
+    pub fn reclaim(&mut self, id: &str, after_ms: i64, now_ms: i64) -> Result<(), ChangeError> {
+        let scope = self.scope_of(id)?;
+        let notice_ms = self.timing.spot_notice_ms;
+        self.change(&scope, id, now_ms, |_, instance| {
+            if instance.state.is_terminal() {
+                return Err(ChangeError::WrongState { state: instance.state });
+            }
+            schedule_reclaim(instance, now_ms + after_ms, notice_ms, now_ms);
+            Ok(())
+        })
+    }
+
+    fn scope_of(&self, id: &str) -> Result<Scope, ChangeError> {
+        let known = self.any_instance(id).ok_or_else(|| ChangeError::NotFound { id: id.to_owned() })?;
+        Ok(known.scope.clone())
+    }
+}
+
+/// How containers are made to end from outside.
+#[derive(Clone, Copy, Debug)]
+pub struct ExitOrder<'a> {
+    /// Only this one; `None`: all that run.
+    pub container: Option<&'a str>,
+    /// Exit code.
+    pub code: i32,
+    /// With a signal, as a crash has it.
+    pub crash: bool,
+}
+
+struct Ending<'a> {
+    code: i32,
+    signal: Option<i32>,
+    reason: &'a str,
+}
+
+fn termination(started_ms: i64, finished_ms: i64, ending: &Ending<'_>) -> Termination {
+    Termination {
+        started_ms,
+        finished_ms,
+        exit_code: ending.code,
+        signal: ending.signal,
+        reason: ending.reason.to_owned(),
+        message: String::new(),
+    }
+}
+
+fn exit_reason(code: i32) -> &'static str {
+    if code == 0 { "Completed" } else { "Error" }
+}
+
+fn waiting(reason: &str, message: &str) -> ContainerState {
+    ContainerState::Waiting { reason: reason.to_owned(), message: message.to_owned() }
+}
+
+/// Images tagged `missing` cannot be pulled.
+pub(super) fn is_missing(image: &str) -> bool {
+    image.ends_with(":missing")
+}
+
+fn begin_init(instance: &mut Instance, index: usize, at_ms: i64) {
+    let Some(container) = instance.init_containers.get_mut(index) else {
+        return;
+    };
+    let after = Program::of_init(&container.spec).exit.map_or(0, |(after, _)| after);
+    container.state = ContainerState::Running { started_ms: at_ms };
+    instance.timers.push(Timer { at_ms: at_ms + after.max(1), step: Step::Init { index } });
+}
+
+fn end_for_restart(container: &mut Container, at_ms: i64) {
+    if let ContainerState::Running { started_ms } = container.state {
+        // SIGTERM, as a container runtime stops one.
+        let ending = Ending { code: 143, signal: Some(15), reason: "Error" };
+        container.previous = Some(termination(started_ms, at_ms, &ending));
+    }
+    container.restart_count += 1;
+    container.state = waiting("ContainerCreating", "");
+}
+
+/// Sets the exit of a container that went on running through an update.
+fn keep_running(instance: &mut Instance, index: usize, at_ms: i64) {
+    let Some(container) = instance.containers.get(index) else {
+        return;
+    };
+    let ContainerState::Running { started_ms } = container.state else {
+        return;
+    };
+    if let Some((after, code)) = Program::of(&container.spec).exit {
+        let life = container.restart_count;
+        let step = Step::Exit { index, code, signal: None, reason: exit_reason(code).to_owned(), life };
+        instance.timers.push(Timer { at_ms: (started_ms + after).max(at_ms + 1), step });
+    }
+}
+
+fn schedule_reclaim(instance: &mut Instance, at_ms: i64, notice_ms: i64, now_ms: i64) {
+    instance.timers.push(Timer { at_ms: (at_ms - notice_ms).max(now_ms), step: Step::SpotNotice });
+    instance.timers.push(Timer { at_ms: at_ms.max(now_ms + 1), step: Step::SpotReclaim });
+}
+
+fn refuse_state(instance: &Instance) -> Result<(), ChangeError> {
+    // EKSCI shows a Scheduling instance as Pending, but there is nothing to restart or update yet.
+    if matches!(instance.state, State::Pending | State::Running) {
+        Ok(())
+    } else {
+        Err(ChangeError::WrongState { state: instance.state })
+    }
+}
+
+/// Adds an event, or counts an equal one up.
+fn event(instance: &mut Instance, kind: EventKind, reason: &str, message: &str, at_ms: i64) {
+    let same = instance.events.iter_mut().find(|e| e.reason == reason && e.message == message);
+    if let Some(same) = same {
+        same.count += 1;
+        same.last_ms = at_ms;
+        return;
+    }
+    if instance.events.len() >= EVENTS_MAX {
+        instance.events.remove(0);
+    }
+    instance.events.push(Event {
+        kind,
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        count: 1,
+        first_ms: at_ms,
+        last_ms: at_ms,
+    });
+}
