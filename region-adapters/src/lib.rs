@@ -6,7 +6,12 @@
 //! signature and the nonce come with each call ([`CallContext`]). The simulated clouds are unknown here; the
 //! only difference from production is the endpoint URL.
 
+pub mod alibaba_eci;
+pub mod conformance;
 mod error;
+pub mod http;
+pub mod registry;
+pub mod tencent_eksci;
 
 use std::{
     collections::BTreeMap,
