@@ -1,0 +1,144 @@
+//! Checks that need more than one section: references by name, duplicates, addresses.
+
+use std::collections::BTreeSet;
+
+use super::{CheckBackend, Config, reader::Report};
+
+/// Reports a name that is used twice, at its second use.
+fn unique<'a>(report: &Report<'_>, what: &str, names: impl Iterator<Item = (String, &'a str)>) {
+    let mut seen = BTreeSet::new();
+    for (path, name) in names {
+        if !seen.insert(name) {
+            report.mistake(&path, format!("{what} `{name}` is declared twice"), "rename or remove one of them");
+        }
+    }
+}
+
+/// Reports a reference to a name that does not exist.
+fn exists(report: &Report<'_>, path: &str, what: &str, name: &str, known: &BTreeSet<&str>) {
+    if known.contains(name) {
+        return;
+    }
+    let mend = match super::nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if known.is_empty() => format!("declare a {what} of that name; there is none yet"),
+        None => format!("use one of: {}", known.iter().copied().collect::<Vec<_>>().join(", ")),
+    };
+    report.mistake(path, format!("there is no {what} `{name}`"), mend);
+}
+
+/// Checks references between sections.
+pub(super) fn references(config: &Config, report: &Report<'_>) {
+    addresses(config, report);
+    duplicates(config, report);
+    profiles(config, report);
+    tenants(config, report);
+}
+
+fn addresses(config: &Config, report: &Report<'_>) {
+    let server = &config.server;
+    if server.listen == server.admin_listen && server.listen.port() != 0 {
+        let mend = "give the admin listener a port of its own";
+        report.mistake("server.adminListen", "the same address as server.listen", mend);
+    }
+    if config.backends.is_empty() {
+        report.mistake("backends", "there is no backend", "add a [[backends]] with id, adapter, region and settings");
+    }
+    if config.tenants.is_empty() {
+        report.mistake("tenants", "there is no tenant", "add a [[tenants]] with name and keys");
+    }
+}
+
+fn duplicates(config: &Config, report: &Report<'_>) {
+    let at = |list: &'static str, key: &'static str| move |i: usize| format!("{list}[{i}].{key}");
+    let path = at("tenants", "name");
+    unique(report, "tenant", config.tenants.iter().enumerate().map(|(i, t)| (path(i), t.name.as_str())));
+    let path = at("backends", "id");
+    unique(report, "backend", config.backends.iter().enumerate().map(|(i, b)| (path(i), b.id.as_str())));
+    let path = at("networkProfiles", "name");
+    let names = config.network_profiles.iter().enumerate().map(|(i, p)| (path(i), p.name.as_str()));
+    unique(report, "network profile", names);
+    let path = at("imageProfiles", "name");
+    let names = config.image_profiles.iter().enumerate().map(|(i, p)| (path(i), p.name.as_str()));
+    unique(report, "image profile", names);
+    let path = at("secretProfiles", "name");
+    let names = config.secret_profiles.iter().enumerate().map(|(i, p)| (path(i), p.name.as_str()));
+    unique(report, "secret profile", names);
+    let keys = config.tenants.iter().enumerate().flat_map(|(i, t)| {
+        t.keys.iter().enumerate().map(move |(k, key)| (format!("tenants[{i}].keys[{k}].id"), key.id.as_str()))
+    });
+    unique(report, "key", keys);
+}
+
+fn profiles(config: &Config, report: &Report<'_>) {
+    let backends: BTreeSet<&str> = config.backends.iter().map(|b| b.id.as_str()).collect();
+    for (i, profile) in config.network_profiles.iter().enumerate() {
+        let path = format!("networkProfiles[{i}].backends");
+        if profile.backends.is_empty() {
+            report.mistake(&path, "the profile names no backend", "add a [[networkProfiles.backends]]");
+        }
+        let names = profile.backends.iter().enumerate();
+        unique(report, "network of", names.map(|(k, n)| (format!("{path}[{k}].backend"), n.backend.as_str())));
+        for (k, network) in profile.backends.iter().enumerate() {
+            exists(report, &format!("{path}[{k}].backend"), "backend", network.backend.as_str(), &backends);
+            if network.subnets.is_empty() {
+                let mend = "add a zone with its subnet, for example { \"ap-guangzhou-3\" = \"subnet-1\" }";
+                report.mistake(&format!("{path}[{k}].subnets"), "there is no zone", mend);
+            }
+        }
+    }
+    for (i, profile) in config.image_profiles.iter().enumerate() {
+        for (k, rule) in profile.rules.iter().enumerate() {
+            for (n, backend) in rule.backends.iter().enumerate() {
+                let path = format!("imageProfiles[{i}].rules[{k}].backends[{n}]");
+                exists(report, &path, "backend", backend.as_str(), &backends);
+            }
+        }
+    }
+    for (i, profile) in config.secret_profiles.iter().enumerate() {
+        for (k, entry) in profile.entries.iter().enumerate() {
+            for (n, backend) in entry.backends.iter().enumerate() {
+                let path = format!("secretProfiles[{i}].entries[{k}].backends[{n}]");
+                exists(report, &path, "backend", backend.as_str(), &backends);
+            }
+        }
+    }
+}
+
+fn tenants(config: &Config, report: &Report<'_>) {
+    let networks: BTreeSet<&str> = config.network_profiles.iter().map(|p| p.name.as_str()).collect();
+    let images: BTreeSet<&str> = config.image_profiles.iter().map(|p| p.name.as_str()).collect();
+    let secrets: BTreeSet<&str> = config.secret_profiles.iter().map(|p| p.name.as_str()).collect();
+    let regions: BTreeSet<&str> = config.backends.iter().map(|b| b.region.as_str()).collect();
+    let adapters: BTreeSet<&str> = config.backends.iter().map(|b| b.adapter.as_str()).collect();
+    for (i, tenant) in config.tenants.iter().enumerate() {
+        let all = |key: &str, what: &str, names: Vec<&str>, known: &BTreeSet<&str>| {
+            for (n, name) in names.into_iter().enumerate() {
+                exists(report, &format!("tenants[{i}].{key}[{n}]"), what, name, known);
+            }
+        };
+        let network_names = tenant.network_profiles.iter().map(|p| p.as_str()).collect();
+        all("networkProfiles", "network profile", network_names, &networks);
+        all("imageProfiles", "image profile", tenant.image_profiles.iter().map(|p| p.as_str()).collect(), &images);
+        all("secretProfiles", "secret profile", tenant.secret_profiles.iter().map(|p| p.as_str()).collect(), &secrets);
+        all("regions", "backend in region", tenant.regions.iter().map(|r| r.as_str()).collect(), &regions);
+        all("providers", "backend with adapter", tenant.providers.iter().map(|a| a.as_str()).collect(), &adapters);
+        if let Some(default) = &tenant.default_network_profile {
+            let path = format!("tenants[{i}].defaultNetworkProfile");
+            exists(report, &path, "network profile", default.as_str(), &networks);
+            if !tenant.network_profiles.is_empty() && !tenant.network_profiles.contains(default) {
+                let mend = format!("add `{default}` to networkProfiles, or choose one of them");
+                report.mistake(&path, "not one of the tenant's networkProfiles", mend);
+            }
+        }
+    }
+}
+
+/// Lets the adapters check their backends.
+pub(super) fn backends(config: &Config, report: &Report<'_>, check: CheckBackend<'_>) {
+    for (i, backend) in config.backends.iter().enumerate() {
+        for mistake in check(backend) {
+            report.mistake(&format!("backends[{i}].{}", mistake.path), mistake.what, mistake.mend);
+        }
+    }
+}

@@ -1,0 +1,733 @@
+//! The sections of the configuration: type, default, bounds and reason of every setting.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use meridian_model::{
+    ids::{AdapterName, BackendId, ProfileName, RegionId, SubnetId, TenantId, ZoneId},
+    instance::Strategy,
+    operation::QuotaLimits,
+    quantity::{PricePerHour, Span},
+};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::reader::{Report, Section};
+
+const fn ms(n: u64) -> Span {
+    Span(Duration::from_millis(n))
+}
+
+const fn secs(n: u64) -> Span {
+    Span(Duration::from_secs(n))
+}
+
+/// Shortest deployment secret, in characters: 32 hexadecimal digits are 128 bits.
+const SECRET_LEN_MIN: usize = 32;
+/// Length of a SHA-256 in hexadecimal.
+const SHA256_HEX_LEN: usize = 64;
+
+fn redact<S: Serializer>(_: &SecretString, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str("[redacted]")
+}
+
+fn redact_option<S: Serializer>(secret: &Option<SecretString>, s: S) -> Result<S::Ok, S::Error> {
+    match secret {
+        Some(_) => s.serialize_str("[redacted]"),
+        None => s.serialize_none(),
+    }
+}
+
+/// Settings whose values may be shown: everything else in an adapter's table may be a credential.
+const SETTINGS_SHOWN: [&str; 8] =
+    ["endpoint", "region", "zones", "apiVersion", "scheme", "effectBound", "listLag", "signatureWindow"];
+
+fn redact_settings<S: Serializer>(settings: &toml::Table, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_map(settings.iter().map(|(key, value)| {
+        let shown = SETTINGS_SHOWN.contains(&key.as_str()) || value.is_bool() || value.is_integer();
+        (key, if shown { value.clone() } else { toml::Value::String("[redacted]".to_owned()) })
+    }))
+}
+
+/// The whole configuration.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    /// Identity of this deployment.
+    pub deployment: Deployment,
+    /// Listeners and their bounds.
+    pub server: Server,
+    /// The embedded ledger.
+    pub ledger: Ledger,
+    /// Customers.
+    pub tenants: Vec<Tenant>,
+    /// Accounts in regions.
+    pub backends: Vec<Backend>,
+    /// Networks by name.
+    pub network_profiles: Vec<NetworkProfile>,
+    /// Image rewrites by name.
+    pub image_profiles: Vec<ImageProfile>,
+    /// Registry credentials by name.
+    pub secret_profiles: Vec<SecretProfile>,
+    /// Pollers.
+    pub status: Status,
+    /// The journal driver.
+    pub driver: Driver,
+    /// Logs.
+    pub telemetry: Telemetry,
+}
+
+impl Config {
+    pub(super) fn read(mut root: Section<'_, '_>) -> Option<Self> {
+        let deployment = match root.section("deployment") {
+            Some(section) => Deployment::read(section),
+            None => {
+                root.report.mistake("", "section [deployment] is missing", "add it with `id` and `secret`");
+                None
+            }
+        };
+        let server = Server::read(root.section("server"));
+        let ledger = match root.section("ledger") {
+            Some(section) => Ledger::read(section),
+            None => {
+                root.report.mistake("", "section [ledger] is missing", "add it with `path`");
+                None
+            }
+        };
+        // Every section is read before the first `?`, so that no mistake hides another.
+        let tenants: Vec<_> = root.sections("tenants").into_iter().map(Tenant::read).collect();
+        let backends: Vec<_> = root.sections("backends").into_iter().map(Backend::read).collect();
+        let networks: Vec<_> = root.sections("networkProfiles").into_iter().map(NetworkProfile::read).collect();
+        let images: Vec<_> = root.sections("imageProfiles").into_iter().map(ImageProfile::read).collect();
+        let secrets: Vec<_> = root.sections("secretProfiles").into_iter().map(SecretProfile::read).collect();
+        let status = Status::read(root.section("status"));
+        let driver = Driver::read(root.section("driver"));
+        let telemetry = Telemetry::read(root.section("telemetry"));
+        root.finish();
+        Some(Self {
+            deployment: deployment?,
+            server: server?,
+            ledger: ledger?,
+            tenants: tenants.into_iter().collect::<Option<_>>()?,
+            backends: backends.into_iter().collect::<Option<_>>()?,
+            network_profiles: networks.into_iter().collect::<Option<_>>()?,
+            image_profiles: images.into_iter().collect::<Option<_>>()?,
+            secret_profiles: secrets.into_iter().collect::<Option<_>>()?,
+            status,
+            driver,
+            telemetry,
+        })
+    }
+}
+
+/// `[deployment]`: what marks our instances at the vendors.
+#[derive(Debug, Clone, Serialize)]
+pub struct Deployment {
+    /// A DNS label. It is part of every cloud name; two deployments that share an account must differ in it.
+    pub id: String,
+    /// Key of operation ids, page tokens and sealed values; at least 32 characters. Changing it makes retries of
+    /// old idempotency keys new operations.
+    #[serde(serialize_with = "redact")]
+    pub secret: SecretString,
+}
+
+impl Deployment {
+    fn read(mut s: Section<'_, '_>) -> Option<Self> {
+        let id = s.required::<ProfileName>("id", "\"prod-1\"").map(String::from);
+        let secret = s.secret("secret", true);
+        let short = |secret: &SecretString| secrecy::ExposeSecret::expose_secret(secret).len() < SECRET_LEN_MIN;
+        if secret.as_ref().is_some_and(short) {
+            let mend = "make one with `openssl rand -hex 32`";
+            s.report.mistake(&s.at("secret"), format!("shorter than {SECRET_LEN_MIN} characters"), mend);
+        }
+        s.finish();
+        Some(Self { id: id?, secret: secret? })
+    }
+}
+
+/// `[server]`: where the gateway listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Server {
+    /// The API. Default `127.0.0.1:8080`: reachable from outside only on purpose. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Health, metrics, effective configuration, drain. Default `127.0.0.1:9090`: it knows every tenant, so it
+    /// stays on loopback unless told otherwise.
+    pub admin_listen: SocketAddr,
+    /// Certificate of the API listener; plain HTTP/1.1 without it.
+    pub tls: Option<Tls>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+impl Server {
+    fn read(section: Option<Section<'_, '_>>) -> Option<Self> {
+        let Some(mut s) = section else {
+            let limits = Limits::default();
+            return Some(Self { listen: loopback(8080), admin_listen: loopback(9090), tls: None, limits });
+        };
+        let listen = s.value("listen").unwrap_or(loopback(8080));
+        let admin_listen = s.value("adminListen").unwrap_or(loopback(9090));
+        let tls = s.section("tls").map(Tls::read);
+        let limits = Limits::read(s.section("limits"));
+        s.finish();
+        let tls = match tls {
+            None => None,
+            Some(tls) => Some(tls?),
+        };
+        Some(Self { listen, admin_listen, tls, limits })
+    }
+}
+
+/// `[server.tls]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// PEM with the certificate chain, leaf first.
+    pub cert_file: PathBuf,
+    /// PEM with the private key.
+    pub key_file: PathBuf,
+}
+
+impl Tls {
+    fn read(mut s: Section<'_, '_>) -> Option<Self> {
+        let cert_file = s.required::<PathBuf>("certFile", "\"tls/server.pem\"");
+        let key_file = s.required::<PathBuf>("keyFile", "\"tls/server.key\"");
+        let base = s.report.base();
+        for (key, file) in [("certFile", &cert_file), ("keyFile", &key_file)] {
+            if let Some(Err(error)) = file.as_ref().map(|f| std::fs::metadata(base.join(f))) {
+                s.report.mistake(&s.at(key), format!("cannot be read: {error}"), "check the path and its permissions");
+            }
+        }
+        s.finish();
+        Some(Self { cert_file: base.join(cert_file?), key_file: base.join(key_file?) })
+    }
+}
+
+/// Declares a section of bounded scalars: field, key, type, default, least and greatest value.
+macro_rules! scalars {
+    ($(#[$doc:meta])* $name:ident { $( $(#[$field_doc:meta])* $field:ident $key:literal : $ty:ty = $default:expr, $min:expr, $max:expr; )+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+        pub struct $name { $( $(#[$field_doc])* #[serde(rename = $key)] pub $field: $ty, )+ }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $( $field: $default, )+ }
+            }
+        }
+
+        impl $name {
+            fn read(section: Option<Section<'_, '_>>) -> Self {
+                let Some(mut s) = section else { return Self::default() };
+                let read = Self { $( $field: s.within($key, $default, ($min, $max)), )+ };
+                read.consistent(s.report, &s.path);
+                s.finish();
+                read
+            }
+        }
+    };
+}
+
+scalars! {
+    /// `[server.limits]`: bounds of the API listener (RELIABILITY section 3, "HTTP edge").
+    Limits {
+        /// Requests in work at once; more are shed with 503. 1024: at 15 s a request this is far above what two
+        /// cores can serve, so it only bites when something behind us is stuck.
+        in_flight_max "inFlightMax": usize = 1024, 1, 1_000_000;
+        /// Open connections. 10,000 idle TLS connections take about 400 MB.
+        connections_max "connectionsMax": usize = 10_000, 1, 1_000_000;
+        /// Open connections of one address: one client cannot take them all.
+        connections_per_peer_max "connectionsPerPeerMax": usize = 256, 1, 1_000_000;
+        /// Bytes of a request body. 1 MiB holds the largest manifest Kubernetes itself accepts.
+        body_bytes_max "bodyBytesMax": usize = 1024 * 1024, 1024, 16 * 1024 * 1024;
+        /// Bytes per second a body must come with after its first second; slower is an attack or a dead line.
+        body_rate_min "bodyRateMin": usize = 1024, 0, 1_000_000;
+        /// How long a request may take when it does not say: API-CONVENTIONS 2.
+        request_timeout "requestTimeout": Span = secs(15), ms(100), secs(120);
+        /// The most it may ask for with `X-Request-Timeout-Ms`: API-CONVENTIONS 2.
+        request_timeout_max "requestTimeoutMax": Span = secs(120), ms(100), secs(600);
+        /// TLS handshake; also the time to the first byte after it.
+        handshake_timeout "handshakeTimeout": Span = secs(5), ms(10), secs(60);
+        /// From the first byte of a request to the end of its headers.
+        header_timeout "headerTimeout": Span = secs(5), ms(10), secs(60);
+        /// A kept-alive connection without a request.
+        idle_timeout "idleTimeout": Span = secs(60), ms(10), secs(3600);
+        /// Age at which a connection is asked to close, plus up to a tenth: lets load spread after a restart.
+        connection_age_max "connectionAgeMax": Span = secs(600), ms(10), secs(86_400);
+        /// How long a drain waits for requests in work: the longest default request and a bit.
+        drain_timeout "drainTimeout": Span = secs(20), ms(10), secs(600);
+    }
+}
+
+impl Limits {
+    fn consistent(&self, report: &Report<'_>, path: &str) {
+        if self.request_timeout > self.request_timeout_max {
+            report.mistake(
+                &format!("{path}.requestTimeout"),
+                "greater than requestTimeoutMax",
+                "lower it, or raise requestTimeoutMax",
+            );
+        }
+    }
+}
+
+/// `[ledger]`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ledger {
+    /// The database file; it is made when it is not there. Relative to the working directory, as data paths are.
+    pub path: PathBuf,
+    /// 32 bytes in hexadecimal or base64 that seal environment values and registry passwords at rest; derived
+    /// from the deployment secret without it.
+    #[serde(serialize_with = "redact_option")]
+    pub key: Option<SecretString>,
+}
+
+impl Ledger {
+    fn read(mut s: Section<'_, '_>) -> Option<Self> {
+        let path = s.required::<PathBuf>("path", "\"data/ledger.redb\"");
+        let key_file = s.value::<String>("keyFile");
+        let key = key_file.and_then(|file| s.resolve(&s.at("keyFile"), &format!("file:{file}")));
+        s.finish();
+        Some(Self { path: path?, key: key.map(SecretString::from) })
+    }
+}
+
+/// `[[tenants]]`: one customer.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tenant {
+    /// Its name in paths.
+    pub name: TenantId,
+    /// Its API keys.
+    pub keys: Vec<ApiKey>,
+    /// Hard limits; a dimension left out is not limited.
+    pub quota: QuotaLimits,
+    /// Request rates.
+    pub rate: Rate,
+    /// Regions it may use; all when empty.
+    pub regions: Vec<RegionId>,
+    /// Adapters it may use; all when empty.
+    pub providers: Vec<AdapterName>,
+    /// Network profiles it may name; all when empty.
+    pub network_profiles: Vec<ProfileName>,
+    /// The network profile of a spec that names none.
+    pub default_network_profile: Option<ProfileName>,
+    /// Image profiles it may name; all when empty.
+    pub image_profiles: Vec<ProfileName>,
+    /// Secret profiles it may name; none when empty, because they are credentials.
+    pub secret_profiles: Vec<ProfileName>,
+    /// Placement strategy of a spec that names none.
+    pub strategy: Option<Strategy>,
+}
+
+impl Tenant {
+    fn read(mut s: Section<'_, '_>) -> Option<Self> {
+        let name = s.required("name", "\"acme\"");
+        let keys: Vec<_> = s.sections("keys").into_iter().map(ApiKey::read).collect();
+        let quota = s.value("quota").unwrap_or_default();
+        let rate = Rate::read(s.section("rate"));
+        let regions = s.value("regions").unwrap_or_default();
+        let providers = s.value("providers").unwrap_or_default();
+        let network_profiles = s.value("networkProfiles").unwrap_or_default();
+        let default_network_profile = s.value("defaultNetworkProfile");
+        let image_profiles = s.value("imageProfiles").unwrap_or_default();
+        let secret_profiles = s.value("secretProfiles").unwrap_or_default();
+        let strategy = s.value("strategy");
+        s.finish();
+        Some(Self {
+            name: name?,
+            keys: keys.into_iter().collect::<Option<_>>()?,
+            quota,
+            rate,
+            regions,
+            providers,
+            network_profiles,
+            default_network_profile,
+            image_profiles,
+            secret_profiles,
+            strategy,
+        })
+    }
+}
+
+/// An API key: the gateway knows only the hash of its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ApiKey {
+    /// The key's public part.
+    pub id: String,
+    /// SHA-256 of the secret's text, in hexadecimal. Not a secret, but of no use to anyone who reads the
+    /// effective configuration.
+    #[serde(skip)]
+    pub sha256: [u8; 32],
+}
+
+impl ApiKey {
+    fn read(mut s: Section<'_, '_>) -> Option<Self> {
+        let id = s.required::<ProfileName>("id", "\"k1\"").map(String::from);
+        let text = s.required::<String>("sha256", "\"<64 hexadecimal digits>\"");
+        let sha256 = text.as_deref().and_then(parse_sha256);
+        if text.is_some() && sha256.is_none() {
+            let what = format!("not {SHA256_HEX_LEN} hexadecimal digits");
+            s.report.mistake(&s.at("sha256"), what, "print it with `printf %s SECRET | sha256sum`");
+        }
+        s.finish();
+        Some(Self { id: id?, sha256: sha256? })
+    }
+}
+
+fn parse_sha256(text: &str) -> Option<[u8; 32]> {
+    let mut hash = [0; 32];
+    if text.len() != SHA256_HEX_LEN || !text.bytes().all(|c| c.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (i, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()?;
+    }
+    Some(hash)
+}
+
+scalars! {
+    /// `rate` of a tenant.
+    Rate {
+        /// Requests of any kind. 600: ten a second, API-CONVENTIONS 8.
+        requests_per_minute "requestsPerMinute": u32 = 600, 1, 10_000_000;
+        /// Requests at once.
+        burst "burst": u32 = 100, 1, 1_000_000;
+        /// Creates and deletes. 60: each costs several vendor calls of 20/s.
+        creates_per_minute "createsPerMinute": u32 = 60, 1, 1_000_000;
+        /// Creates and deletes at once: a deployment of this many instances starts without waiting.
+        create_burst "createBurst": u32 = 60, 1, 1_000_000;
+    }
+}
+
+impl Rate {
+    fn consistent(&self, _: &Report<'_>, _: &str) {}
+}
+
+/// `[[backends]]`: one account in one region.
+#[derive(Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backend {
+    /// Its name in answers, metrics and profiles.
+    pub id: BackendId,
+    /// The adapter that speaks to it.
+    pub adapter: AdapterName,
+    /// The vendor's region.
+    pub region: RegionId,
+    /// Lower is preferred by strategy `priority`. Default 100: room on both sides.
+    pub priority: u32,
+    /// The adapter's own settings; texts of the form `env:NAME` and `file:PATH` are already followed.
+    #[serde(serialize_with = "redact_settings")]
+    pub settings: toml::Table,
+    /// Prices where the vendor has no price call.
+    pub price_book: Option<PriceBook>,
+    /// Vendor calls per second and action that we allow ourselves. Default 16: 80 % of the 20/s both vendors
+    /// publish (RELIABILITY section 3).
+    pub calls_per_second: u32,
+}
+
+/// The settings hold credentials in an adapter's own words, so they are left out.
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, adapter, region, priority, .. } = self;
+        write!(f, "Backend {{ {id}, {adapter}, {region}, priority {priority} }}")
+    }
+}
+
+impl Backend {
+    fn read(mut s: Section<'_, '_>) -> Option<Self> {
+        let id = s.required("id", "\"gz-main\"");
+        let adapter = s.required("adapter", "\"tencent-eksci\"");
+        let region = s.required("region", "\"ap-guangzhou\"");
+        let priority = s.within("priority", 100, (0, 1_000_000));
+        let mut settings: toml::Table = s.value("settings").unwrap_or_default();
+        let path = s.at("settings");
+        for (key, value) in &mut settings {
+            let place = super::reader::join(&path, key);
+            follow_references(&s, &place, value);
+        }
+        let price_book = s.section("priceBook").map(PriceBook::read);
+        let calls_per_second = s.within("callsPerSecond", 16, (1, 10_000));
+        s.finish();
+        let price_book = match price_book {
+            None => None,
+            Some(book) => Some(book?),
+        };
+        Some(Self { id: id?, adapter: adapter?, region: region?, priority, settings, price_book, calls_per_second })
+    }
+}
+
+/// Replaces `env:` and `file:` references in an adapter's settings; tables one level deep are enough for it.
+fn follow_references(s: &Section<'_, '_>, path: &str, value: &mut toml::Value) {
+    let toml::Value::String(text) = value else { return };
+    if let Some(resolved) = s.resolve(path, text) {
+        *text = resolved;
+    }
+}
+
+/// `priceBook` of a backend: linear prices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PriceBook {
+    /// ISO 4217 code, for display. Prices are compared as numbers: use one currency for all backends.
+    pub currency: String,
+    /// Price of one vCPU for an hour.
+    pub cpu_per_hour: PricePerHour,
+    /// Price of one GiB for an hour.
+    pub memory_gib_per_hour: PricePerHour,
+    /// Price of one GPU for an hour, by model.
+    pub gpu_per_hour: BTreeMap<String, PricePerHour>,
+}
+
+impl PriceBook {
+    fn read(mut s: Section<'_, '_>) -> Option<Self> {
+        let currency = s.value("currency").unwrap_or_else(|| "CNY".to_owned());
+        let cpu = s.required("cpuPerHour", "\"0.12\"");
+        let memory = s.required("memoryGibPerHour", "\"0.05\"");
+        let gpu_per_hour = s.value("gpuPerHour").unwrap_or_default();
+        s.finish();
+        Some(Self { currency, cpu_per_hour: cpu?, memory_gib_per_hour: memory?, gpu_per_hour })
+    }
+}
+
+/// `[[networkProfiles]]`: one name for each backend's own network ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NetworkProfile {
+    /// Name that specs use.
+    pub name: ProfileName,
+    /// One entry per backend; backends left out cannot be used with this profile.
+    pub backends: Vec<BackendNetwork>,
+}
+
+/// A network at one backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendNetwork {
+    /// Backend.
+    pub backend: BackendId,
+    /// VPC; may be left out where the vendor derives it from the subnet.
+    pub vpc_id: String,
+    /// Security groups.
+    pub security_group_ids: Vec<String>,
+    /// Subnet (vSwitch) by zone; zones left out are not used.
+    pub subnets: BTreeMap<ZoneId, SubnetId>,
+}
+
+impl NetworkProfile {
+    fn read(mut s: Section<'_, '_>) -> Option<Self> {
+        let name = s.required("name", "\"default\"");
+        let backends: Vec<_> = s.sections("backends").into_iter().map(BackendNetwork::read).collect();
+        s.finish();
+        Some(Self { name: name?, backends: backends.into_iter().collect::<Option<_>>()? })
+    }
+}
+
+impl BackendNetwork {
+    fn read(mut s: Section<'_, '_>) -> Option<Self> {
+        let backend = s.required("backend", "\"gz-main\"");
+        let vpc_id = s.value("vpcId").unwrap_or_default();
+        let security_group_ids = s.value("securityGroupIds").unwrap_or_default();
+        let subnets = s.required("subnets", "{ \"ap-guangzhou-3\" = \"subnet-1\" }");
+        s.finish();
+        Some(Self { backend: backend?, vpc_id, security_group_ids, subnets: subnets? })
+    }
+}
+
+/// `[[imageProfiles]]`: rewrites image names to registries near the backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImageProfile {
+    /// Name that specs use.
+    pub name: ProfileName,
+    /// The first rule whose prefix matches is used.
+    pub rules: Vec<ImageRule>,
+}
+
+/// One rewrite.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRule {
+    /// Prefix of the image name.
+    pub from: String,
+    /// What stands in its place.
+    pub to: String,
+    /// Backends it holds for; all when empty.
+    pub backends: Vec<BackendId>,
+}
+
+impl ImageProfile {
+    fn read(mut s: Section<'_, '_>) -> Option<Self> {
+        let name = s.required("name", "\"mirror\"");
+        let rules: Vec<_> = s.sections("rules").into_iter().map(ImageRule::read).collect();
+        s.finish();
+        Some(Self { name: name?, rules: rules.into_iter().collect::<Option<_>>()? })
+    }
+}
+
+impl ImageRule {
+    fn read(mut s: Section<'_, '_>) -> Option<Self> {
+        let from = s.required("from", "\"docker.io/\"");
+        let to = s.required("to", "\"mirror.example/\"");
+        let backends = s.value("backends").unwrap_or_default();
+        s.finish();
+        Some(Self { from: from?, to: to?, backends })
+    }
+}
+
+/// `[[secretProfiles]]`: registry credentials that specs name but never see.
+#[derive(Debug, Clone, Serialize)]
+pub struct SecretProfile {
+    /// Name that specs use in `imagePullSecrets`.
+    pub name: ProfileName,
+    /// Credentials.
+    pub entries: Vec<SecretEntry>,
+}
+
+/// Credentials of one registry.
+#[derive(Debug, Clone, Serialize)]
+pub struct SecretEntry {
+    /// Backends they are sent to; all when empty.
+    pub backends: Vec<BackendId>,
+    /// Registry host.
+    pub server: String,
+    /// User.
+    pub username: String,
+    /// Password.
+    #[serde(serialize_with = "redact")]
+    pub password: SecretString,
+}
+
+impl SecretProfile {
+    fn read(mut s: Section<'_, '_>) -> Option<Self> {
+        let name = s.required("name", "\"registry\"");
+        let entries: Vec<_> = s.sections("entries").into_iter().map(SecretEntry::read).collect();
+        s.finish();
+        Some(Self { name: name?, entries: entries.into_iter().collect::<Option<_>>()? })
+    }
+}
+
+impl SecretEntry {
+    fn read(mut s: Section<'_, '_>) -> Option<Self> {
+        let backends = s.value("backends").unwrap_or_default();
+        let server = s.required("server", "\"registry.example\"");
+        let username = s.required("username", "\"robot\"");
+        let password = s.secret("password", true);
+        s.finish();
+        Some(Self { backends, server: server?, username: username?, password: password? })
+    }
+}
+
+scalars! {
+    /// `[status]`: how fresh the fleet snapshot is kept.
+    Status {
+        /// Between two complete sweeps of a backend. 15 s: half of `staleAfter`, so one lost sweep is not stale.
+        sweep_interval "sweepInterval": Span = secs(15), ms(10), secs(600);
+        /// Between two looks at instances that are changing. 1 s: what a person waiting notices.
+        fast_interval "fastInterval": Span = secs(1), ms(10), secs(60);
+        /// Age from which data is marked stale: API-CONVENTIONS 5.
+        stale_after "staleAfter": Span = secs(30), ms(20), secs(3600);
+        /// Silence from which a backend counts as unreachable: two lost sweeps and their time-outs.
+        unreachable_after "unreachableAfter": Span = secs(60), ms(20), secs(3600);
+        /// One call of a sweep. 10 s: RELIABILITY section 3.
+        call_timeout "callTimeout": Span = secs(10), ms(10), secs(60);
+        /// Between two readings of zones on sale, account usage and prices; they change slowly.
+        inventory_interval "inventoryInterval": Span = secs(60), ms(10), secs(3600);
+    }
+}
+
+impl Status {
+    fn consistent(&self, report: &Report<'_>, path: &str) {
+        if self.stale_after <= self.sweep_interval {
+            let mend = "make it at least twice sweepInterval, or everything is stale between sweeps";
+            report.mistake(&format!("{path}.staleAfter"), "not greater than sweepInterval", mend);
+        }
+        if self.unreachable_after < self.stale_after {
+            let mend = "make it at least staleAfter";
+            report.mistake(&format!("{path}.unreachableAfter"), "less than staleAfter", mend);
+        }
+    }
+}
+
+scalars! {
+    /// `[driver]`: how creates and deletes are carried through.
+    Driver {
+        /// How long a silent owner of an operation is waited for: RELIABILITY 2.4.
+        lease "lease": Span = secs(10), ms(100), secs(300);
+        /// How long one attempt may take to run before the next candidate is tried; both vendors start small
+        /// images in under 30 s.
+        place_timeout "placeTimeout": Span = secs(60), ms(100), secs(3600);
+        /// Attempts of a create that does not say.
+        max_attempts "maxAttempts": u32 = 6, 1, 20;
+        /// One vendor call: RELIABILITY section 3.
+        call_timeout "callTimeout": Span = secs(10), ms(10), secs(60);
+        /// Longest time between the durable intent and the send: RELIABILITY 2.3, step 4.
+        arm_valid "armValid": Span = secs(2), ms(10), secs(60);
+        /// First pause between looks at an attempt that is starting; doubles up to `watchIntervalMax`.
+        watch_interval "watchInterval": Span = ms(500), ms(10), secs(60);
+        /// Longest pause between such looks, and between look-ups of an attempt in doubt: RELIABILITY 2.5.
+        watch_interval_max "watchIntervalMax": Span = secs(15), ms(10), secs(300);
+        /// Operations driven at once; more wait in the ledger.
+        open_max "openMax": usize = 1024, 1, 100_000;
+        /// Between two passes of the reconciler: RELIABILITY 2.8.
+        reconcile_interval "reconcileInterval": Span = secs(60), ms(10), secs(3600);
+        /// How long a deleted or failed operation is kept: RELIABILITY 2.6.
+        retention "retention": Span = secs(86_400), secs(1), secs(30 * 86_400);
+    }
+}
+
+impl Driver {
+    fn consistent(&self, report: &Report<'_>, path: &str) {
+        if self.watch_interval > self.watch_interval_max {
+            let mend = "lower it, or raise watchIntervalMax";
+            report.mistake(&format!("{path}.watchInterval"), "greater than watchIntervalMax", mend);
+        }
+    }
+}
+
+/// `[telemetry]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Telemetry {
+    /// Form of the log lines on standard error. Default `text`: a person reads it first.
+    pub log_format: LogFormat,
+    /// `tracing` filter directives. Default `info`.
+    pub filter: String,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { log_format: LogFormat::Text, filter: "info".to_owned() }
+    }
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Telemetry {
+    fn read(section: Option<Section<'_, '_>>) -> Self {
+        let Some(mut s) = section else { return Self::default() };
+        let log_format = s.value("logFormat").unwrap_or(LogFormat::Text);
+        let filter = s.value("filter").unwrap_or_else(|| "info".to_owned());
+        if let Err(error) = filter.parse::<tracing_subscriber::EnvFilter>() {
+            s.report.mistake(&s.at("filter"), error.to_string(), "write it like \"info,meridian_gateway=debug\"");
+        }
+        s.finish();
+        Self { log_format, filter }
+    }
+}

@@ -1,0 +1,3 @@
+//! Integration tests of the gateway: real stacks over loopback sockets.
+
+mod config;
