@@ -155,8 +155,8 @@ pub enum FaultKind {
 /// A 5xx reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerError {
-    /// HTTP status.
-    pub status: u16,
+    /// HTTP status, if the rule names one; else the vendor's own.
+    pub status: Option<u16>,
     /// HTML instead of the vendor's shape.
     pub html: bool,
 }
@@ -236,8 +236,8 @@ fn duration(field: &str, ms: i64) -> Result<i64, FieldError> {
 fn parse_kind(input: &FaultInput) -> Result<FaultKind, FieldError> {
     let after_ms = || duration("afterMs", input.after_ms.unwrap_or(0));
     let server_error = || {
-        let status = input.status.unwrap_or(500);
-        if !(500..=599).contains(&status) {
+        let status = input.status;
+        if status.is_some_and(|s| !(500..=599).contains(&s)) {
             return Err(FieldError::new("status", "500 to 599"));
         }
         Ok(ServerError { status, html: input.html.unwrap_or(false) })

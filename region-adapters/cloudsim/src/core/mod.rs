@@ -9,12 +9,13 @@ mod calls;
 mod create;
 mod fault;
 mod images;
+mod keep;
 mod machine;
 mod program;
 mod rng;
 mod specs;
 mod truth;
-mod types;
+pub(crate) mod types;
 mod world;
 mod zone;
 
@@ -24,6 +25,7 @@ pub use fault::{
     After, FAULTS_MAX, Fault, FaultInput, FaultKind, Faults, FieldError, Outage, Refusal, ServerError, Subject, Verdict,
 };
 pub use images::{IMAGE_CACHE_GIB_DEFAULT, IMAGE_CACHES_MAX};
+pub use keep::Tags;
 pub use machine::{ChangeError, EVENTS_MAX, ExitOrder};
 pub use program::{LOG_LINES_MAX, LogLine, Program, log_of, log_of_life};
 pub use rng::Rng;

@@ -1,0 +1,222 @@
+//! The running simulators: listeners, the control API, the ticker; started together, stopped together.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::net::TcpListener;
+
+use crate::control::Control;
+use crate::core::{RegionKey, Vendor, World};
+use crate::eci::EciFace;
+use crate::http::{Face, listen, serve};
+use crate::persist::{Journal, StateError, read_ports, write_ports};
+use crate::rim::Rim;
+use crate::scenario::{RegionConfig, Scenario, ScenarioError};
+use crate::tencent::Tencent;
+
+/// How often time passes without a call: outages end, transitions reach the disk.
+const TICK: Duration = Duration::from_millis(50);
+/// Stopping waits this long for calls in flight.
+const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// Why the simulators cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum SimError {
+    /// The scenario does not fit together.
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    /// The data directory cannot be used.
+    #[error("state of the simulated clouds: {0}")]
+    State(#[from] StateError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {addr} for {name}: {source}")]
+    Listen {
+        /// Region or `control`.
+        name: String,
+        /// Address.
+        addr: SocketAddr,
+        /// Cause.
+        source: std::io::Error,
+    },
+}
+
+/// What a client needs to use the simulated clouds; the `cloudsim` object of `meridian demo`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CloudsimInfo {
+    /// URL of the control API.
+    pub control: String,
+    /// One entry per region and account.
+    pub backends: Vec<BackendInfo>,
+}
+
+/// One region as seen by one account.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendInfo {
+    /// Cloud.
+    pub vendor: Vendor,
+    /// URL of the vendor API.
+    pub url: String,
+    /// Secret id or access key id.
+    pub key_id: String,
+    /// Its secret (simulated, so it may be printed).
+    pub key_secret: String,
+    /// Region name.
+    pub region: String,
+    /// Account name in the scenario.
+    pub account: String,
+    /// Zones with their subnets.
+    pub zones: Vec<ZoneInfo>,
+    /// VPC.
+    pub vpc_id: String,
+    /// Security group.
+    pub security_group_id: String,
+}
+
+/// One zone.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ZoneInfo {
+    /// Zone name.
+    pub zone: String,
+    /// Subnet id; for ECI the vSwitch id.
+    pub subnet_id: String,
+}
+
+/// The simulated clouds, running.
+#[derive(Debug)]
+pub struct Simulator {
+    rim: Arc<Rim>,
+    info: CloudsimInfo,
+}
+
+impl Simulator {
+    /// Binds every listener and starts serving. With a data directory, the state of an earlier run is taken up again
+    /// and the same ports are tried first.
+    ///
+    /// # Errors
+    /// [`SimError`]; nothing is left running then.
+    pub async fn start(scenario: Scenario, data_dir: Option<PathBuf>) -> Result<Self, SimError> {
+        scenario.check()?;
+        let mut world = World::new(&scenario);
+        let journal = match &data_dir {
+            Some(dir) => Some(Journal::open(dir, &mut world, crate::clock::now_ms())?),
+            None => None,
+        };
+        let listeners = Listeners::bind(&scenario, data_dir.as_deref())?;
+        let info = info(&scenario, &listeners);
+        let rim = Arc::new(Rim::new(&scenario, world, journal));
+        rim.refresh_outages();
+        let control: Arc<dyn Face> = Arc::new(Control::new(Arc::clone(&rim), info.clone()));
+        rim.tasks.spawn(serve(Arc::clone(&rim), listeners.control, None, control));
+        for ((listener, _), config) in listeners.regions.into_iter().zip(&scenario.regions) {
+            let key = RegionKey::new(config.vendor, &config.region);
+            let face: Arc<dyn Face> = match config.vendor {
+                Vendor::TencentEksci => Arc::new(Tencent::new(Arc::clone(&rim), &config.region)),
+                Vendor::AlibabaEci => Arc::new(EciFace::new(Arc::clone(&rim), &config.region)),
+            };
+            rim.tasks.spawn(serve(Arc::clone(&rim), listener, Some(key), face));
+        }
+        rim.tasks.spawn(tick(Arc::clone(&rim)));
+        Ok(Self { rim, info })
+    }
+
+    /// Addresses, keys and ids.
+    #[must_use]
+    pub fn info(&self) -> CloudsimInfo {
+        self.info.clone()
+    }
+
+    /// Stops listening and ends every connection; waits a few seconds at most.
+    pub async fn shutdown(self) {
+        self.rim.stop.cancel();
+        self.rim.tasks.close();
+        if tokio::time::timeout(STOP_MAX, self.rim.tasks.wait()).await.is_err() {
+            tracing::warn!("some calls to the simulated clouds did not end in time");
+        }
+    }
+}
+
+impl Drop for Simulator {
+    /// A simulator that is dropped stops as well, without waiting.
+    fn drop(&mut self) {
+        self.rim.stop.cancel();
+    }
+}
+
+async fn tick(rim: Arc<Rim>) {
+    loop {
+        tokio::select! {
+            () = rim.stop.cancelled() => return,
+            () = tokio::time::sleep(TICK) => {}
+        }
+        rim.with(|world, now_ms| world.advance(now_ms));
+        rim.refresh_outages();
+    }
+}
+
+struct Listeners {
+    control: TcpListener,
+    control_addr: SocketAddr,
+    regions: Vec<(TcpListener, SocketAddr)>,
+}
+
+impl Listeners {
+    fn bind(scenario: &Scenario, dir: Option<&Path>) -> Result<Self, SimError> {
+        let old = dir.map(read_ports).unwrap_or_default();
+        let mut ports = BTreeMap::new();
+        let mut bind = |name: String, addr: SocketAddr| {
+            // A free port was wanted: last time's is the best one, if nobody took it.
+            let again = old.get(&name).filter(|_| addr.port() == 0);
+            let reused = again.and_then(|port| listen(SocketAddr::new(addr.ip(), *port)).ok());
+            let listener = reused.map_or_else(|| listen(addr), Ok);
+            let bound = listener.and_then(|l| l.local_addr().map(|a| (l, a)));
+            let (listener, bound) = bound.map_err(|source| SimError::Listen { name: name.clone(), addr, source })?;
+            ports.insert(name, bound.port());
+            Ok::<_, SimError>((listener, bound))
+        };
+        let (control, control_addr) = bind("control".to_owned(), scenario.control_listen)?;
+        let regions = scenario
+            .regions
+            .iter()
+            .map(|r| bind(format!("{}/{}", r.vendor, r.region), r.listen))
+            .collect::<Result<Vec<_>, _>>()?;
+        if let Some(dir) = dir {
+            write_ports(dir, &ports)?;
+        }
+        Ok(Self { control, control_addr, regions })
+    }
+}
+
+fn info(scenario: &Scenario, listeners: &Listeners) -> CloudsimInfo {
+    let backends = listeners
+        .regions
+        .iter()
+        .zip(&scenario.regions)
+        .flat_map(|((_, addr), config)| backends(scenario, config, *addr))
+        .collect();
+    CloudsimInfo { control: format!("http://{}", listeners.control_addr), backends }
+}
+
+fn backends(scenario: &Scenario, config: &RegionConfig, addr: SocketAddr) -> Vec<BackendInfo> {
+    let zone_info = |zone: &crate::ZoneConfig| ZoneInfo { zone: zone.zone.clone(), subnet_id: zone.subnet_id.clone() };
+    let accounts = config.accounts.iter().filter_map(|name| scenario.accounts.iter().find(|a| a.name == *name));
+    accounts
+        .map(|account| BackendInfo {
+            vendor: config.vendor,
+            url: format!("http://{addr}"),
+            key_id: account.key_id.clone(),
+            key_secret: account.key_secret.clone(),
+            region: config.region.clone(),
+            account: account.name.clone(),
+            zones: config.zones.iter().map(zone_info).collect(),
+            vpc_id: config.vpc_id.clone(),
+            security_group_id: config.security_group_id.clone(),
+        })
+        .collect()
+}
