@@ -1,1 +1,137 @@
-//! The adapters by name.
+//! The adapters by name: the one list from which configuration, documentation and the conformance suite are
+//! driven. A new adapter is one folder and one line here.
+
+use std::sync::Arc;
+
+use meridian_model::capability::Capability;
+use serde::{Deserializer, de::DeserializeOwned};
+
+use crate::{AdapterService, BoxAdapter, RegionAdapter, http::HttpClient};
+
+/// An adapter that is made from settings.
+pub trait Configure: RegionAdapter + Sized {
+    /// Its settings; `deny_unknown_fields`, secrets redacted in `Debug`.
+    type Config: DeserializeOwned;
+
+    /// Makes the adapter; opens no connection.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the setting that cannot be used.
+    fn configure(config: Self::Config, http: HttpClient) -> Result<Self, ConfigError>;
+}
+
+/// A setting of an adapter that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {problem}")]
+pub struct ConfigError {
+    /// Path of the setting below the backend's settings, for example `endpoint`.
+    pub setting: String,
+    /// What is wrong and what is allowed.
+    pub problem: String,
+}
+
+impl ConfigError {
+    /// An error of one setting.
+    #[must_use]
+    pub fn new(setting: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { setting: setting.into(), problem: problem.into() }
+    }
+}
+
+/// A configured adapter behind the one type that the region stacks know.
+#[derive(Clone)]
+pub struct BoxedBackend {
+    /// What it can do.
+    pub capability: Arc<Capability>,
+    /// The adapter as a tower service.
+    pub service: BoxAdapter,
+}
+
+impl std::fmt::Debug for BoxedBackend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BoxedBackend").field("adapter", &self.capability.adapter).finish_non_exhaustive()
+    }
+}
+
+impl BoxedBackend {
+    /// Hides the type of an adapter.
+    pub fn of(adapter: impl RegionAdapter) -> Self {
+        Self { capability: Arc::clone(adapter.capability()), service: AdapterService::boxed(adapter) }
+    }
+}
+
+macro_rules! adapters {
+    ($($name:literal => $adapter:ty),+ $(,)?) => {
+        /// The names of all adapters, in the order of the list.
+        #[must_use]
+        pub const fn names() -> &'static [&'static str] {
+            &[$($name),+]
+        }
+
+        /// Makes the adapter `name` from its settings (the backend's table without `adapter` itself, as a
+        /// TOML or JSON value).
+        ///
+        /// # Errors
+        /// [`ConfigError`] when there is no such adapter, or naming the setting that cannot be used.
+        pub fn build<'de, D>(name: &str, settings: D, http: HttpClient) -> Result<BoxedBackend, ConfigError>
+        where
+            D: Deserializer<'de>,
+        {
+            match name {
+                $($name => configure::<$adapter, D>(settings, http),)+
+                _ => Err(ConfigError::new("adapter", format!("{name:?} is not one of {}", names().join(", ")))),
+            }
+        }
+    };
+}
+
+adapters! {
+    "tencent-eksci" => crate::tencent_eksci::TencentEksci,
+}
+
+fn configure<'de, A: Configure, D: Deserializer<'de>>(
+    settings: D,
+    http: HttpClient,
+) -> Result<BoxedBackend, ConfigError> {
+    let config = serde_path_to_error::deserialize(settings).map_err(|e| {
+        let path = e.path().to_string();
+        ConfigError::new(path.trim_start_matches('.'), e.inner().to_string())
+    })?;
+    A::configure(config, http).map(BoxedBackend::of)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn problem(name: &str, settings: serde_json::Value) -> ConfigError {
+        build(name, settings, HttpClient::new().unwrap()).unwrap_err()
+    }
+
+    #[test]
+    fn an_unknown_adapter_lists_the_known_ones() {
+        let error = problem("azure", json!({}));
+        assert_eq!(error.setting, "adapter");
+        assert!(error.problem.contains("tencent-eksci"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named() {
+        let good = json!({"region": "ap-guangzhou", "secretId": "id", "secretKey": "key"});
+        let backend = build("tencent-eksci", good.clone(), HttpClient::new().unwrap()).unwrap();
+        assert_eq!(backend.capability.adapter.as_str(), "tencent-eksci");
+        let with = |key: &str, value: serde_json::Value| {
+            let mut settings = good.clone();
+            settings[key] = value;
+            problem("tencent-eksci", settings)
+        };
+        assert_eq!(with("endpoint", json!("ftp://x")).setting, "endpoint");
+        assert_eq!(with("endpoint", json!("https://x/path")).setting, "endpoint");
+        assert_eq!(with("region", json!("a b")).setting, "region");
+        assert_eq!(with("effectBoundMs", json!(0)).setting, "effectBoundMs");
+        assert_eq!(with("gpuSizes", json!([{"gpuType": "T4", "gpuCount": "one"}])).setting, "gpuSizes[0].gpuCount");
+        assert!(with("regoin", json!("x")).problem.contains("regoin"), "{}", with("regoin", json!("x")));
+    }
+}

@@ -239,10 +239,18 @@ fn alternatives(leaf: &Value) -> Vec<Value> {
 /// The field is refused by its pointer, or declared to need no field.
 fn excused(capability: &Capability, pointer: &str, specs: &[&InstanceSpec]) -> bool {
     let native = |f: &Feature| capability.features.get(f) == Some(&Support::Native);
-    let by_pointer = specs.iter().flat_map(|s| used_by(s)).any(|(feature, at)| {
-        !native(&feature) && at.strip_prefix("/spec").is_some_and(|at| pointer.starts_with(at.trim_end_matches('/')))
-    });
-    by_pointer || GOVERNED.iter().any(|(end, feature)| pointer.ends_with(end) && !native(feature))
+    let refused: Vec<String> = specs
+        .iter()
+        .flat_map(|s| used_by(s))
+        .filter(|(feature, _)| !native(feature))
+        .filter_map(|(_, at)| at.strip_prefix("/spec").map(str::to_owned))
+        .collect();
+    let by_pointer = refused.iter().any(|at| pointer.starts_with(at.as_str()));
+    // A volume whose source is refused is refused with its name.
+    let volume = pointer.strip_suffix("/name").unwrap_or(pointer);
+    let source = |at: &String| at.strip_prefix(volume).is_some_and(|rest| rest.matches('/').count() == 1);
+    let by_source = volume.starts_with("/volumes/") && volume.matches('/').count() == 2 && refused.iter().any(source);
+    by_pointer || by_source || GOVERNED.iter().any(|(end, feature)| pointer.ends_with(end) && !native(feature))
 }
 
 fn normalised(pointer: &str) -> String {
