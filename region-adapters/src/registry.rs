@@ -87,6 +87,7 @@ macro_rules! adapters {
 
 adapters! {
     "tencent-eksci" => crate::tencent_eksci::TencentEksci,
+    "alibaba-eci" => crate::alibaba_eci::AlibabaEci,
 }
 
 fn configure<'de, A: Configure, D: Deserializer<'de>>(

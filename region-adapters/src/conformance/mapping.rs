@@ -62,8 +62,9 @@ const WORDS: [&str; 24] = [
     "arm64",
     "onDemand",
     "spot",
-    "7",
+    // More than any platform includes for nothing, before less than that.
     "77Gi",
+    "7",
 ];
 
 /// A create call for a spec, resolved against fixed network ids, with one credential per pull secret and the
@@ -120,7 +121,9 @@ pub fn check(capability: &Capability, build: impl Fn(&CreateCall) -> String) -> 
             }
             tried += 1;
             let after = build(&call_for(&spec).map_err(|e| e.to_string())?);
-            let kept = after != before || excused(capability, &pointer, &[&base_spec, &spec]);
+            let kept = after != before
+                || excused(capability, &pointer, &[&base_spec, &spec])
+                || is_unused_port_name(&base, &pointer);
             if pointer.contains("/resources/") || pointer.starts_with("/resources") {
                 *hidden.entry(normalised(&pointer)).or_default() |= kept;
             } else if !kept {
@@ -251,6 +254,14 @@ fn excused(capability: &Capability, pointer: &str, specs: &[&InstanceSpec]) -> b
     let source = |at: &String| at.strip_prefix(volume).is_some_and(|rest| rest.matches('/').count() == 1);
     let by_source = volume.starts_with("/volumes/") && volume.matches('/').count() == 2 && refused.iter().any(source);
     by_pointer || by_source || GOVERNED.iter().any(|(end, feature)| pointer.ends_with(end) && !native(feature))
+}
+
+/// A port's name exists to be referred to by probes and hooks, where it is resolved to a number; one that
+/// nobody refers to has nothing to lose.
+fn is_unused_port_name(base: &Value, pointer: &str) -> bool {
+    let name = base.pointer(pointer).and_then(Value::as_str).filter(|_| pointer.ends_with("/name"));
+    let is_used = |name: &str| base.to_string().contains(&format!("\"port\":{}", Value::from(name)));
+    pointer.contains("/ports/") && name.is_some_and(|name| !is_used(name))
 }
 
 fn normalised(pointer: &str) -> String {
