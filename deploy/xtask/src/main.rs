@@ -1,3 +1,28 @@
-//! Project tasks: tests, tidy, licences.
+//! Project tasks, run as `cargo xtask NAME`.
 
-fn main() {}
+#![expect(clippy::print_stdout, reason = "a task talks to the person who runs it")]
+
+mod metadata;
+mod tasks;
+mod tidy;
+
+use anyhow::bail;
+
+const USAGE: &str = "usage: cargo xtask TASK
+  test       everything CI runs: fmt, clippy, tidy, vendor SDKs, doc tests, all tests
+  tidy       invariants of the workspace: who may depend on what, words, sizes, licences
+  sdk-venv   a Python environment with the vendors' SDKs, for the tests that run them";
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["test"] => tasks::test(),
+        ["tidy"] => tidy::run(),
+        ["sdk-venv"] => tasks::sdk_venv(),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => bail!("{USAGE}"),
+    }
+}

@@ -1,0 +1,73 @@
+//! The steps of `cargo xtask test` and the environments they need.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, ensure};
+
+use crate::{metadata::Metadata, tidy};
+
+/// Where the SDKs' pinned versions stand.
+const SDK_REQUIREMENTS: &str = "region-adapters/cloudsim/tests/sdk/requirements.txt";
+
+/// Everything CI runs. The tests come last, so that their own summary closes the output.
+pub fn test() -> anyhow::Result<()> {
+    step("format", cargo(&["fmt", "--all", "--check"]))?;
+    step("lints", cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
+    println!("== tidy");
+    tidy::run()?;
+    println!("== vendor SDKs");
+    sdk_venv()?;
+    step("doc tests", cargo(&["test", "--workspace", "--doc", "--locked", "--quiet"]))?;
+    let nextest =
+        Command::new(env!("CARGO")).args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if nextest.is_ok_and(|s| s.success()) {
+        step("tests", cargo(&["nextest", "run", "--workspace", "--locked"]))
+    } else {
+        println!("cargo-nextest is not installed; cargo's own runner is used");
+        step("tests", cargo(&["test", "--workspace", "--lib", "--bins", "--tests", "--locked"]))
+    }
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(arguments);
+    command
+}
+
+fn step(name: &str, mut command: Command) -> anyhow::Result<()> {
+    println!("== {name}");
+    let status = command.status().with_context(|| format!("{name} could not be started"))?;
+    ensure!(status.success(), "{name} failed ({status})");
+    Ok(())
+}
+
+/// Makes the Python environment with the vendors' SDKs, unless it is there and of the same pinned versions.
+pub fn sdk_venv() -> anyhow::Result<()> {
+    let metadata = Metadata::read()?;
+    let requirements = metadata.workspace_root.join(SDK_REQUIREMENTS);
+    let wanted =
+        fs::read_to_string(&requirements).with_context(|| format!("{} cannot be read", requirements.display()))?;
+    let venv = metadata.target_directory.join("sdk-venv");
+    let stamp = venv.join("requirements.txt");
+    if fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
+        return Ok(());
+    }
+    if venv.exists() {
+        fs::remove_dir_all(&venv).with_context(|| format!("{} cannot be replaced", venv.display()))?;
+    }
+    let mut make = Command::new("python3");
+    make.args(["-m", "venv"]).arg(&venv);
+    step("python3 -m venv (Debian: apt-get install python3-venv)", make)?;
+    step("pip install", pip(&venv, &requirements))?;
+    fs::write(&stamp, wanted).with_context(|| format!("{} cannot be written", stamp.display()))
+}
+
+fn pip(venv: &Path, requirements: &Path) -> Command {
+    let mut command = Command::new(venv.join("bin/python"));
+    command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]).arg(requirements);
+    command
+}
