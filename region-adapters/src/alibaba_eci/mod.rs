@@ -326,6 +326,10 @@ fn capability(effect_bound: Duration, gpu_sizes: Vec<GpuSize>) -> Capability {
 }
 
 #[cfg(test)]
+#[path = "verb_tests.rs"]
+mod verb_tests;
+
+#[cfg(test)]
 mod tests {
     use meridian_model::instance::Shape;
 
