@@ -1,0 +1,8 @@
+//! The simulated clouds on real sockets.
+
+mod client;
+mod control;
+mod faults;
+mod persist;
+mod sdk;
+mod tencent;
