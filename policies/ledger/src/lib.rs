@@ -5,6 +5,11 @@
 //! elsewhere, purely; the ledger decides only whether it may be written: the writer's fence and the record's
 //! revision must match, and the tenant's quota must hold what is charged. It is the only writer of usage.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+pub mod embedded;
+mod rules;
+
 use std::{fmt::Debug, future::Future, pin::Pin, sync::Arc};
 
 use meridian_model::{
@@ -14,6 +19,8 @@ use meridian_model::{
     operation::{Charge, OperationRecord, QuotaLimits},
     time::Time,
 };
+
+pub use self::rules::{broken_rule, tombstone};
 
 /// A boxed future of the ledger.
 pub type LedgerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;
@@ -30,6 +37,15 @@ pub enum LedgerError {
         /// Table and key.
         place: String,
         /// What is wrong with it.
+        detail: String,
+    },
+    /// The record to be written breaks a rule that holds for all records ([`broken_rule`]), or is larger than a
+    /// record may be; nothing was done. A fault of the writer, not of the store: a repetition fails again.
+    #[error("the record {place} may not be written: {detail}")]
+    Invalid {
+        /// Tenant and operation.
+        place: String,
+        /// The rule.
         detail: String,
     },
 }
@@ -66,11 +82,12 @@ pub struct Claim {
 pub enum Claimed {
     /// The operation is new and belongs to the claimer, whose fence is in the record.
     New(Box<OperationRecord>),
-    /// The same request was claimed before.
+    /// The same request was claimed before; also when the instance is gone, and also from what an expired record
+    /// left (then without spec, labels, plan and attempts).
     Joined(Box<OperationRecord>),
     /// The key was used with another request.
     KeyReused(OperationId),
-    /// Another operation of the tenant holds the instance name.
+    /// Another operation of the tenant holds the instance name. The name of a gone instance is free.
     NameTaken(OperationId),
 }
 
@@ -79,7 +96,8 @@ pub enum Claimed {
 pub struct Step {
     /// The record as it shall be. Its `rev` is the revision it was read with; its `fence` is the writer's. The
     /// ledger compares both with what is stored and writes `rev + 1`. A change of `charge` changes the
-    /// tenant's usage in the same step; an increase is checked against the limits.
+    /// tenant's usage in the same step; an increase is checked against the limits. The later of the two leases
+    /// is kept, since a renewal may come between the writer's read and its step.
     pub next: Box<OperationRecord>,
 }
 
@@ -88,9 +106,10 @@ pub struct Step {
 pub enum Stepped {
     /// Written and durable; the record with its new revision.
     Written(Box<OperationRecord>),
-    /// Another owner has it now; the writer must stop.
+    /// Another owner has it now, or the operation is no longer there; the writer must stop.
     Fenced,
-    /// Somebody who needs no fence changed it (a delete was asked for); decide again from this record.
+    /// Somebody who needs no fence changed it (a delete was asked for), or this very step was written before and
+    /// its answer lost; decide again from this record.
     Changed(Box<OperationRecord>),
     /// The quota does not hold the charge; nothing was written.
     QuotaExceeded(QuotaShortage),
@@ -103,7 +122,7 @@ pub enum TakenOver {
     Taken(Box<OperationRecord>),
     /// The owner's lease has not run out.
     Leased(Time),
-    /// There is no such operation.
+    /// There is no such operation, or only what an expired one left.
     Missing,
 }
 
@@ -126,15 +145,22 @@ pub struct RecordPage {
 }
 
 /// Durable operations and usage. Every answer that says something was written means it is on disk.
+///
+/// # Cancel safety
+/// A call whose future is dropped may or may not have been carried out, like one that ends `Unavailable`.
 pub trait Ledger: Debug + Send + Sync + 'static {
     /// Takes an idempotency key, or joins who has it. Nothing is charged.
     fn claim(&self, claim: Claim) -> LedgerFuture<'_, Claimed>;
 
     /// Writes the next state of a record and its charge, if fence, revision and quota allow.
+    ///
+    /// # Errors
+    /// [`LedgerError::Invalid`] when the step breaks one of the rules of [`broken_rule`].
     fn step(&self, step: Step) -> LedgerFuture<'_, Stepped>;
 
-    /// Asks for the removal of an instance, whoever owns its operation; repeating it changes nothing. Returns
-    /// the record, or `None` when there is none.
+    /// Asks for the removal of an instance, whoever owns its operation: sets `removal`, makes it due now and
+    /// raises the revision. Repeating it changes nothing, nor does asking it of what is gone. Returns the record,
+    /// or `None` when there is none.
     fn request_removal(
         &self,
         tenant: &TenantId,
@@ -146,16 +172,18 @@ pub trait Ledger: Debug + Send + Sync + 'static {
     /// says that its process is known to be gone (a single embedded gateway after a restart).
     fn take_over(&self, wish: TakeOver) -> LedgerFuture<'_, TakenOver>;
 
-    /// Extends the leases of all records of an owner that are due to be driven.
+    /// Extends the leases of all records of an owner that are due to be driven (`due` is set). Never shortens
+    /// one, and leaves the revisions as they are.
     fn renew(&self, owner: &str, lease_until: Time) -> LedgerFuture<'_, ()>;
 
-    /// Reads one operation.
+    /// Reads one operation, or what an expired one left.
     fn operation(&self, tenant: &TenantId, op: &OperationId) -> LedgerFuture<'_, Option<Box<OperationRecord>>>;
 
     /// The operation that holds an instance name now.
     fn instance(&self, tenant: &TenantId, name: &InstanceName) -> LedgerFuture<'_, Option<Box<OperationRecord>>>;
 
-    /// All records from a key on, at most `limit`; for start-up.
+    /// All records from a key on (that one included), at most `limit` and at most 1000; for start-up. What
+    /// expired records left is not among them.
     fn records(&self, from: Option<(TenantId, OperationId)>, limit: usize) -> LedgerFuture<'_, RecordPage>;
 
     /// A tenant's usage and limits.
@@ -164,8 +192,9 @@ pub trait Ledger: Debug + Send + Sync + 'static {
     /// Sets a tenant's limits. Limits below the usage stop new charges and remove nothing.
     fn set_limits(&self, tenant: &TenantId, limits: QuotaLimits) -> LedgerFuture<'_, ()>;
 
-    /// Shrinks records that are gone since before `keep_until` to tombstones, and forgets tombstones older than
-    /// `forget_until` (RELIABILITY 2.6); at most `limit` per call. Returns how many were touched.
+    /// Forgets tombstones of records whose last write was before `forget_until`, then shrinks gone records whose
+    /// last write was before `keep_until` to tombstones (RELIABILITY 2.6); oldest first, at most `limit` and at
+    /// most 1000 per call. Returns how many were touched; call again while that is `limit`.
     fn expire(&self, keep_until: Time, forget_until: Time, limit: usize) -> LedgerFuture<'_, usize>;
 }
 

@@ -1,0 +1,114 @@
+//! The suite that every ledger must pass, and a ledger in memory that is the model of all of them.
+//!
+//! Each case gets a fresh ledger and fails by a panic. The suite says what the trait promises; what a store adds
+//! (a restart, a crash, a seal) is tested beside that store.
+#![expect(clippy::panic, reason = "a case fails by panicking")]
+
+mod cases;
+mod memory;
+
+use std::{sync::Arc, time::Duration};
+
+use meridian_model::{
+    ids::{InstanceName, InstanceUid, OperationId, TenantId},
+    instance::{Container, EnvVar, InstanceSpec},
+    operation::{Charge, OperationRecord, OperationState},
+    quantity::{MemoryMib, MilliCpu},
+    time::Time,
+};
+
+pub use self::memory::MemoryLedger;
+use crate::{Claim, Claimed, Ledger, Step, Stepped};
+
+/// Runs every case against a ledger of its own and returns how many there were.
+///
+/// # Panics
+/// When a case fails; the case is named in the output of the test before.
+pub async fn suite<F: AsyncFn() -> Arc<dyn Ledger>>(make: F) -> usize {
+    let mut run = 0;
+    for (name, case) in cases::all() {
+        // Shown by the test runner only when the suite fails: the last line names the case.
+        #[expect(clippy::print_stderr, reason = "names the failing case")]
+        {
+            eprintln!("conformance: {name}");
+        }
+        case(make().await).await;
+        run += 1;
+    }
+    run
+}
+
+/// When the suite's histories begin.
+pub const START: Time = Time::from_unix_ms(1_767_225_600_000);
+
+/// `START` and some seconds.
+#[must_use]
+pub fn at(seconds: u64) -> Time {
+    START + Duration::from_secs(seconds)
+}
+
+/// Parses an identifier of a test.
+///
+/// # Panics
+/// The text is not one.
+pub fn id<T: std::str::FromStr<Err = meridian_model::ids::IdError>>(text: &str) -> T {
+    text.parse().unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// A claim at `START` by owner `owner-a` with a lease of ten seconds; the fingerprint follows from the name.
+#[must_use]
+pub fn sample_claim(tenant: &str, op: &str, name: &str) -> Claim {
+    let env = vec![EnvVar { name: "TOKEN".to_owned(), value: format!("canary-{op}") }];
+    let container = Container { name: "main".to_owned(), image: "nginx:1".to_owned(), env, ..Container::default() };
+    Claim {
+        tenant: id::<TenantId>(tenant),
+        op_id: id::<OperationId>(op),
+        uid: id::<InstanceUid>(&format!("inst_{op}")),
+        name: id::<InstanceName>(name),
+        fingerprint: format!("fp-{name}"),
+        labels: [("app".to_owned(), name.to_owned())].into(),
+        annotations: std::collections::BTreeMap::new(),
+        spec: Arc::new(InstanceSpec { containers: vec![container], ..InstanceSpec::default() }),
+        owner: "owner-a".to_owned(),
+        now: START,
+        lease_until: at(10),
+    }
+}
+
+/// A charge of one instance of so many thousandths of a core.
+#[must_use]
+pub fn one_instance(cpu: u64) -> Charge {
+    Charge { instances: 1, cpu: MilliCpu(cpu), memory: MemoryMib(cpu * 2), ..Charge::default() }
+}
+
+/// Claims and expects the operation to be new.
+///
+/// # Panics
+/// It is not.
+pub async fn claim_new(ledger: &dyn Ledger, claim: Claim) -> Box<OperationRecord> {
+    match ledger.claim(claim).await {
+        Ok(Claimed::New(record)) => record,
+        other => panic!("expected a new claim: {other:?}"),
+    }
+}
+
+/// Steps and expects the step to be written.
+///
+/// # Panics
+/// It is not.
+pub async fn write(ledger: &dyn Ledger, next: Box<OperationRecord>) -> Box<OperationRecord> {
+    match ledger.step(Step { next }).await {
+        Ok(Stepped::Written(record)) => record,
+        other => panic!("expected a written step: {other:?}"),
+    }
+}
+
+/// The record of an operation that failed and left nothing.
+#[must_use]
+pub fn failed(mut record: Box<OperationRecord>, now: Time) -> Box<OperationRecord> {
+    record.state = OperationState::Failed;
+    record.charge = Charge::default();
+    record.due = None;
+    record.updated_at = now;
+    record
+}

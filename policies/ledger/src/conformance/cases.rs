@@ -1,0 +1,406 @@
+//! The cases.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::future::join_all;
+use meridian_model::{
+    operation::{Charge, OperationRecord, OperationState, QuotaLimits},
+    quantity::{MemoryMib, MilliCpu},
+};
+
+use super::{at, claim_new, failed, id, one_instance, sample_claim, write};
+use crate::{Claimed, Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver, Usage};
+
+type Case = fn(Arc<dyn Ledger>) -> Pin<Box<dyn Future<Output = ()>>>;
+
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        /// Every case with its name.
+        pub(super) fn all() -> Vec<(&'static str, Case)> {
+            vec![$((stringify!($name), |ledger| Box::pin($name(ledger)))),*]
+        }
+    };
+}
+
+cases! {
+    a_claim_is_new_once_and_joined_after,
+    a_key_serves_one_request,
+    a_name_has_one_living_holder,
+    parallel_claims_of_a_key_make_one_record,
+    a_step_needs_fence_and_revision,
+    charges_are_counted_exactly,
+    the_quota_is_never_oversold,
+    lowered_limits_stop_growth_only,
+    broken_rules_are_refused,
+    a_removal_is_asked_for_once,
+    a_lease_is_waited_for,
+    a_new_owner_fences_the_old,
+    a_renewal_extends_what_is_due,
+    pages_cover_all_records_in_order,
+    what_is_gone_expires_in_two_stages,
+    tenants_do_not_see_each_other,
+}
+
+async fn read(ledger: &dyn Ledger, record: &OperationRecord) -> Box<OperationRecord> {
+    ledger.operation(&record.tenant, &record.op_id).await.expect("read").expect("the record is there")
+}
+
+async fn used(ledger: &dyn Ledger, tenant: &str) -> Charge {
+    ledger.usage(&id(tenant)).await.expect("usage").used
+}
+
+async fn a_claim_is_new_once_and_joined_after(ledger: Arc<dyn Ledger>) {
+    let wish = sample_claim("acme", "op1", "web");
+    let record = claim_new(&*ledger, wish.clone()).await;
+    assert_eq!((record.rev, record.state, record.due), (1, OperationState::Claimed, Some(wish.now)));
+    assert_eq!((&record.spec, &record.uid, record.lease_until), (&wish.spec, &wish.uid, wish.lease_until));
+    assert_eq!(record.fence.owner, wish.owner);
+    assert!(!record.fence.store.is_empty() && record.charge == Charge::default());
+    let mut again = wish.clone();
+    again.uid = id("inst_other");
+    again.owner = "owner-b".to_owned();
+    assert_eq!(ledger.claim(again).await.expect("claim"), Claimed::Joined(record.clone()));
+    assert_eq!(read(&*ledger, &record).await, record);
+    let gone = write(&*ledger, failed(record, at(1))).await;
+    assert_eq!(ledger.claim(wish).await.expect("claim"), Claimed::Joined(gone), "a failure is replayed");
+}
+
+async fn a_key_serves_one_request(ledger: Arc<dyn Ledger>) {
+    let record = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
+    let other = sample_claim("acme", "op1", "db");
+    assert_eq!(ledger.claim(other.clone()).await.expect("claim"), Claimed::KeyReused(id("op1")));
+    write(&*ledger, failed(record, at(1))).await;
+    assert_eq!(ledger.claim(other).await.expect("claim"), Claimed::KeyReused(id("op1")));
+    assert!(ledger.instance(&id("acme"), &id("db")).await.expect("read").is_none(), "nothing was written");
+}
+
+async fn a_name_has_one_living_holder(ledger: Arc<dyn Ledger>) {
+    let first = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
+    let second = sample_claim("acme", "op2", "web");
+    assert_eq!(ledger.claim(second.clone()).await.expect("claim"), Claimed::NameTaken(id("op1")));
+    assert!(ledger.operation(&id("acme"), &id("op2")).await.expect("read").is_none());
+    let holder = ledger.instance(&id("acme"), &id("web")).await.expect("read");
+    assert_eq!(holder.expect("held").op_id, first.op_id);
+    write(&*ledger, failed(first.clone(), at(1))).await;
+    assert!(ledger.instance(&id("acme"), &id("web")).await.expect("read").is_none());
+    let second = claim_new(&*ledger, second).await;
+    let third = ledger.claim(sample_claim("acme", "op3", "web")).await.expect("claim");
+    assert_eq!(third, Claimed::NameTaken(id("op2")));
+    // A late write of the gone record does not take the name from its new holder.
+    let mut gone = read(&*ledger, &first).await;
+    gone.updated_at = at(2);
+    write(&*ledger, gone).await;
+    let holder = ledger.instance(&id("acme"), &id("web")).await.expect("read");
+    assert_eq!(holder.expect("held").op_id, second.op_id);
+}
+
+async fn parallel_claims_of_a_key_make_one_record(ledger: Arc<dyn Ledger>) {
+    let claims = (0..50).map(|i| {
+        let mut wish = sample_claim("acme", "op1", "web");
+        wish.uid = id(&format!("inst_{i}"));
+        ledger.claim(wish)
+    });
+    let answers = join_all(claims).await;
+    let mut uids: Vec<_> = Vec::new();
+    let mut new = 0;
+    for answer in answers {
+        match answer.expect("claim") {
+            Claimed::New(record) => {
+                new += 1;
+                uids.push(record.uid);
+            }
+            Claimed::Joined(record) => uids.push(record.uid),
+            other @ (Claimed::KeyReused(_) | Claimed::NameTaken(_)) => panic!("{other:?}"),
+        }
+    }
+    uids.dedup();
+    assert_eq!((new, uids.len()), (1, 1));
+}
+
+async fn a_step_needs_fence_and_revision(ledger: Arc<dyn Ledger>) {
+    let first = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
+    let mut next = first.clone();
+    next.state = OperationState::Placing;
+    next.updated_at = at(1);
+    let second = write(&*ledger, next.clone()).await;
+    assert_eq!((second.rev, second.state), (2, OperationState::Placing));
+    assert_eq!(read(&*ledger, &first).await, second);
+    let again = ledger.step(Step { next: next.clone() }).await.expect("step");
+    assert_eq!(again, Stepped::Changed(second.clone()), "a repeated step is not written twice");
+    let strangers: [fn(&mut OperationRecord); 4] = [
+        |r| r.fence.owner.push('x'),
+        |r| r.fence.counter += 1,
+        |r| r.fence.store.push('x'),
+        |r| r.uid = id("inst_other"),
+    ];
+    for change in strangers {
+        let mut next = second.clone();
+        change(&mut next);
+        assert_eq!(ledger.step(Step { next }).await.expect("step"), Stepped::Fenced);
+    }
+    let mut missing = second.clone();
+    missing.op_id = id("op2");
+    assert_eq!(ledger.step(Step { next: missing }).await.expect("step"), Stepped::Fenced);
+    assert_eq!(read(&*ledger, &first).await, second, "refused steps write nothing");
+    let mut respec = second.clone();
+    Arc::make_mut(&mut respec.spec).hostname = Some("host".to_owned());
+    let third = write(&*ledger, respec).await;
+    assert_eq!(read(&*ledger, &first).await.spec, third.spec);
+}
+
+async fn charges_are_counted_exactly(ledger: Arc<dyn Ledger>) {
+    let mut one = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
+    let mut two = claim_new(&*ledger, sample_claim("acme", "op2", "db")).await;
+    assert_eq!(ledger.usage(&id("acme")).await.expect("usage"), Usage::default(), "a claim charges nothing");
+    one.charge = Charge { gpu: 2, public_ips: 1, ..one_instance(2000) };
+    two.charge = one_instance(500);
+    let one = write(&*ledger, one).await;
+    write(&*ledger, two).await;
+    let sum = Charge { instances: 2, cpu: MilliCpu(2500), memory: MemoryMib(5000), gpu: 2, public_ips: 1 };
+    assert_eq!(used(&*ledger, "acme").await, sum);
+    let mut stale = one.clone();
+    stale.rev -= 1;
+    stale.charge = one_instance(9000);
+    assert!(matches!(ledger.step(Step { next: stale }).await, Ok(Stepped::Changed(_))));
+    assert_eq!(used(&*ledger, "acme").await, sum, "a refused step charges nothing");
+    // One dimension shrinks while another grows.
+    let mut moved = one.clone();
+    moved.charge = Charge { gpu: 0, ..one_instance(3000) };
+    let moved = write(&*ledger, moved).await;
+    assert_eq!(used(&*ledger, "acme").await, Charge { instances: 2, ..one_instance(3500) });
+    write(&*ledger, failed(moved, at(2))).await;
+    assert_eq!(used(&*ledger, "acme").await, one_instance(500));
+}
+
+async fn the_quota_is_never_oversold(ledger: Arc<dyn Ledger>) {
+    const QUOTA: usize = 37;
+    let limits = QuotaLimits { instances: Some(QUOTA as u64), ..QuotaLimits::default() };
+    ledger.set_limits(&id("acme"), limits).await.expect("limits");
+    let creates = (0..100).map(|i| {
+        let ledger = Arc::clone(&ledger);
+        async move {
+            let mut record = claim_new(&*ledger, sample_claim("acme", &format!("op{i}"), &format!("web-{i}"))).await;
+            record.charge = one_instance(100);
+            ledger.step(Step { next: record }).await.expect("step")
+        }
+    });
+    let answers = join_all(creates).await;
+    let written = answers.iter().filter(|a| matches!(a, Stepped::Written(_))).count();
+    let short = answers
+        .iter()
+        .filter(|a| matches!(a, Stepped::QuotaExceeded(s) if s.dimension == "instances" && s.limit == "37"))
+        .count();
+    assert_eq!((written, short), (QUOTA, 100 - QUOTA));
+    let usage = ledger.usage(&id("acme")).await.expect("usage");
+    assert_eq!((usage.used.instances, usage.used.cpu, usage.limits), (37, MilliCpu(3700), limits));
+}
+
+async fn lowered_limits_stop_growth_only(ledger: Arc<dyn Ledger>) {
+    let mut record = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
+    record.charge = one_instance(2000);
+    let record = write(&*ledger, record).await;
+    let limits = QuotaLimits { cpu: Some(MilliCpu(1000)), ..QuotaLimits::default() };
+    ledger.set_limits(&id("acme"), limits).await.expect("limits");
+    let mut grown = record.clone();
+    grown.charge = one_instance(2001);
+    match ledger.step(Step { next: grown }).await.expect("step") {
+        Stepped::QuotaExceeded(shortage) => assert_eq!(shortage.dimension, "cpu"),
+        other @ (Stepped::Written(_) | Stepped::Fenced | Stepped::Changed(_)) => panic!("{other:?}"),
+    }
+    let mut shrunk = record.clone();
+    shrunk.charge = Charge { gpu: 1, ..one_instance(1500) };
+    let shrunk = write(&*ledger, shrunk).await;
+    assert_eq!(used(&*ledger, "acme").await, shrunk.charge, "other dimensions may grow, this one may shrink");
+    ledger.set_limits(&id("acme"), QuotaLimits::default()).await.expect("limits");
+    let mut grown = shrunk;
+    grown.charge = one_instance(9000);
+    write(&*ledger, grown).await;
+}
+
+async fn broken_rules_are_refused(ledger: Arc<dyn Ledger>) {
+    let record = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
+    let changes: [fn(&mut OperationRecord); 5] = [
+        |r| r.name = id("other"),
+        |r| r.fingerprint.push('x'),
+        |r| r.created_at = at(99),
+        |r| r.epoch = 0,
+        |r| {
+            r.state = OperationState::Failed;
+            r.charge = one_instance(100);
+        },
+    ];
+    for change in changes {
+        let mut next = record.clone();
+        change(&mut next);
+        assert!(matches!(ledger.step(Step { next }).await, Err(LedgerError::Invalid { .. })));
+    }
+    assert_eq!(read(&*ledger, &record).await, record);
+    assert_eq!(used(&*ledger, "acme").await, Charge::default());
+    let removed = ledger.request_removal(&record.tenant, &record.op_id, at(1)).await.expect("remove").expect("there");
+    let mut revived = removed.clone();
+    revived.removal = None;
+    assert!(matches!(ledger.step(Step { next: revived }).await, Err(LedgerError::Invalid { .. })));
+    let gone = write(&*ledger, failed(removed, at(2))).await;
+    let mut revived = gone;
+    revived.state = OperationState::Placing;
+    assert!(matches!(ledger.step(Step { next: revived }).await, Err(LedgerError::Invalid { .. })));
+}
+
+async fn a_removal_is_asked_for_once(ledger: Arc<dyn Ledger>) {
+    let (tenant, op) = (id("acme"), id("op1"));
+    assert_eq!(ledger.request_removal(&tenant, &op, at(1)).await.expect("remove"), None);
+    let record = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
+    let removed = ledger.request_removal(&tenant, &op, at(5)).await.expect("remove").expect("there");
+    assert_eq!((removed.rev, removed.due, removed.updated_at), (2, Some(at(5)), at(5)));
+    assert_eq!(removed.removal.as_ref().expect("asked for").requested_at, at(5));
+    assert_eq!((&removed.fence, &removed.spec), (&record.fence, &record.spec));
+    let again = ledger.request_removal(&tenant, &op, at(6)).await.expect("remove");
+    assert_eq!(again, Some(removed.clone()));
+    let stale = ledger.step(Step { next: record }).await.expect("step");
+    assert_eq!(stale, Stepped::Changed(removed.clone()), "the owner learns of it with its next step");
+    write(&*ledger, failed(removed, at(7))).await;
+    let other = claim_new(&*ledger, sample_claim("acme", "op2", "web")).await;
+    let gone = write(&*ledger, failed(other, at(8))).await;
+    let asked = ledger.request_removal(&tenant, &gone.op_id, at(9)).await.expect("remove");
+    assert_eq!(asked, Some(gone), "what is gone is not removed again");
+}
+
+fn take_over(op: &str, owner: &str, now: u64) -> TakeOver {
+    TakeOver {
+        tenant: id("acme"),
+        op_id: id(op),
+        owner: owner.to_owned(),
+        now: at(now),
+        lease_until: at(now + 10),
+        force: false,
+    }
+}
+
+async fn a_lease_is_waited_for(ledger: Arc<dyn Ledger>) {
+    let missing = ledger.take_over(take_over("op1", "owner-b", 1)).await.expect("take over");
+    assert_eq!(missing, TakenOver::Missing);
+    let record = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
+    for owner in ["owner-a", "owner-b"] {
+        let answer = ledger.take_over(take_over("op1", owner, 9)).await.expect("take over");
+        assert_eq!(answer, TakenOver::Leased(at(10)));
+    }
+    assert_eq!(read(&*ledger, &record).await, record);
+    let at_end = ledger.take_over(take_over("op1", "owner-b", 10)).await.expect("take over");
+    assert!(matches!(at_end, TakenOver::Taken(_)), "a lease ends at its end: {at_end:?}");
+}
+
+async fn a_new_owner_fences_the_old(ledger: Arc<dyn Ledger>) {
+    let old = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
+    let mut own = take_over("op1", "owner-a", 1);
+    own.force = true;
+    let own = ledger.take_over(own).await.expect("take over");
+    assert_eq!(own, TakenOver::Leased(at(10)), "nobody is known to be gone to himself");
+    let mut wish = take_over("op1", "owner-b", 1);
+    wish.force = true;
+    let taken = match ledger.take_over(wish).await.expect("take over") {
+        TakenOver::Taken(record) => record,
+        other @ (TakenOver::Leased(_) | TakenOver::Missing) => panic!("{other:?}"),
+    };
+    assert_eq!((taken.rev, taken.fence.owner.as_str(), taken.lease_until), (2, "owner-b", at(11)));
+    assert!(taken.fence.counter > old.fence.counter && taken.fence.store == old.fence.store);
+    assert_eq!((&taken.spec, taken.due, taken.updated_at), (&old.spec, old.due, at(1)));
+    let mut late = old;
+    assert_eq!(ledger.step(Step { next: late.clone() }).await.expect("step"), Stepped::Fenced);
+    late.rev = taken.rev;
+    assert_eq!(ledger.step(Step { next: late }).await.expect("step"), Stepped::Fenced);
+    write(&*ledger, taken).await;
+}
+
+async fn a_renewal_extends_what_is_due(ledger: Arc<dyn Ledger>) {
+    let due = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
+    let mut idle = claim_new(&*ledger, sample_claim("beta", "op2", "web")).await;
+    idle.due = None;
+    let idle = write(&*ledger, idle).await;
+    let mut wish = sample_claim("beta", "op3", "db");
+    wish.owner = "owner-b".to_owned();
+    let foreign = claim_new(&*ledger, wish).await;
+    ledger.renew("owner-a", at(60)).await.expect("renew");
+    ledger.renew("owner-a", at(50)).await.expect("renew");
+    let renewed = read(&*ledger, &due).await;
+    assert_eq!((renewed.lease_until, renewed.rev), (at(60), due.rev), "extended, never shortened, same revision");
+    assert_eq!(read(&*ledger, &idle).await, idle);
+    assert_eq!(read(&*ledger, &foreign).await, foreign);
+    let stepped = write(&*ledger, due).await;
+    assert_eq!(stepped.lease_until, at(60), "a step does not undo a renewal");
+    let woken = ledger.request_removal(&idle.tenant, &idle.op_id, at(2)).await.expect("remove");
+    ledger.renew("owner-a", at(70)).await.expect("renew");
+    assert_eq!(woken.map(|r| r.lease_until), Some(at(10)));
+    assert_eq!(read(&*ledger, &idle).await.lease_until, at(70));
+}
+
+async fn pages_cover_all_records_in_order(ledger: Arc<dyn Ledger>) {
+    assert!(ledger.records(None, 10).await.expect("page").records.is_empty());
+    let mut want = Vec::new();
+    for tenant in ["b", "a", "a-b"] {
+        for op in ["op9", "op1", "op10", "OP"] {
+            let record = claim_new(&*ledger, sample_claim(tenant, op, &op.to_lowercase().replace("op", "n"))).await;
+            want.push((record.tenant.clone(), record.op_id.clone(), record.spec.clone()));
+            if op == "OP" {
+                write(&*ledger, failed(record, at(1))).await;
+            }
+        }
+    }
+    want.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+    for limit in [0, 1, 5, 12, 13] {
+        let (mut seen, mut from) = (Vec::new(), None);
+        loop {
+            let page = ledger.records(from, limit).await.expect("page");
+            assert!(page.records.len() <= limit.max(1));
+            seen.extend(page.records.into_iter().map(|r| (r.tenant, r.op_id, r.spec)));
+            from = page.next;
+            if from.is_none() || seen.len() > want.len() {
+                break;
+            }
+        }
+        assert_eq!(seen, want, "pages of {limit}");
+    }
+}
+
+async fn what_is_gone_expires_in_two_stages(ledger: Arc<dyn Ledger>) {
+    let wish = sample_claim("acme", "op1", "web");
+    let living = claim_new(&*ledger, sample_claim("acme", "op2", "db")).await;
+    let gone = claim_new(&*ledger, wish.clone()).await;
+    let gone = write(&*ledger, failed(gone, at(5))).await;
+    assert_eq!(ledger.expire(at(5), at(5), 10).await.expect("expire"), 0, "not before its time");
+    assert_eq!(ledger.expire(at(6), at(5), 0).await.expect("expire"), 0);
+    assert_eq!(ledger.expire(at(6), at(5), 10).await.expect("expire"), 1);
+    let rest = read(&*ledger, &gone).await;
+    assert_eq!((rest.state, &rest.uid, &rest.fingerprint), (OperationState::Failed, &gone.uid, &gone.fingerprint));
+    assert!(rest.is_gone() && rest.spec.containers.is_empty() && rest.labels.is_empty());
+    assert_eq!(ledger.claim(wish.clone()).await.expect("claim"), Claimed::Joined(rest.clone()));
+    let mut other = wish.clone();
+    other.fingerprint.push('x');
+    assert_eq!(ledger.claim(other).await.expect("claim"), Claimed::KeyReused(id("op1")));
+    assert_eq!(ledger.step(Step { next: rest.clone() }).await.expect("step"), Stepped::Fenced);
+    let taken = ledger.take_over(take_over("op1", "owner-b", 99)).await.expect("take over");
+    assert_eq!(taken, TakenOver::Missing);
+    let asked = ledger.request_removal(&rest.tenant, &rest.op_id, at(9)).await.expect("remove");
+    assert_eq!(asked, Some(rest));
+    assert_eq!(ledger.records(None, 10).await.expect("page").records, vec![*living.clone()]);
+    assert_eq!(ledger.expire(at(6), at(6), 10).await.expect("expire"), 1);
+    assert!(ledger.operation(&id("acme"), &id("op1")).await.expect("read").is_none());
+    assert_eq!(ledger.expire(at(999), at(999), 10).await.expect("expire"), 0, "the living never expire");
+    claim_new(&*ledger, wish).await;
+    assert_eq!(read(&*ledger, &living).await, living);
+}
+
+async fn tenants_do_not_see_each_other(ledger: Arc<dyn Ledger>) {
+    let limits = QuotaLimits { instances: Some(1), ..QuotaLimits::default() };
+    ledger.set_limits(&id("acme"), limits).await.expect("limits");
+    for tenant in ["acme", "beta"] {
+        let mut record = claim_new(&*ledger, sample_claim(tenant, "op1", "web")).await;
+        record.charge = one_instance(1000);
+        write(&*ledger, record).await;
+    }
+    let mut second = claim_new(&*ledger, sample_claim("beta", "op2", "db")).await;
+    second.charge = one_instance(1000);
+    write(&*ledger, second).await;
+    assert_eq!((used(&*ledger, "acme").await.instances, used(&*ledger, "beta").await.instances), (1, 2));
+    assert!(ledger.instance(&id("acme"), &id("db")).await.expect("read").is_none());
+    assert!(ledger.operation(&id("acme"), &id("op2")).await.expect("read").is_none());
+}

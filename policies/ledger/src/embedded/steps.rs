@@ -1,0 +1,224 @@
+//! What each command checks and writes. Every function here reads and checks first and writes last, so that a
+//! refused command leaves the transaction as it found it; later commands of the same transaction see earlier ones.
+
+use std::collections::BTreeMap;
+
+use meridian_model::{
+    error::QuotaShortage,
+    ids::{OperationId, TenantId},
+    operation::{Charge, Fence, OperationRecord, QuotaLimits, RECORD_VERSION, Removal},
+    time::Time,
+};
+use meridian_policies::quota;
+use redb::ReadableTable;
+
+use super::{
+    amounts,
+    tables::{
+        Expiring, Fault, Tables, damaged, decode_op, decode_record, encode, encode_record, expiry_bound, expiry_key,
+        invalid, name_key, record_key, record_of_expiry,
+    },
+};
+use crate::{Claim, Claimed, Step, Stepped, TakeOver, TakenOver};
+
+/// Most records one call of `expire` touches, so that one transaction stays short.
+const EXPIRE_MAX: usize = 1_000;
+
+pub(super) fn claim(t: &mut Tables<'_>, claim: Claim) -> Result<Claimed, Fault> {
+    let key = record_key(&claim.tenant, &claim.op_id);
+    if let Some(known) = super::tables::read_record(&t.operations, &t.specs, &t.tombstones, t.sealer, &key)? {
+        return Ok(if known.fingerprint == claim.fingerprint {
+            Claimed::Joined(known)
+        } else {
+            Claimed::KeyReused(claim.op_id)
+        });
+    }
+    let name = name_key(&claim.tenant, &claim.name);
+    if let Some(holder) = t.names.get(name.as_slice())? {
+        return Ok(Claimed::NameTaken(decode_op("names", &name, holder.value())?));
+    }
+    let mut record = crate::rules::first_record(claim, t.store);
+    let spec = t.changed_spec(&key, &record.spec)?;
+    let bytes = encode_record(&mut record)?;
+    if let Some(spec) = spec {
+        t.specs.insert(key.as_slice(), spec.as_slice())?;
+    }
+    t.put(&key, None, &record, &bytes)?;
+    Ok(Claimed::New(Box::new(record)))
+}
+
+pub(super) fn step(t: &mut Tables<'_>, step: Step) -> Result<Stepped, Fault> {
+    let mut next = step.next;
+    let key = record_key(&next.tenant, &next.op_id);
+    let Some(old) = t.bare_record(&key)? else {
+        return Ok(Stepped::Fenced);
+    };
+    if old.fence != next.fence || old.uid != next.uid {
+        return Ok(Stepped::Fenced);
+    }
+    if old.rev != next.rev {
+        return t.whole(&key, old).map(Stepped::Changed);
+    }
+    if let Some(broken) = crate::broken_rule(&old, &next) {
+        return Err(invalid(&next, broken));
+    }
+    let usage = match recharged(t, &next.tenant, &old.charge, &next.charge)? {
+        Ok(usage) => usage,
+        Err(shortage) => return Ok(Stepped::QuotaExceeded(shortage)),
+    };
+    next.v = RECORD_VERSION;
+    next.rev = old.rev.saturating_add(1);
+    // A renewal may have come between the read and this write.
+    next.lease_until = next.lease_until.max(old.lease_until);
+    let bytes = encode_record(&mut next)?;
+    let spec = t.changed_spec(&key, &next.spec)?;
+    let usage = usage.map(|u| encode(&u)).transpose()?;
+    if let Some(usage) = usage {
+        t.usage.insert(next.tenant.as_str(), usage.as_slice())?;
+    }
+    if let Some(spec) = spec {
+        t.specs.insert(key.as_slice(), spec.as_slice())?;
+    }
+    t.put(&key, Some(&old), &next, &bytes)?;
+    Ok(Stepped::Written(next))
+}
+
+/// The tenant's usage after a change of one charge; none if nothing changes. What shrinks is released before what
+/// grows is checked, dimension by dimension.
+fn recharged(
+    t: &Tables<'_>,
+    tenant: &TenantId,
+    old: &Charge,
+    new: &Charge,
+) -> Result<Result<Option<Charge>, QuotaShortage>, Fault> {
+    if old == new {
+        return Ok(Ok(None));
+    }
+    let used = t.usage(tenant)?;
+    let kept = amounts::difference(&used, &amounts::excess(old, new))
+        .ok_or_else(|| damaged("usage", tenant.as_str().as_bytes(), "less is in use than is to be released"))?;
+    let added = amounts::excess(new, old);
+    if added == Charge::default() {
+        return Ok(Ok(Some(kept)));
+    }
+    Ok(quota::charge(kept, added, &t.limits(tenant)?).map(Some))
+}
+
+pub(super) fn request_removal(
+    t: &mut Tables<'_>,
+    tenant: &TenantId,
+    op: &OperationId,
+    now: Time,
+) -> Result<Option<Box<OperationRecord>>, Fault> {
+    let key = record_key(tenant, op);
+    let Some(old) = t.bare_record(&key)? else {
+        let buried = t.tombstones.get(key.as_slice())?;
+        return buried.map(|b| decode_record("tombstones", &key, b.value()).map(Box::new)).transpose();
+    };
+    if old.removal.is_some() || old.is_gone() {
+        return t.whole(&key, old).map(Some);
+    }
+    let mut next = t.whole(&key, old.clone())?;
+    next.removal = Some(Removal { requested_at: now, completed_at: None });
+    next.due = Some(now);
+    next.updated_at = now;
+    next.rev = old.rev.saturating_add(1);
+    let bytes = encode_record(&mut next)?;
+    t.put(&key, Some(&old), &next, &bytes)?;
+    Ok(Some(next))
+}
+
+pub(super) fn take_over(t: &mut Tables<'_>, wish: TakeOver) -> Result<TakenOver, Fault> {
+    let key = record_key(&wish.tenant, &wish.op_id);
+    let Some(old) = t.bare_record(&key)? else {
+        return Ok(TakenOver::Missing);
+    };
+    let known_gone = wish.force && old.fence.owner != wish.owner;
+    if old.lease_until > wish.now && !known_gone {
+        return Ok(TakenOver::Leased(old.lease_until));
+    }
+    let mut next = t.whole(&key, old.clone())?;
+    let counter = old.fence.counter.saturating_add(1);
+    next.fence = Fence { store: t.store.to_owned(), counter, owner: wish.owner };
+    next.lease_until = wish.lease_until;
+    next.updated_at = wish.now;
+    next.rev = old.rev.saturating_add(1);
+    let bytes = encode_record(&mut next)?;
+    t.put(&key, Some(&old), &next, &bytes)?;
+    Ok(TakenOver::Taken(next))
+}
+
+pub(super) fn renew(t: &mut Tables<'_>, owner: &str, lease_until: Time) -> Result<(), Fault> {
+    let mut keys = Vec::new();
+    for entry in t.due.iter()? {
+        let (key, holder) = entry?;
+        if holder.value() == owner.as_bytes() {
+            keys.push(key.value().to_vec());
+        }
+    }
+    let mut written = Vec::with_capacity(keys.len());
+    for key in keys {
+        let mut record =
+            t.bare_record(&key)?.ok_or_else(|| damaged("due", &key, "points to a record that is not there"))?;
+        if record.lease_until < lease_until {
+            record.lease_until = lease_until;
+            written.push((key, encode_record(&mut record)?));
+        }
+    }
+    for (key, bytes) in written {
+        // The revision stays: a renewal is no reason for the owner to decide again.
+        t.operations.insert(key.as_slice(), bytes.as_slice())?;
+        t.dirty = true;
+    }
+    Ok(())
+}
+
+pub(super) fn set_limits(t: &mut Tables<'_>, tenant: &TenantId, limits: &QuotaLimits) -> Result<(), Fault> {
+    if t.limits.get(tenant.as_str())?.is_some() && t.limits(tenant)? == *limits {
+        return Ok(());
+    }
+    let bytes = encode(limits)?;
+    t.limits.insert(tenant.as_str(), bytes.as_slice())?;
+    t.dirty = true;
+    Ok(())
+}
+
+pub(super) fn expire(t: &mut Tables<'_>, keep_until: Time, forget_until: Time, limit: usize) -> Result<usize, Fault> {
+    let limit = limit.min(EXPIRE_MAX);
+    let forgotten = expired(t, Expiring::Tombstone, forget_until, limit)?;
+    let gone = expired(t, Expiring::Gone, keep_until, limit.saturating_sub(forgotten.len()))?;
+    let mut buried = BTreeMap::new();
+    for index in &gone {
+        let key = record_of_expiry(index)?;
+        let record =
+            t.bare_record(&key)?.ok_or_else(|| damaged("expiry", index, "points to a record that is not there"))?;
+        let mut rest = crate::tombstone(record);
+        buried.insert(key, (rest.updated_at, encode_record(&mut rest)?));
+    }
+    for index in forgotten.iter().chain(&gone) {
+        t.dirty = true;
+        t.expiry.remove(index.as_slice())?;
+    }
+    for index in &forgotten {
+        t.tombstones.remove(record_of_expiry(index)?.as_slice())?;
+    }
+    for (key, (at, bytes)) in buried {
+        t.operations.remove(key.as_slice())?;
+        t.specs.remove(key.as_slice())?;
+        t.due.remove(key.as_slice())?;
+        t.tombstones.insert(key.as_slice(), bytes.as_slice())?;
+        t.expiry.insert(expiry_key(Expiring::Tombstone, at, &key).as_slice(), [].as_slice())?;
+    }
+    Ok(forgotten.len() + gone.len())
+}
+
+/// Keys of `expiry` of one kind from before a time, oldest first.
+fn expired(t: &Tables<'_>, kind: Expiring, before: Time, limit: usize) -> Result<Vec<Vec<u8>>, Fault> {
+    let from = vec![kind as u8];
+    let to = expiry_bound(kind, before);
+    let mut keys = Vec::new();
+    for entry in t.expiry.range(from.as_slice()..to.as_slice())?.take(limit) {
+        keys.push(entry?.0.value().to_vec());
+    }
+    Ok(keys)
+}

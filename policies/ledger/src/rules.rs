@@ -1,0 +1,81 @@
+//! What holds for every record in every ledger; pure, and shared by all of them.
+
+use std::sync::Arc;
+
+use meridian_model::operation::{Charge, Fence, OperationRecord, OperationState, RECORD_VERSION};
+
+use crate::Claim;
+
+/// Counter of the fence that a claim gives out.
+const FIRST_COUNTER: u64 = 1;
+/// Generation of a new instance.
+const FIRST_EPOCH: u32 = 1;
+
+/// The rule that a step from `old` to `next` breaks, both of the same fence and revision; `None` if it breaks
+/// none. A broken rule is a fault of the writer: nothing may be written.
+#[must_use]
+pub fn broken_rule(old: &OperationRecord, next: &OperationRecord) -> Option<&'static str> {
+    let removal_kept = match (&old.removal, &next.removal) {
+        (None, _) => true,
+        (Some(old), Some(next)) => old.requested_at == next.requested_at,
+        (Some(_), None) => false,
+    };
+    if old.name != next.name || old.fingerprint != next.fingerprint || old.created_at != next.created_at {
+        Some("name, fingerprint and time of creation of an operation never change")
+    } else if next.epoch < old.epoch {
+        Some("the epoch of an instance never falls")
+    } else if !removal_kept {
+        Some("a removal that was asked for is never withdrawn")
+    } else if old.is_gone() && !next.is_gone() {
+        Some("what is gone stays gone")
+    } else if next.is_gone() && next.charge != Charge::default() {
+        Some("what is gone holds no charge")
+    } else {
+        None
+    }
+}
+
+/// What is left of a record that is gone for long: enough to replay its final answer, no secret, no size.
+#[must_use]
+pub fn tombstone(mut record: OperationRecord) -> OperationRecord {
+    record.labels.clear();
+    record.annotations.clear();
+    record.spec = Arc::default();
+    record.decision = None;
+    record.attempts.clear();
+    record.last_seen = None;
+    record.due = None;
+    record
+}
+
+/// The record of a new claim, and its first fence.
+pub(crate) fn first_record(claim: Claim, store: &str) -> OperationRecord {
+    OperationRecord {
+        v: RECORD_VERSION,
+        rev: 1,
+        tenant: claim.tenant,
+        op_id: claim.op_id,
+        uid: claim.uid,
+        name: claim.name,
+        fingerprint: claim.fingerprint,
+        labels: claim.labels,
+        annotations: claim.annotations,
+        spec: claim.spec,
+        state: OperationState::Claimed,
+        epoch: FIRST_EPOCH,
+        fence: Fence { store: store.to_owned(), counter: FIRST_COUNTER, owner: claim.owner },
+        lease_until: claim.lease_until,
+        // A claim whose owner dies at once is found by the next one.
+        due: Some(claim.now),
+        created_at: claim.now,
+        updated_at: claim.now,
+        decision: None,
+        attempts: Vec::new(),
+        charge: Charge::default(),
+        removal: None,
+        problem: None,
+        ran_at: None,
+        adopted: None,
+        last_seen: None,
+    }
+}

@@ -1,0 +1,254 @@
+//! The embedded ledger and the model get the same random commands; every answer and the whole content must agree.
+
+use std::path::Path;
+
+use meridian_ledger::{
+    Claimed, Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver,
+    conformance::{MemoryLedger, at, id, sample_claim},
+    embedded::EmbeddedLedger,
+};
+use meridian_model::{
+    ids::{OperationId, TenantId},
+    operation::{Charge, OperationRecord, OperationState, QuotaLimits, Removal},
+    quantity::MilliCpu,
+};
+use proptest::prelude::*;
+
+use crate::open_clean;
+
+const TENANTS: [&str; 2] = ["acme", "acme-2"];
+const OPS: [&str; 4] = ["op1", "op2", "op3", "op4"];
+const NAMES: [&str; 3] = ["web", "db", "job"];
+const OWNERS: [&str; 2] = ["owner-a", "owner-b"];
+
+/// How a step differs from the record it was read from.
+#[derive(Debug, Clone)]
+enum Change {
+    Charge { instances: u64, cpu: u64, gpu: u64 },
+    State(OperationState),
+    Fail,
+    FailCharged,
+    Removed,
+    Due(Option<u64>),
+    Spec(String),
+    StaleRev,
+    StaleFence,
+    OtherName,
+    NoRemoval,
+}
+
+#[derive(Debug, Clone)]
+enum Command {
+    Claim { tenant: usize, op: usize, name: usize, owner: usize },
+    Step { tenant: usize, op: usize, change: Change },
+    Remove { tenant: usize, op: usize },
+    TakeOver { tenant: usize, op: usize, owner: usize, force: bool },
+    Renew { owner: usize, seconds: u64 },
+    Limits { tenant: usize, instances: Option<u64>, cpu: Option<u64> },
+    Expire { keep: u64, forget: u64, limit: usize },
+    Restart,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    use OperationState::{Cancelled, Claimed, Placing, Succeeded};
+    prop_oneof![
+        6 => (0..4_u64, 0..4_u64, 0..2_u64)
+            .prop_map(|(instances, cpu, gpu)| Change::Charge { instances, cpu: cpu * 500, gpu }),
+        2 => prop::sample::select(vec![Claimed, Placing, Succeeded, Cancelled]).prop_map(Change::State),
+        3 => Just(Change::Fail),
+        1 => Just(Change::FailCharged),
+        1 => Just(Change::Removed),
+        1 => prop::option::of(0..50_u64).prop_map(Change::Due),
+        1 => "[a-z]{1,8}".prop_map(Change::Spec),
+        1 => Just(Change::StaleRev),
+        1 => Just(Change::StaleFence),
+        1 => Just(Change::OtherName),
+        1 => Just(Change::NoRemoval),
+    ]
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let (tenant, op) = (0..TENANTS.len(), 0..OPS.len());
+    prop_oneof![
+        8 => (tenant.clone(), op.clone(), 0..NAMES.len(), 0..OWNERS.len())
+            .prop_map(|(tenant, op, name, owner)| Command::Claim { tenant, op, name, owner }),
+        16 => (tenant.clone(), op.clone(), change())
+            .prop_map(|(tenant, op, change)| Command::Step { tenant, op, change }),
+        2 => (tenant.clone(), op.clone()).prop_map(|(tenant, op)| Command::Remove { tenant, op }),
+        3 => (tenant.clone(), op, 0..OWNERS.len(), any::<bool>())
+            .prop_map(|(tenant, op, owner, force)| Command::TakeOver { tenant, op, owner, force }),
+        2 => (0..OWNERS.len(), 0..90_u64).prop_map(|(owner, seconds)| Command::Renew { owner, seconds }),
+        2 => (tenant, prop::option::of(0..5_u64), prop::option::of(0..3000_u64))
+            .prop_map(|(tenant, instances, cpu)| Command::Limits { tenant, instances, cpu }),
+        2 => (0..70_u64, 0..70_u64, 0..3_usize)
+            .prop_map(|(keep, forget, limit)| Command::Expire { keep, forget, limit }),
+        1 => Just(Command::Restart),
+    ]
+}
+
+fn changed(mut record: OperationRecord, change: &Change, now: u64) -> OperationRecord {
+    record.updated_at = at(now);
+    match change {
+        Change::Charge { instances, cpu, gpu } => {
+            record.charge = Charge { instances: *instances, cpu: MilliCpu(*cpu), gpu: *gpu, ..Charge::default() };
+        }
+        Change::State(state) => record.state = *state,
+        Change::Fail => {
+            record.state = OperationState::Failed;
+            record.charge = Charge::default();
+        }
+        Change::FailCharged => record.state = OperationState::Failed,
+        Change::Removed => {
+            record.state = OperationState::Succeeded;
+            record.charge = Charge::default();
+            let asked = record.removal.as_ref().map_or(at(now), |r| r.requested_at);
+            record.removal = Some(Removal { requested_at: asked, completed_at: Some(at(now)) });
+        }
+        Change::Due(seconds) => record.due = seconds.map(at),
+        Change::Spec(host) => std::sync::Arc::make_mut(&mut record.spec).hostname = Some(host.clone()),
+        Change::StaleRev => record.rev = record.rev.wrapping_sub(1),
+        Change::StaleFence => record.fence.counter += 1,
+        Change::OtherName => record.name = id("other"),
+        Change::NoRemoval => record.removal = None,
+    }
+    record
+}
+
+/// Every answer, made comparable: errors by kind and place.
+#[derive(Debug, PartialEq)]
+enum Answer {
+    Claimed(Claimed),
+    Stepped(Stepped),
+    Removed(Option<Box<OperationRecord>>),
+    TakenOver(TakenOver),
+    Count(usize),
+    Done,
+    Refused(String),
+}
+
+fn answer<T>(result: Result<T, LedgerError>, wrap: impl FnOnce(T) -> Answer) -> Answer {
+    match result {
+        Ok(value) => wrap(value),
+        Err(error @ LedgerError::Invalid { .. }) => Answer::Refused(error.to_string()),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+async fn run(ledger: &dyn Ledger, command: &Command, now: u64) -> Answer {
+    let pair = |tenant: &usize, op: &usize| (id::<TenantId>(TENANTS[*tenant]), id::<OperationId>(OPS[*op]));
+    match command {
+        Command::Claim { tenant, op, name, owner } => {
+            let mut claim = sample_claim(TENANTS[*tenant], OPS[*op], NAMES[*name]);
+            claim.owner = OWNERS[*owner].to_owned();
+            (claim.now, claim.lease_until) = (at(now), at(now + 5));
+            answer(ledger.claim(claim).await, Answer::Claimed)
+        }
+        Command::Step { tenant, op, change } => {
+            let (tenant, op) = pair(tenant, op);
+            let Some(record) = ledger.operation(&tenant, &op).await.unwrap() else { return Answer::Done };
+            let next = Box::new(changed(*record, change, now));
+            answer(ledger.step(Step { next }).await, Answer::Stepped)
+        }
+        Command::Remove { tenant, op } => {
+            let (tenant, op) = pair(tenant, op);
+            answer(ledger.request_removal(&tenant, &op, at(now)).await, Answer::Removed)
+        }
+        Command::TakeOver { tenant, op, owner, force } => {
+            let (tenant, op_id) = pair(tenant, op);
+            let owner = OWNERS[*owner].to_owned();
+            let wish = TakeOver { tenant, op_id, owner, now: at(now), lease_until: at(now + 5), force: *force };
+            answer(ledger.take_over(wish).await, Answer::TakenOver)
+        }
+        Command::Renew { owner, seconds } => {
+            answer(ledger.renew(OWNERS[*owner], at(*seconds)).await, |()| Answer::Done)
+        }
+        Command::Limits { tenant, instances, cpu } => {
+            let limits = QuotaLimits { instances: *instances, cpu: cpu.map(MilliCpu), ..QuotaLimits::default() };
+            answer(ledger.set_limits(&id(TENANTS[*tenant]), limits).await, |()| Answer::Done)
+        }
+        Command::Expire { keep, forget, limit } => {
+            answer(ledger.expire(at(*keep), at(*forget), *limit).await, Answer::Count)
+        }
+        Command::Restart => Answer::Done,
+    }
+}
+
+/// Compares everything that can be read.
+async fn compare(model: &dyn Ledger, embedded: &dyn Ledger) {
+    let page = embedded.records(None, 1000).await.unwrap();
+    assert_eq!(page.records, model.records(None, 1000).await.unwrap().records);
+    for tenant in TENANTS.map(id::<TenantId>) {
+        let usage = embedded.usage(&tenant).await.unwrap();
+        assert_eq!(usage, model.usage(&tenant).await.unwrap());
+        for name in NAMES.map(id) {
+            let holder = embedded.instance(&tenant, &name).await.unwrap();
+            assert_eq!(holder, model.instance(&tenant, &name).await.unwrap());
+        }
+        for op in OPS.map(id) {
+            let record = embedded.operation(&tenant, &op).await.unwrap();
+            assert_eq!(record, model.operation(&tenant, &op).await.unwrap());
+        }
+    }
+}
+
+async fn drive(path: &Path, commands: &[Command]) {
+    let mut embedded: EmbeddedLedger = open_clean(path);
+    let model = MemoryLedger::new(embedded.incarnation());
+    for (now, command) in (0..).zip(commands) {
+        if matches!(command, Command::Restart) {
+            drop(embedded);
+            embedded = open_clean(path);
+        }
+        let (want, have) = (run(&model, command, now).await, run(&embedded, command, now).await);
+        assert_eq!(have, want, "at {now}: {command:?}");
+        compare(&model, &embedded).await;
+    }
+}
+
+proptest! {
+    // Each case opens a database and makes some eighty durable commits.
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn embedded_ledger_and_model_answer_alike(commands in prop::collection::vec(command(), 1..80)) {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(drive(&folder.path().join("ledger.redb"), &commands));
+    }
+}
+
+/// The random lists reach what they are for: a fixed sample must hold every kind of answer.
+#[test]
+fn random_commands_reach_every_answer() {
+    use proptest::{strategy::ValueTree, test_runner::TestRunner};
+    let mut runner = TestRunner::deterministic();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut seen = std::collections::BTreeMap::<&str, u32>::new();
+    for _ in 0..100 {
+        let commands = prop::collection::vec(command(), 80).new_tree(&mut runner).unwrap().current();
+        let model = MemoryLedger::new("model");
+        for (now, command) in (0..).zip(&commands) {
+            let kind = match runtime.block_on(run(&model, command, now)) {
+                Answer::Claimed(Claimed::New(_)) => "new",
+                Answer::Claimed(Claimed::Joined(_)) => "joined",
+                Answer::Claimed(Claimed::KeyReused(_)) => "key reused",
+                Answer::Claimed(Claimed::NameTaken(_)) => "name taken",
+                Answer::Stepped(Stepped::Written(_)) => "written",
+                Answer::Stepped(Stepped::Fenced) => "fenced",
+                Answer::Stepped(Stepped::Changed(_)) => "changed",
+                Answer::Stepped(Stepped::QuotaExceeded(_)) => "quota",
+                Answer::Removed(Some(_)) => "removed",
+                Answer::Removed(None) => "nothing to remove",
+                Answer::TakenOver(TakenOver::Taken(_)) => "taken",
+                Answer::TakenOver(TakenOver::Leased(_)) => "leased",
+                Answer::TakenOver(TakenOver::Missing) => "missing",
+                Answer::Count(0) => "nothing expired",
+                Answer::Count(_) => "expired",
+                Answer::Refused(_) => "refused",
+                Answer::Done => "done",
+            };
+            *seen.entry(kind).or_default() += 1;
+        }
+    }
+    assert_eq!(seen.len(), 17, "{seen:?}");
+}
