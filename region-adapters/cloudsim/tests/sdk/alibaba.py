@@ -1,12 +1,12 @@
 """Drives cloudsim with Alibaba's own SDK (alibabacloud_eci20180808); only the endpoint is changed.
 
-Usage: alibaba.py BACKEND, where BACKEND is one entry of cloudsim's `backends` as JSON text.
-Exits 0 and prints `ok` when every step did what the vendor's service would do.
+MERIDIAN_SDK_BACKEND is one entry of cloudsim's `backends` as JSON text. Exits 0 and prints `OK` when every
+step did what the vendor's service would do.
 """
 
 import datetime
 import json
-import sys
+import os
 import time
 
 from alibabacloud_eci20180808 import models
@@ -15,7 +15,7 @@ from alibabacloud_tea_openapi import exceptions
 from alibabacloud_tea_openapi import models as openapi
 from alibabacloud_tea_openapi.utils import Utils
 
-BACKEND = json.loads(sys.argv[1])
+BACKEND = json.loads(os.environ["MERIDIAN_SDK_BACKEND"])
 REGION = BACKEND["region"]
 WAIT_SECONDS = 30
 
@@ -177,7 +177,7 @@ def main():
     errors(api)
     market(api)
     image_cache(api)
-    print("ok")
+    print("OK")
 
 
 main()

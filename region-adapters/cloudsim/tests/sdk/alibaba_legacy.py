@@ -1,11 +1,11 @@
 """Drives cloudsim with Alibaba's older SDK (aliyun-python-sdk-eci); only the endpoint is changed.
 
-Usage: alibaba_legacy.py BACKEND, where BACKEND is one entry of cloudsim's `backends` as JSON text.
-Exits 0 and prints `ok` when every step did what the vendor's service would do.
+MERIDIAN_SDK_BACKEND is one entry of cloudsim's `backends` as JSON text. Exits 0 and prints `OK` when every
+step did what the vendor's service would do.
 """
 
 import json
-import sys
+import os
 import time
 
 from aliyunsdkcore.acs_exception.exceptions import ServerException
@@ -19,7 +19,7 @@ from aliyunsdkeci.request.v20180808.DescribeContainerLogRequest import DescribeC
 from aliyunsdkeci.request.v20180808.RestartContainerGroupRequest import RestartContainerGroupRequest
 from aliyunsdkeci.request.v20180808.UpdateContainerGroupRequest import UpdateContainerGroupRequest
 
-BACKEND = json.loads(sys.argv[1])
+BACKEND = json.loads(os.environ["MERIDIAN_SDK_BACKEND"])
 ENDPOINT = BACKEND["url"].split("://", 1)[1].rstrip("/")
 WAIT_SECONDS = 30
 
@@ -133,7 +133,7 @@ def main():
     api = client()
     lifecycle(api)
     errors(api)
-    print("ok")
+    print("OK")
 
 
 main()
