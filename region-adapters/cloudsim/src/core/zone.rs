@@ -179,14 +179,21 @@ impl Zone {
     /// Price per hour of a size in this zone, without spot discount.
     #[must_use]
     pub fn price_hour(&self, cpu: f64, memory_gib: f64, gpu_count: u32) -> f64 {
-        cpu * self.config.price_vcpu_hour
-            + memory_gib * self.config.price_gib_hour
-            + f64::from(gpu_count) * self.config.price_gpu_hour
+        micro(
+            cpu * self.config.price_vcpu_hour
+                + memory_gib * self.config.price_gib_hour
+                + f64::from(gpu_count) * self.config.price_gpu_hour,
+        )
     }
 
     /// Spot price per hour.
     #[must_use]
     pub fn spot_price_hour(&self, cpu: f64, memory_gib: f64, gpu_count: u32) -> f64 {
-        self.price_hour(cpu, memory_gib, gpu_count) * self.config.spot_factor
+        micro(self.price_hour(cpu, memory_gib, gpu_count) * self.config.spot_factor)
     }
+}
+
+/// Prices have six decimals, as bills do.
+fn micro(price: f64) -> f64 {
+    (price * 1e6).round() / 1e6
 }

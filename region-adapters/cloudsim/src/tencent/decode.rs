@@ -93,7 +93,9 @@ impl Schema {
             Value::Array(items) => items,
             // An empty object is how a list without entries looks when flattened.
             Value::Object(items) if text => indexed(items).ok_or_else(|| TcError::invalid(at, "must be a list"))?,
-            _ => return Err(TcError::invalid(at, "must be a list")),
+            Value::Object(_) | Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+                return Err(TcError::invalid(at, "must be a list"));
+            }
         };
         let checked = items
             .into_iter()
