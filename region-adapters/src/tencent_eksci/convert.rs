@@ -82,13 +82,14 @@ fn marks(c: &wire::Container) -> Labels {
     ours.map(|e| (e.name.clone(), e.value.clone())).collect()
 }
 
-/// The vendor has no status for "placed, images are being pulled": a container that was at least made shows
-/// it. `Creating` and `Updating` are not documented but waited for by the vendor's Terraform provider.
+/// The vendor has no status for "placed, images are being pulled": only a container that ran, an init container
+/// in practice, shows it. `created` does not: whether an instance that waits for stock shows it is not
+/// documented, and taking it for placed would hide a shortage. `Creating` and `Updating` are not documented but waited for by the vendor's Terraform provider.
 fn phase(status: &str, init: &[wire::Container], main: &[wire::Container]) -> Result<ObservedPhase, AdapterError> {
     Ok(match status {
         "Pending" | "Creating" => {
             let made = |c: &wire::Container| {
-                c.current_state.as_ref().is_some_and(|s| matches!(s.state.as_str(), "created" | "running" | "exited"))
+                c.current_state.as_ref().is_some_and(|s| matches!(s.state.as_str(), "running" | "exited"))
             };
             if init.iter().chain(main).any(made) { ObservedPhase::Starting } else { ObservedPhase::Placing }
         }

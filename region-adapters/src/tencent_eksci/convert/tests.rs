@@ -64,7 +64,8 @@ fn statuses() {
     let none = || Value::Null;
     assert_eq!(with("Pending", none()).unwrap(), ObservedPhase::Placing);
     assert_eq!(with("Pending", json!({"State": "unknown"})).unwrap(), ObservedPhase::Placing);
-    assert_eq!(with("Pending", json!({"State": "created"})).unwrap(), ObservedPhase::Starting);
+    assert_eq!(with("Pending", json!({"State": "created"})).unwrap(), ObservedPhase::Placing);
+    assert_eq!(with("Pending", json!({"State": "exited"})).unwrap(), ObservedPhase::Starting);
     assert_eq!(with("Creating", none()).unwrap(), ObservedPhase::Placing);
     assert_eq!(with("Running", none()).unwrap(), ObservedPhase::Running);
     assert_eq!(with("Updating", none()).unwrap(), ObservedPhase::Updating);

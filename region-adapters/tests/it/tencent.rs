@@ -1,0 +1,31 @@
+//! EKSCI against the simulated Tencent.
+
+use meridian_cloudsim::{BackendInfo, core::Vendor};
+use serde_json::{Value, json};
+
+use crate::suite::{Harness, conformance};
+
+const HARNESS: Harness = Harness {
+    name: "tencent-eksci",
+    vendor: Vendor::TencentEksci,
+    settings,
+    create_action: "CreateEKSContainerInstances",
+    list_action: "DescribeEKSContainerInstances",
+    page_size: 100,
+    skips: include_str!("../../conformance/tencent-eksci.skips"),
+};
+
+fn settings(backend: &BackendInfo, secret: &str) -> Value {
+    let zones: serde_json::Map<_, _> =
+        backend.zones.iter().map(|z| (z.subnet_id.clone(), Value::from(z.zone.clone()))).collect();
+    json!({
+        "endpoint": backend.url,
+        "region": backend.region,
+        "secretId": backend.key_id,
+        "secretKey": secret,
+        "subnetZones": zones,
+        "effectBoundMs": 2_000,
+    })
+}
+
+conformance!(HARNESS);
