@@ -67,7 +67,7 @@ impl Vendor {
 }
 
 async fn read_request(stream: &mut TcpStream) -> String {
-    let (mut bytes, mut chunk) = (Vec::new(), [0; 65_536]);
+    let (mut bytes, mut chunk) = (Vec::new(), vec![0; 65_536]);
     loop {
         let text = String::from_utf8_lossy(&bytes);
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
