@@ -27,7 +27,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 const VALID_MS: i64 = 30_000;
 /// Most URLs that wait to be used.
 const MAX_TICKETS: usize = 1_000;
-/// A session without a message from the client ends after this.
+/// A session in which the client neither writes nor reads for this long ends.
 const IDLE: Duration = Duration::from_secs(600);
 /// Largest message taken from a client.
 const MAX_MESSAGE: usize = 64 * 1_024;
@@ -144,7 +144,7 @@ impl Process {
     /// Gives input; answers with what it made the command print, and its exit code once it ended.
     pub(crate) fn feed(&mut self, input: &str) -> Run {
         let room = MAX_PENDING.saturating_sub(self.pending.len());
-        self.pending.push_str(input.get(..input.len().min(room)).unwrap_or_default());
+        self.pending.push_str(input.get(..input.floor_char_boundary(room)).unwrap_or_default());
         loop {
             match self.stack.last() {
                 Some(Mode::Cat) => self.output.out.push_str(&std::mem::take(&mut self.pending)),
@@ -318,7 +318,8 @@ pub(crate) async fn serve(io: TokioIo<hyper::upgrade::Upgraded>, ticket: Ticket)
     let mut process = Process::start(ticket.place, &ticket.words);
     let mut run = if ticket.has_stdin { process.feed("") } else { process.end() };
     loop {
-        if send(&mut socket, &run).await.is_err() || run.exit.is_some() {
+        let sent = tokio::time::timeout(IDLE, send(&mut socket, &run)).await;
+        if !matches!(sent, Ok(Ok(()))) || run.exit.is_some() {
             break;
         }
         run = match tokio::time::timeout(IDLE, socket.next()).await {
@@ -404,5 +405,19 @@ mod tests {
         assert!(sessions.take(&secret, VALID_MS - 1).is_none());
         let late = sessions.open("c".to_owned(), ticket(), 0).unwrap();
         assert!(sessions.take(&late, VALID_MS).is_none());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_input_breaks_the_shell(input in "[a-z $;&'\"\n\\u{4f60}]{0,200}") {
+            let run = run_once(&place(), &words(&["sh"]), &input);
+            proptest::prop_assert!(run.exit.is_some());
+        }
+
+        #[test]
+        fn no_command_breaks_the_shell(script in "(sh -c |sh |cat |exit |echo |;|'|\"|a)*") {
+            let run = run_once(&place(), &words(&["sh", "-c", &script]), "sh\ncat\n");
+            proptest::prop_assert!(run.exit.is_some());
+        }
     }
 }

@@ -303,4 +303,21 @@ mod tests {
         assert_eq!(schema.methods("CreatePod"), None);
         assert_eq!(read("DescribeRegions", "OwnerId=5").unwrap(), json!({}));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_request_breaks_it(query in "[A-Za-z0-9.=&%+#]{0,200}", name in "(Create|Update)ContainerGroup") {
+            if let Ok(pairs) = decode_pairs(&query) {
+                let _ = Schema::load().unflatten(&name, &pairs);
+            }
+        }
+
+        #[test]
+        fn what_is_encoded_is_read_back(pairs in proptest::collection::vec(("\\PC{1,10}", "\\PC{0,20}"), 0..10)) {
+            let mut sorted = pairs.clone();
+            sorted.sort();
+            let text = crate::eci::query::canonical(&pairs);
+            proptest::prop_assert_eq!(decode_pairs(&text).unwrap(), sorted);
+        }
+    }
 }

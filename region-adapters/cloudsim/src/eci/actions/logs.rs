@@ -45,7 +45,7 @@ pub(super) fn log(call: &mut Call<'_>) -> Result<Value, EciError> {
     Ok(json!({"ContainerName": name, "Content": cut(&text, bytes)}))
 }
 
-/// The earlier of nothing: `StartTime` wins over `SinceSeconds`.
+/// Unix milliseconds of the first line wanted. `StartTime` wins over `SinceSeconds`.
 fn since(call: &Call<'_>) -> Result<i64, EciError> {
     if let Some(text) = call.text("StartTime") {
         return time::parse(text).ok_or_else(|| EciError::invalid("StartTime", "RFC 3339 in UTC"));
@@ -59,8 +59,7 @@ fn since(call: &Call<'_>) -> Result<i64, EciError> {
 
 /// The first `most` bytes, without a torn character.
 fn cut(text: &str, most: usize) -> &str {
-    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    text.get(..end).unwrap_or_default()
+    text.get(..text.floor_char_boundary(most)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -215,6 +215,129 @@ fn read_token(token: &str) -> Result<u64, EciError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::Vendor;
+    use crate::eci::flatten::Schema;
+    use crate::eci::query::decode_pairs;
+    use crate::scenario::{Rules, Scenario};
+
+    const DAY_MS: i64 = 86_400_000;
+
+    /// A world in virtual time, and one account's calls on it.
+    struct Desk {
+        world: World,
+        scope: Scope,
+        sessions: Sessions,
+        schema: Schema,
+    }
+
+    impl Desk {
+        fn new(edit: impl FnOnce(&mut Scenario)) -> Self {
+            let mut scenario = Scenario::demo(1);
+            edit(&mut scenario);
+            let (region, account) = ("cn-hangzhou".to_owned(), "alibaba-demo".to_owned());
+            let scope = Scope { vendor: Vendor::AlibabaEci, region, account };
+            Self { world: World::new(&scenario), scope, sessions: Sessions::default(), schema: Schema::load() }
+        }
+
+        fn call(&mut self, now_ms: i64, action: &str, query: &str) -> Result<Value, EciError> {
+            let params = self.schema.unflatten(action, &decode_pairs(&format!("RegionId=cn-hangzhou&{query}"))?)?;
+            let Self { world, scope, sessions, .. } = self;
+            run(action, &mut Call { world, scope, now_ms, params: &params, sessions, host: "here" })
+        }
+
+        fn create(&mut self, now_ms: i64, more: &str) -> String {
+            let query = format!("ContainerGroupName=web-1&Container.1.Name=a&Container.1.Image=i&{more}");
+            let reply = self.call(now_ms, "CreateContainerGroup", &query).unwrap();
+            reply["ContainerGroupId"].as_str().unwrap().to_owned()
+        }
+    }
+
+    #[test]
+    fn states_follow_each_other_in_time() {
+        let mut desk = Desk::new(|scenario| scenario.timing.jitter_ms = 0);
+        desk.create(0, "");
+        let timing = desk.world.timing().clone();
+        let placed = timing.placed_ms;
+        let running = placed + timing.running_ms;
+        for (now_ms, expected) in
+            [(0, "Scheduling"), (placed - 1, "Scheduling"), (placed, "Pending"), (running, "Running")]
+        {
+            let reply = desk.call(now_ms, "DescribeContainerGroups", "").unwrap();
+            assert_eq!(reply["ContainerGroups"][0]["Status"], expected, "{now_ms}");
+        }
+    }
+
+    #[test]
+    fn a_client_token_is_forgotten_in_time() {
+        let mut desk = Desk::new(|_| {});
+        let ttl = Rules::default().client_token_ttl_ms;
+        let first = desk.create(0, "ClientToken=t");
+        assert_eq!(desk.create(ttl - 1, "ClientToken=t"), first);
+        assert_ne!(desk.create(ttl, "ClientToken=t"), first);
+    }
+
+    #[test]
+    fn what_could_not_be_placed_is_deleted_after_a_day() {
+        let mut desk = Desk::new(|scenario| scenario.rules.eci_no_stock = crate::scenario::NoStock::AfterCreate);
+        let key = desk.scope.region_key();
+        for zone in ["cn-hangzhou-h", "cn-hangzhou-i", "cn-hangzhou-j"] {
+            let (region, zone, spec) = (key.clone(), zone.to_owned(), "*".to_owned());
+            assert!(desk.world.set_stock(crate::core::StockChange { region, zone, spec, free: Some(0) }, 0));
+        }
+        desk.create(0, "");
+        let status = |desk: &mut Desk, now_ms| {
+            let reply = desk.call(now_ms, "DescribeContainerGroups", "").unwrap();
+            reply["ContainerGroups"][0]["Status"].clone()
+        };
+        assert_eq!(status(&mut desk, 10_000), "ScheduleFailed");
+        assert_eq!(status(&mut desk, DAY_MS - 1), "ScheduleFailed");
+        assert_eq!(status(&mut desk, DAY_MS + 10_000), Value::Null);
+    }
+
+    #[test]
+    fn since_second_shows_what_changed_lately() {
+        let mut desk = Desk::new(|_| {});
+        let id = desk.create(0, "");
+        let count = |desk: &mut Desk, now_ms: i64| {
+            desk.call(now_ms, "DescribeContainerGroupStatus", "SinceSecond=60").unwrap()["TotalCount"].clone()
+        };
+        assert_eq!(count(&mut desk, 30_000), 1);
+        assert_eq!(count(&mut desk, 300_000), 0);
+        desk.call(300_000, "RestartContainerGroup", &format!("ContainerGroupId={id}")).unwrap();
+        assert_eq!(count(&mut desk, 310_000), 1);
+    }
+
+    #[test]
+    fn an_unknown_id_is_an_empty_list_or_an_error_as_the_scenario_says() {
+        let ask = |is_error: bool| {
+            let mut desk = Desk::new(|scenario| scenario.rules.eci_unknown_id_is_error = is_error);
+            desk.call(0, "DescribeContainerGroups", "ContainerGroupIds=[%22eci-none%22]")
+        };
+        assert_eq!(ask(false).unwrap()["TotalCount"], 0);
+        assert_eq!(ask(true).unwrap_err().code, "InvalidParameter.NotFound");
+    }
+
+    #[test]
+    fn metrics_are_repeatable_and_their_counters_rise() {
+        let mut desk = Desk::new(|_| {});
+        let id = desk.create(0, "Cpu=2&Memory=4");
+        let query = format!("ContainerGroupId={id}&StartTime=1970-01-01T00:01:00Z&EndTime=1970-01-01T00:10:00Z");
+        let one = desk.call(900_000, "DescribeContainerGroupMetric", &query).unwrap();
+        assert_eq!(one, desk.call(990_000, "DescribeContainerGroupMetric", &query).unwrap());
+        let records = one["Records"].as_array().unwrap();
+        assert_eq!(records.len(), 9);
+        for (before, after) in records.iter().zip(&records[1..]) {
+            for path in ["/CPU/UsageCoreNanoSeconds", "/Network/Interfaces/0/RxBytes", "/Disk/0/WriteIO"] {
+                let number = |record: &Value| record.pointer(path).unwrap().as_i64().unwrap();
+                assert!(number(before) < number(after), "{path}");
+            }
+            assert!(after["Memory"]["UsageBytes"].as_i64().unwrap() < 4 << 30);
+            assert_ne!(before["CPU"]["UsageNanoCores"], after["CPU"]["UsageNanoCores"]);
+        }
+        let long = format!("ContainerGroupId={id}&StartTime=1970-01-01T00:01:00Z&Period=15");
+        let error = desk.call(DAY_MS, "DescribeContainerGroupMetric", &long).unwrap_err();
+        assert_eq!(error.code, "InvalidParameter");
+    }
 
     #[test]
     fn pages_are_whole_while_things_come_and_go() {
