@@ -7,6 +7,8 @@ use super::world::World;
 const ENDED_KEPT_MS: i64 = 3_600_000;
 /// ... and after that only the last so many of a region (vendor-api README 4.3, document).
 const ENDED_KEPT: usize = 100;
+/// Looking for them reads every instance of the scope, so it is done once in this time and not for each page.
+const FORGET_EVERY_MS: i64 = 10_000;
 
 /// Pairs of key and value.
 pub type Tags = Vec<(String, String)>;
@@ -29,6 +31,10 @@ impl World {
     /// `ScheduleFailed` ones are not among them, they have their own day.
     pub fn forget_ended(&mut self, scope: &Scope, now_ms: i64) {
         self.advance(now_ms);
+        if self.forgot_ms.get(scope).is_some_and(|last| (0..FORGET_EVERY_MS).contains(&(now_ms - last))) {
+            return;
+        }
+        self.forgot_ms.insert(scope.clone(), now_ms);
         let Some(live) = self.live.get(scope) else {
             return;
         };
@@ -48,5 +54,62 @@ impl World {
             // It is in `live`, so it exists; a failure would only mean that it is gone already.
             let _ = self.delete(scope, &id, now_ms);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{ContainerSpec, InstanceSpec, RestartPolicy, Vendor};
+    use crate::scenario::Scenario;
+
+    const HOUR_MS: i64 = 3_600_000;
+
+    fn task(name: &str) -> InstanceSpec {
+        let container = ContainerSpec {
+            name: "app".to_owned(),
+            image: "task:1".to_owned(),
+            command: vec!["true".to_owned()],
+            ..ContainerSpec::default()
+        };
+        InstanceSpec {
+            name: name.to_owned(),
+            restart_policy: RestartPolicy::Never,
+            containers: vec![container],
+            ..InstanceSpec::default()
+        }
+    }
+
+    #[test]
+    fn after_an_hour_the_last_hundred_ended_ones_stay() {
+        let mut world = World::new(&Scenario::demo(1));
+        let scope =
+            Scope { vendor: Vendor::AlibabaEci, region: "cn-hangzhou".to_owned(), account: "alibaba-demo".to_owned() };
+        let ids: Vec<String> =
+            (0..130).map(|n| world.create(&scope, task(&format!("t-{n}")), n * 1_000).unwrap()).collect();
+        let mut count = |now_ms: i64| {
+            world.forget_ended(&scope, now_ms);
+            world.list(&scope, now_ms).len()
+        };
+        assert_eq!(count(HOUR_MS), 130, "within the hour all stay");
+        assert_eq!(count(2 * HOUR_MS), 100);
+        let left: Vec<String> = world.list(&scope, 2 * HOUR_MS).iter().map(|one| one.id.clone()).collect();
+        assert_eq!(left, ids[30..], "the oldest go");
+        assert_eq!(world.ledger(2 * HOUR_MS).len(), 130, "the truth forgets nothing");
+    }
+
+    #[test]
+    fn tags_are_only_found_in_their_own_scope() {
+        let mut world = World::new(&Scenario::demo(1));
+        let scope = |region: &str| Scope {
+            vendor: Vendor::AlibabaEci,
+            region: region.to_owned(),
+            account: "alibaba-demo".to_owned(),
+        };
+        let id = world.create(&scope("cn-hangzhou"), task("t"), 0).unwrap();
+        world.discard_records();
+        assert!(world.tags_mut(&scope("cn-beijing"), &id, 1).is_none());
+        world.tags_mut(&scope("cn-hangzhou"), &id, 1).unwrap().push(("a".to_owned(), "1".to_owned()));
+        assert!(!world.take_records().is_empty(), "a changed tag is written down");
     }
 }

@@ -200,6 +200,8 @@ pub struct World {
     pub(super) tokens: BTreeMap<String, TokenRecord>,
     pub(super) calls: Calls,
     pub(super) next_seq: u64,
+    /// When each scope last forgot ended instances, see `keep`.
+    pub(super) forgot_ms: BTreeMap<Scope, i64>,
     pub(super) dirty: Dirty,
 }
 
@@ -249,6 +251,7 @@ impl World {
             tokens: BTreeMap::new(),
             calls: Calls::default(),
             next_seq: 0,
+            forgot_ms: BTreeMap::new(),
             dirty: Dirty::default(),
         }
     }
