@@ -126,7 +126,7 @@ pub enum OpenError {
     },
     /// What it holds cannot be trusted.
     #[error(
-        "the ledger {path} is damaged: {detail}; nothing was changed. Keep the file, restore the last backup, and \
+        "the ledger {path} is damaged: {detail}; no record was changed. Keep the file, restore the last backup, and \
          let the gateway settle what is newer from the clouds before new creates"
     )]
     Damaged {
@@ -180,10 +180,13 @@ impl EmbeddedLedger {
         let sealer = Sealer::new(&key).ok_or_else(|| system("the key is refused"))?;
         // The store may panic on a file that is damaged where it does not look for damage.
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            let (db, recovered) = open_database(&path, backend, cache_bytes)?;
+            let Opened { db, recovered, mended } = open_database(&path, backend, cache_bytes)?;
             let incarnation = read_meta(&path, &db, &sealer)?;
             let mut report = check_all(&path, &db, &sealer, &incarnation)?;
             report.recovered = recovered;
+            if mended {
+                report.index_differences.push("the store's list of free pages did not fit its content".to_owned());
+            }
             Ok((db, incarnation, report))
         }));
         let (db, incarnation, report) = opened.unwrap_or_else(|_| {
@@ -353,8 +356,17 @@ fn read_page(tx: &ReadTransaction, sealer: &Sealer, from: &[u8], limit: usize) -
     Ok(page)
 }
 
-/// Opens the store; says whether the former process had left it open.
-fn open_database(path: &Path, backend: impl StorageBackend, cache_bytes: usize) -> Result<(Database, bool), OpenError> {
+/// A store that was opened.
+struct Opened {
+    db: Database,
+    /// The former process had left it open.
+    recovered: bool,
+    /// Its list of free pages or its counts were wrong.
+    mended: bool,
+}
+
+/// Opens the store and verifies it.
+fn open_database(path: &Path, backend: impl StorageBackend, cache_bytes: usize) -> Result<Opened, OpenError> {
     let recovered = Arc::new(AtomicBool::new(false));
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes);
@@ -365,12 +377,10 @@ fn open_database(path: &Path, backend: impl StorageBackend, cache_bytes: usize) 
     let mut db = builder.create_with_backend(backend).map_err(|e| open_error(path, e))?;
     let recovered = recovered.load(Ordering::Relaxed);
     let small = std::fs::metadata(path).is_ok_and(|m| m.len() <= INTEGRITY_CHECK_TO_BYTES);
-    // A recovery has just verified every page.
-    if small && !recovered && !db.check_integrity().map_err(|e| open_error(path, e))? {
-        let detail = "its list of free pages did not fit its content".to_owned();
-        return Err(OpenError::Damaged { path: path.to_owned(), detail });
-    }
-    Ok((db, recovered))
+    // A recovery has just verified every page. Where a page of content is damaged this is an error, since every
+    // commit was made in two phases; `false` means that only the store's own book-keeping was mended.
+    let mended = small && !recovered && !db.check_integrity().map_err(|e| open_error(path, e))?;
+    Ok(Opened { db, recovered, mended })
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the store may add errors; each says that the file is no good")]

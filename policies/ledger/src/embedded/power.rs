@@ -131,7 +131,7 @@ fn open(disk: Disk) -> Option<EmbeddedLedger> {
 /// Claims and steps until the power is gone; notes each acknowledged revision.
 async fn work(ledger: &EmbeddedLedger, op: String, acks: &Mutex<BTreeMap<String, u64>>) {
     let Ok(Claimed::New(mut record)) = ledger.claim(sample_claim("acme", &op, &op)).await else { return };
-    for cpu in 1.. {
+    for cpu in 1..=u64::from(CALLS_MAX) {
         acks.lock().unwrap().insert(op.clone(), record.rev);
         record.charge = one_instance(cpu);
         let Ok(Stepped::Written(next)) = ledger.step(Step { next: record }).await else { return };

@@ -20,8 +20,9 @@ use super::{
 };
 use crate::LedgerError;
 
-/// Commands that wait for the writer; further callers wait for room. Ten full transactions: a second or so.
-pub(super) const QUEUE_MAX: usize = 2_560;
+/// Commands that wait for the writer; further callers wait for room. Two full transactions: enough that the writer
+/// never waits for callers, and no more, since what waits is held in memory either way.
+pub(super) const QUEUE_MAX: usize = 512;
 /// Commands in one transaction: enough that the fsync is a small part of each, few enough that none waits long.
 const BATCH_MAX: usize = 256;
 /// From this size on each commit also stores the allocator's state, so that a crash is recovered from without a
