@@ -8,7 +8,7 @@ use meridian_model::{
     capability::Capability,
     error::{FieldError, Problem},
     ids::{AdapterName, BackendId, CloudId, InstanceName, InstanceUid, OperationId, RegionId, TenantId, ZoneId},
-    instance::{InstanceSpec, Labels, Shape},
+    instance::{CapacityType, InstanceSpec, Labels, Shape},
     operation::{AttemptView, Charge, Decision, OperationState, QuotaLimits, RankedCandidate},
     quantity::PricePerHour,
     status::{Condition, ContainerStatus, Phase},
@@ -376,10 +376,10 @@ pub struct Zone {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SoldOut {
-    /// Size class.
-    pub shape: String,
-    /// When it was last found sold out.
-    pub since: Time,
+    /// Size that was not to be had.
+    pub shape: Shape,
+    /// How it was to be bought.
+    pub capacity: CapacityType,
     /// When it is tried again.
     pub until: Time,
 }

@@ -173,7 +173,10 @@ pub struct Attempt {
     pub price: Option<PricePerHour>,
     /// State.
     pub state: AttemptState,
-    /// When the intent became durable; no byte leaves before, and the request's signature bears this time.
+    /// When the attempt began.
+    pub started_at: Time,
+    /// When the intent to send the last request became durable; no byte leaves before, and the request's
+    /// signature bears this time.
     pub armed_at: Time,
     /// How many requests were sent under the token, as far as the journal knows.
     pub sends: u32,
@@ -343,6 +346,9 @@ pub struct OperationRecord {
     /// When the instance ran for the first time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ran_at: Option<Time>,
+    /// The instance as it was first seen to run: what the create answers, every time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<Observed>,
     /// Last sight of the instance that is worth surviving a restart: at adoption and at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<(Time, Observed)>,
@@ -398,7 +404,7 @@ impl From<&Attempt> for AttemptView {
             Some(f) => (f.kind.as_str().to_owned(), format!("{}: {}", f.code, f.message)),
             None => ("ok".to_owned(), String::new()),
         };
-        let duration_ms = u64::try_from(a.changed_at.since(a.armed_at).as_millis()).unwrap_or(u64::MAX);
+        let duration_ms = u64::try_from(a.changed_at.since(a.started_at).as_millis()).unwrap_or(u64::MAX);
         Self {
             region: a.region.clone(),
             zone: a.zone.clone(),
@@ -406,7 +412,7 @@ impl From<&Attempt> for AttemptView {
             outcome: a.state,
             code,
             message,
-            start_time: a.armed_at,
+            start_time: a.started_at,
             duration_ms,
         }
     }

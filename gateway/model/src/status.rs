@@ -72,7 +72,7 @@ impl ObservedPhase {
 }
 
 /// One instance as a backend showed it, in our words.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Observed {
     /// The vendor's id.
@@ -115,7 +115,7 @@ pub struct Observed {
 }
 
 /// State of one container, in Kubernetes' words.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerStatus {
     /// Name.

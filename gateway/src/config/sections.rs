@@ -404,9 +404,9 @@ scalars! {
         requests_per_minute "requestsPerMinute": u32 = 600, 1, 10_000_000;
         /// Requests at once.
         burst "burst": u32 = 100, 1, 1_000_000;
-        /// Creates and deletes. 60: each costs several vendor calls of 20/s.
+        /// Creates. 60: each costs several vendor calls of 20/s. Deletes are never held back by it.
         creates_per_minute "createsPerMinute": u32 = 60, 1, 1_000_000;
-        /// Creates and deletes at once: a deployment of this many instances starts without waiting.
+        /// Creates at once: a deployment of this many instances starts without waiting.
         create_burst "createBurst": u32 = 60, 1, 1_000_000;
     }
 }

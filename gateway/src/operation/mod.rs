@@ -3,16 +3,32 @@
 //! A dialect decodes a request into an [`Operation`], the operation stack answers with an [`Outcome`] or a
 //! [`Refusal`], and the dialect encodes it. Nothing here knows a path, a header or a status code.
 
-use std::{sync::Arc, time::Duration};
+pub mod authorize;
+pub mod claim;
+pub mod create;
+pub mod delete;
+pub mod read;
 
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use meridian_ledger::LedgerError;
 use meridian_model::{
     error::{ErrorCode, Problem},
     ids::{InstanceName, OperationId, RegionId, TenantId},
     instance::{InstanceSpec, Labels},
+    operation::{Charge, QuotaLimits},
 };
-use tower::util::BoxCloneSyncService;
+use tower::{Service, ServiceBuilder, util::BoxCloneSyncService};
 
-use crate::views;
+use self::{
+    authorize::{AuthorizeLayer, OutcomeFuture},
+    claim::{ClaimKeyLayer, Work},
+};
+use crate::{core::Core, views};
 
 /// The operation stack, its type hidden.
 pub type OperationService = BoxCloneSyncService<Operation, Outcome, Refusal>;
@@ -283,4 +299,117 @@ impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
         Self { problem: Box::new(problem), internal: None, key: None, replayed: false }
     }
+}
+
+/// The stages of the operation stack in the order in which a request meets them.
+pub const STAGES: [&str; 3] = ["authorize", "claim", "perform"];
+
+/// Builds the operation stack.
+#[must_use]
+pub fn stack(core: &Arc<Core>) -> OperationService {
+    let stack = ServiceBuilder::new()
+        // Refuses before anything is counted, stored or looked up.
+        .layer(AuthorizeLayer(Arc::clone(core)))
+        // After authorisation so that a replay leaks nothing, before quota so that it costs nothing.
+        .layer(ClaimKeyLayer(Arc::clone(core)))
+        .service(Perform(Arc::clone(core)));
+    BoxCloneSyncService::new(stack)
+}
+
+/// Carries out what was admitted and claimed.
+#[derive(Debug, Clone)]
+struct Perform(Arc<Core>);
+
+impl Service<Work> for Perform {
+    type Response = Outcome;
+    type Error = Refusal;
+    type Future = OutcomeFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, work: Work) -> OutcomeFuture {
+        let core = Arc::clone(&self.0);
+        match work {
+            Work::Follow(follow) => {
+                let wait = match &follow.operation.action {
+                    Action::CreateInstance(create) => create.wait,
+                    _ => Duration::ZERO,
+                };
+                Box::pin(create::follow(follow, wait))
+            }
+            Work::Perform(operation) => match at_once(&core, &operation) {
+                Some(answer) => Box::pin(std::future::ready(answer)),
+                None => Box::pin(async move { perform(&core, operation).await }),
+            },
+        }
+    }
+}
+
+/// Reads that need no waiting: the hot path takes no allocation but its future.
+fn at_once(core: &Core, operation: &Operation) -> Option<Result<Outcome, Refusal>> {
+    let own = &operation.caller.tenant;
+    let page = |items| views::Page { items, next_after: None };
+    match &operation.action {
+        Action::GetInstance(wish) => Some(read::instance(core, own, wish)),
+        Action::ListInstances(query) => Some(read::instances(core, own, query)),
+        Action::ListRegions => {
+            Some(Ok(Outcome::Regions(views::Page { items: read::regions(core, None), next_after: None })))
+        }
+        Action::GetRegion(region) => {
+            let found = read::regions(core, Some(region)).pop();
+            Some(found.map(|r| Outcome::Region(Box::new(r))).ok_or_else(Refusal::not_found))
+        }
+        Action::ListAdapters => {
+            Some(Ok(Outcome::Adapters(views::Page { items: read::adapters(core), next_after: None })))
+        }
+        Action::ListInstanceTypes(region) => {
+            Some(Ok(Outcome::InstanceTypes(page(read::instance_types(core, region.as_ref())))))
+        }
+        _ => None,
+    }
+}
+
+async fn perform(core: &Core, operation: Operation) -> Result<Outcome, Refusal> {
+    let own = operation.caller.tenant.clone();
+    match operation.action {
+        Action::CreateInstance(create) => create::validate(core, *create).await,
+        Action::DeleteInstance(wish) => delete::delete(core, &own, wish, operation.deadline).await,
+        Action::ExplainInstance(wish) => read::explain(core, &own, &wish).await,
+        Action::GetOperation(_, id) => read::operation(core, &own, &id).await,
+        Action::ListOperations(_, page) => read::operations(core, &own, &page).await,
+        Action::GetQuota(_) => read::quota(core, &own).await,
+        Action::ListTenants => {
+            let items = vec![read::tenant(core, &own).await?];
+            Ok(Outcome::Tenants(views::Page { items, next_after: None }))
+        }
+        Action::GetTenant(_) => read::tenant(core, &own).await.map(|t| Outcome::Tenant(Box::new(t))),
+        Action::GetInstance(_)
+        | Action::ListInstances(_)
+        | Action::ListRegions
+        | Action::GetRegion(_)
+        | Action::ListAdapters
+        | Action::ListInstanceTypes(_) => Err(Refusal::internal("a read that is answered at once came here")),
+    }
+}
+
+/// The quota resource.
+fn quota_view(tenant: &TenantId, used: Charge, limits: QuotaLimits) -> views::Quota {
+    views::Quota { name: format!("tenants/{tenant}/quotas/default"), limits, used }
+}
+
+/// Seconds a client should wait while the ledger is away.
+const STORE_RETRY_SECONDS: u32 = 2;
+
+/// What a caller learns of a ledger that failed: nothing was sent for this request, and repeating it is safe.
+fn store_refusal(error: &LedgerError) -> Refusal {
+    let mut refusal: Refusal = Problem::new(
+        ErrorCode::StoreUnavailable,
+        "the ledger cannot be used now; repeating the request with the same key is safe",
+    )
+    .with_retry_after(STORE_RETRY_SECONDS)
+    .into();
+    refusal.internal = Some(error.to_string());
+    refusal
 }

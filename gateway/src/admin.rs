@@ -1,0 +1,157 @@
+//! The admin listener: liveness, readiness, metrics, effective configuration, drain. It never shares a port with
+//! the API.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::{Future, ready},
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    http::Reply,
+    server::Handler,
+    telemetry::{Metrics, OPENMETRICS},
+};
+
+/// A check of something the gateway needs; the text says what is wrong.
+pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Whether the gateway should get requests.
+#[derive(Default)]
+pub struct Health {
+    drain: CancellationToken,
+    checks: Mutex<Vec<(&'static str, Check)>>,
+}
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Health").field("draining", &self.drain.is_cancelled()).finish_non_exhaustive()
+    }
+}
+
+impl Health {
+    /// Health of a gateway that ends when the token is cancelled.
+    #[must_use]
+    pub fn new(drain: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { drain, checks: Mutex::default() })
+    }
+
+    /// Adds a dependency without which the gateway is not ready. Checks are called on each request for
+    /// readiness: they read a flag, they do not probe.
+    pub fn depend_on(&self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        self.lock().push((name, Arc::new(check)));
+    }
+
+    /// Every dependency with its state; a drain is one of them.
+    #[must_use]
+    pub fn report(&self) -> Vec<(&'static str, Result<(), String>)> {
+        let draining = if self.drain.is_cancelled() { Err("draining".to_owned()) } else { Ok(()) };
+        let checks: Vec<(&'static str, Check)> = self.lock().clone();
+        std::iter::once(("drain", draining)).chain(checks.into_iter().map(|(name, check)| (name, check()))).collect()
+    }
+
+    /// Everything is well.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.report().iter().all(|(_, state)| state.is_ok())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(&'static str, Check)>> {
+        self.checks.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The admin listener's answers.
+#[derive(Clone)]
+pub struct Admin {
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    config: Arc<Value>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Admin")
+    }
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Reply {
+    let mut reply = Reply::new(Full::new(body.into()));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply
+}
+
+fn json_answer(status: StatusCode, value: &Value) -> Reply {
+    answer(status, "application/json", value.to_string())
+}
+
+impl Admin {
+    /// An admin listener; `config` is [`crate::config::Config::redacted`].
+    #[must_use]
+    pub fn new(health: Arc<Health>, metrics: Arc<Metrics>, config: Value) -> Self {
+        Self { health, metrics, config: Arc::new(config) }
+    }
+
+    fn ready(&self, verbose: bool) -> Reply {
+        let report = self.health.report();
+        let ready = report.iter().all(|(_, state)| state.is_ok());
+        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let mut body = json!({ "status": if ready { "ready" } else { "not ready" } });
+        if verbose {
+            let state = |s: &Result<(), String>| s.as_ref().map_or_else(Clone::clone, |()| "ok".to_owned());
+            let rows: Vec<Value> =
+                report.iter().map(|(name, s)| json!({ "name": name, "ok": s.is_ok(), "state": state(s) })).collect();
+            if let Some(object) = body.as_object_mut() {
+                object.insert("checks".to_owned(), Value::Array(rows));
+            }
+        }
+        json_answer(status, &body)
+    }
+
+    fn route(&self, request: &Request<Incoming>) -> Result<Reply, Arc<Metrics>> {
+        let verbose = request.uri().query().is_some_and(|q| q.split('&').any(|p| p == "verbose" || p == "verbose=true"));
+        Ok(match (request.method(), request.uri().path()) {
+            (&Method::GET, "/livez") => json_answer(StatusCode::OK, &json!({ "status": "ok" })),
+            (&Method::GET, "/readyz") => self.ready(verbose),
+            (&Method::GET, "/metrics") => return Err(Arc::clone(&self.metrics)),
+            (&Method::GET, "/config") => json_answer(StatusCode::OK, &self.config),
+            (&Method::POST, "/drain") => {
+                tracing::info!("drain asked for on the admin listener");
+                self.health.drain.cancel();
+                json_answer(StatusCode::ACCEPTED, &json!({ "status": "draining" }))
+            }
+            (_, "/livez" | "/readyz" | "/metrics" | "/config" | "/drain") => {
+                json_answer(StatusCode::METHOD_NOT_ALLOWED, &json!({ "status": "method not allowed" }))
+            }
+            _ => json_answer(StatusCode::NOT_FOUND, &json!({ "status": "not found" })),
+        })
+    }
+}
+
+impl Handler for Admin {
+    fn handle(
+        &mut self,
+        request: Request<Incoming>,
+        _: SocketAddr,
+    ) -> impl Future<Output = Result<Reply, Infallible>> + Send + use<> {
+        let answered: Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>> = match self.route(&request) {
+            Ok(reply) => Box::pin(ready(Ok(reply))),
+            Err(metrics) => {
+                Box::pin(async move { Ok(answer(StatusCode::OK, OPENMETRICS, metrics.render().await)) })
+            }
+        };
+        answered
+    }
+}

@@ -1,0 +1,264 @@
+//! What the operation stack works with: everything that outlives a request, wired once.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use meridian_adapters::{
+    http::HttpClient,
+    registry::{self, ConfigError},
+};
+use meridian_ledger::{Ledger, LedgerError};
+use meridian_model::ids::{AdapterName, BackendId, RegionId, TenantId};
+use meridian_policies::tenant::TenantRules;
+use secrecy::ExposeSecret;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    clock::{Clock, Entropy},
+    config::{self, Config},
+    journal::{
+        driver::{Driver, DriverSettings, Parts},
+        identity::Deployment,
+        machine::Limits,
+    },
+    planner::Planner,
+    profiles::Profiles,
+    regions::{Backend, BackendParts, market::PriceBook},
+    status::{
+        fleet::Fleet,
+        poll::{PollSettings, Poller, Pollers, ended_channel},
+    },
+};
+
+/// How often the ledger is asked to shrink what is long gone, and at most how many records at a time.
+const EXPIRE_INTERVAL: Duration = Duration::from_secs(60);
+const EXPIRE_BATCH: usize = 1000;
+
+/// How long the tombstone of an operation is kept (RELIABILITY 2.6).
+const TOMBSTONE_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Why the core cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A backend's settings cannot be used.
+    #[error("backend {backend}: {source}")]
+    Backend {
+        /// The backend.
+        backend: BackendId,
+        /// What is wrong.
+        source: ConfigError,
+    },
+    /// The outgoing HTTP client cannot be made.
+    #[error("the outgoing HTTP client cannot be made: {0}")]
+    Http(String),
+    /// The ledger cannot be read or written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+/// Everything that outlives a request.
+#[derive(Debug)]
+pub struct Core {
+    /// Wall clock.
+    pub clock: Clock,
+    /// Randomness.
+    pub entropy: Entropy,
+    /// Names operations and instances.
+    pub deployment: Deployment,
+    /// Durable operations and usage.
+    pub ledger: Arc<dyn Ledger>,
+    /// What reads see.
+    pub fleet: Arc<Fleet>,
+    /// Backends and their pollers.
+    pub pollers: Pollers,
+    /// Chooses candidates.
+    pub planner: Arc<Planner>,
+    /// Drives operations.
+    pub driver: Driver,
+    tenants: Arc<HashMap<TenantId, TenantRules>>,
+    retention: Duration,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// What comes from outside the configuration.
+#[derive(Debug)]
+pub struct Deps {
+    /// Wall clock.
+    pub clock: Clock,
+    /// Randomness.
+    pub entropy: Entropy,
+    /// The open ledger.
+    pub ledger: Arc<dyn Ledger>,
+}
+
+impl Core {
+    /// Wires everything and starts the pollers; binds no socket. Operations that a former process left
+    /// unfinished are taken over before this returns.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn start(config: &Config, deps: Deps) -> Result<Arc<Self>, BuildError> {
+        let deployment = Deployment::new(&config.deployment.id, config.deployment.secret.expose_secret().as_bytes());
+        let profiles = Profiles::new(config);
+        let http = HttpClient::new().map_err(|e| BuildError::Http(e.to_string()))?;
+        let fleet = Arc::new(Fleet::default());
+        let (ended_tx, ended_rx) = ended_channel();
+        let mut pollers = Vec::new();
+        for backend in &config.backends {
+            let backend = build_backend(backend, config, &profiles, (&deployment, &http, &deps))?;
+            let settings = poll_settings(config);
+            pollers.push(Arc::new(Poller::new(
+                Arc::new(backend),
+                Arc::clone(&fleet),
+                deps.clock.clone(),
+                settings,
+                ended_tx.clone(),
+            )));
+        }
+        let pollers = Pollers::new(pollers);
+        let tenants: Arc<HashMap<TenantId, TenantRules>> =
+            Arc::new(config.tenants.iter().map(|t| (t.name.clone(), crate::planner::rules_of(t))).collect());
+        let limits = Limits { place_timeout: config.driver.place_timeout.0, attempts_max: config.driver.max_attempts };
+        let planner =
+            Arc::new(Planner::new(pollers.clone(), Arc::clone(&fleet), profiles, Arc::clone(&tenants), limits));
+        for tenant in &config.tenants {
+            deps.ledger.set_limits(&tenant.name, tenant.quota).await?;
+        }
+        let stop = CancellationToken::new();
+        let driver = Driver::new(
+            Parts {
+                ledger: Arc::clone(&deps.ledger),
+                fleet: Arc::clone(&fleet),
+                pollers: pollers.clone(),
+                planner: Arc::clone(&planner),
+                deployment: deployment.clone(),
+                clock: deps.clock.clone(),
+                entropy: deps.entropy.clone(),
+                settings: DriverSettings { limits, lease: config.driver.lease.0 },
+            },
+            stop.clone(),
+        );
+        let tasks = TaskTracker::new();
+        for poller in pollers.all() {
+            tasks.spawn(Arc::clone(poller).run(stop.clone()));
+        }
+        tasks.spawn(driver.clone().settle_ended(ended_rx));
+        let core = Arc::new(Self {
+            clock: deps.clock,
+            entropy: deps.entropy,
+            deployment,
+            ledger: deps.ledger,
+            fleet,
+            pollers,
+            planner,
+            driver,
+            tenants,
+            retention: config.driver.retention.0,
+            stop,
+            tasks,
+        });
+        let taken = core.driver.recover().await?;
+        if taken > 0 {
+            tracing::info!(operations = taken, "took over operations that a former process left unfinished");
+        }
+        core.tasks.spawn(Arc::clone(&core).keep_ledger());
+        Ok(core)
+    }
+
+    /// The rules of a tenant.
+    #[must_use]
+    pub fn tenant_rules(&self, tenant: &TenantId) -> Option<&TenantRules> {
+        self.tenants.get(tenant)
+    }
+
+    /// Regions and adapters a tenant may use; all when empty.
+    #[must_use]
+    pub fn tenant_places(&self, tenant: &TenantId) -> (Vec<RegionId>, Vec<AdapterName>) {
+        self.tenants.get(tenant).map(crate::planner::places_of).unwrap_or_default()
+    }
+
+    /// Renews leases and shrinks what is long gone.
+    async fn keep_ledger(self: Arc<Self>) {
+        let lease = self.driver.lease_until(self.clock.now()).since(self.clock.now());
+        let mut renew = tokio::time::interval((lease / 3).max(Duration::from_millis(10)));
+        let mut expire = tokio::time::interval(EXPIRE_INTERVAL);
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                _ = renew.tick() => {
+                    let until = self.driver.lease_until(self.clock.now());
+                    if self.driver.is_busy() && let Err(error) = self.ledger.renew(self.driver.owner(), until).await {
+                        tracing::warn!(%error, "leases were not renewed");
+                    }
+                }
+                _ = expire.tick() => {
+                    let now = self.clock.now();
+                    if let Err(error) = self.ledger.expire(now - self.retention, now - TOMBSTONE_KEPT, EXPIRE_BATCH).await {
+                        tracing::warn!(%error, "old operations were not shrunk");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stops pollers and brings every operation to a point where its record says how to go on.
+    pub async fn stop(&self) {
+        self.driver.drain().await;
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+fn poll_settings(config: &Config) -> PollSettings {
+    PollSettings {
+        sweep_interval: config.status.sweep_interval.0,
+        watch_interval: config.status.fast_interval.0,
+        market_interval: config.status.inventory_interval.0,
+        stale_after: config.status.stale_after.0,
+    }
+}
+
+fn build_backend(
+    backend: &config::Backend,
+    config: &Config,
+    profiles: &Profiles,
+    (deployment, http, deps): (&Deployment, &HttpClient, &Deps),
+) -> Result<Backend, BuildError> {
+    let boxed = registry::build(backend.adapter.as_str(), adapter_settings(backend, profiles), http.clone())
+        .map_err(|source| BuildError::Backend { backend: backend.id.clone(), source })?;
+    Ok(Backend::new(BackendParts {
+        id: backend.id.clone(),
+        adapter: backend.adapter.clone(),
+        region: backend.region.clone(),
+        priority: backend.priority,
+        calls_per_second: backend.calls_per_second,
+        price_book: backend.price_book.as_ref().map(PriceBook::from),
+        zones: profiles.zones(&backend.id),
+        boxed,
+        call_timeout: config.driver.call_timeout.0,
+        deployment: deployment.clone(),
+        clock: deps.clock.clone(),
+        entropy: deps.entropy.clone(),
+    }))
+}
+
+/// The adapter's settings with what the configuration says elsewhere already: the region and the subnets' zones.
+fn adapter_settings(backend: &config::Backend, profiles: &Profiles) -> toml::Table {
+    let mut settings = backend.settings.clone();
+    settings.entry("region").or_insert_with(|| backend.region.to_string().into());
+    let zones: toml::Table = profiles.subnet_zones(&backend.id).into_iter().map(|(s, z)| (s, z.into())).collect();
+    if !zones.is_empty() {
+        settings.entry("subnetZones").or_insert_with(|| zones.into());
+    }
+    settings
+}
+
+/// Checks a backend's settings without opening a connection; for `meridian check`.
+///
+/// # Errors
+/// The setting that cannot be used.
+pub fn check_backend(backend: &config::Backend) -> Result<(), ConfigError> {
+    let http = HttpClient::new().map_err(|e| ConfigError::new("", e.to_string()))?;
+    registry::build(backend.adapter.as_str(), adapter_settings(backend, &Profiles::default()), http).map(|_| ())
+}

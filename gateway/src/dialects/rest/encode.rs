@@ -1,0 +1,230 @@
+//! From an outcome to an HTTP response.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use http_body_util::Full;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Rest, decode::IDEMPOTENCY_KEY, problem};
+use crate::{
+    dialects::{AnswerPlan, View},
+    http::Reply,
+    operation::{Outcome, Refusal},
+    refusal::Rejection,
+    views,
+};
+
+/// Says that the answer is a repetition of an earlier one.
+pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+const MERIDIAN_PARTIAL: HeaderName = HeaderName::from_static("meridian-partial");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// An answer belongs to its caller and may be kept only to be asked about again.
+const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
+/// Room for what surrounds the items of a page.
+const PAGE_FRAME_LEN: usize = 512;
+
+/// A JSON response of bytes that are already written.
+pub(super) fn json_bytes(status: StatusCode, bytes: Bytes) -> Reply {
+    let mut reply = Reply::new(Full::new(bytes));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    reply.headers_mut().insert(header::CACHE_CONTROL, PRIVATE);
+    reply
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Result<Reply, Rejection> {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => Ok(json_bytes(status, Bytes::from(bytes))),
+        Err(error) => Err(Refusal::internal(format_args!("an answer could not be written: {error}")).into()),
+    }
+}
+
+fn set(reply: &mut Reply, name: HeaderName, value: &str) {
+    // Ids, paths and keys are printable ASCII by their types; a value that is not is left out, never mangled.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        reply.headers_mut().insert(name, value);
+    }
+}
+
+/// `"etag"` as a strong entity tag.
+fn etag(text: &str) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("\"{text}\"")).ok()
+}
+
+/// Whether `If-None-Match` holds the tag, or any.
+fn matches(condition: &HeaderValue, tag: &str) -> bool {
+    let Ok(condition) = condition.to_str() else { return false };
+    condition.split(',').map(|t| t.trim().trim_start_matches("W/").trim_matches('"')).any(|t| t == tag || t == "*")
+}
+
+impl Rest {
+    /// Writes an answer.
+    pub(super) fn write(&self, outcome: Outcome, plan: &AnswerPlan) -> Result<Reply, Rejection> {
+        let mut reply = match outcome {
+            Outcome::Instance(rendered) => return Ok(instance(&rendered, plan)),
+            Outcome::Created { instance, key, replayed } => created(&instance, &key, replayed)?,
+            Outcome::Accepted { operation, key } => accepted(&operation, key.as_deref())?,
+            Outcome::Deleted => {
+                let mut reply = Reply::new(Full::default());
+                *reply.status_mut() = StatusCode::NO_CONTENT;
+                reply
+            }
+            Outcome::Validated(validation) => json(StatusCode::OK, &validation)?,
+            Outcome::Instances(page) => self.instances(&page, plan)?,
+            Outcome::Explanation(explanation) => explained(&explanation)?,
+            Outcome::Operation(operation) => json(StatusCode::OK, &operation_value(&operation)?)?,
+            Outcome::Operations(page) => {
+                let items = page.items.iter().map(operation_value).collect::<Result<Vec<_>, _>>()?;
+                self.collection(views::Page { items, next_after: page.next_after }, plan)?
+            }
+            Outcome::Quota(quota) if plan.view == View::ListOfOne => {
+                self.collection(views::Page { items: vec![quota], next_after: None }, plan)?
+            }
+            Outcome::Quota(quota) => json(StatusCode::OK, &quota)?,
+            Outcome::Tenants(page) => self.collection(page, plan)?,
+            Outcome::Tenant(tenant) => json(StatusCode::OK, &tenant)?,
+            Outcome::Regions(page) => self.collection(page, plan)?,
+            Outcome::Region(region) if plan.view == View::Zones => {
+                let items: Vec<_> = region.backends.into_iter().flat_map(|b| b.zones).collect();
+                self.collection(views::Page { items, next_after: None }, plan)?
+            }
+            Outcome::Region(region) => json(StatusCode::OK, &region)?,
+            Outcome::Adapters(page) => self.collection(page, plan)?,
+            Outcome::InstanceTypes(page) => self.collection(page, plan)?,
+        };
+        if let Some(applied) = &plan.preference_applied {
+            reply.headers_mut().insert(PREFERENCE_APPLIED, applied.clone());
+        }
+        for warning in &plan.warnings {
+            let text = format!("299 - {}", Value::from(warning.as_str()));
+            if let Ok(value) = HeaderValue::from_str(&text) {
+                reply.headers_mut().append(header::WARNING, value);
+            }
+        }
+        Ok(reply)
+    }
+
+    fn next_token(&self, after: Option<&str>, plan: &AnswerPlan) -> Result<Option<String>, Rejection> {
+        match (after, &plan.page_binding) {
+            (Some(after), Some(binding)) => Ok(Some(self.tokens.seal(binding, after, self.clock.now())?)),
+            (None, _) | (_, None) => Ok(None),
+        }
+    }
+
+    fn collection<T: Serialize>(&self, page: views::Page<T>, plan: &AnswerPlan) -> Result<Reply, Rejection> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Body<T> {
+            items: Vec<T>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            next_page_token: Option<String>,
+        }
+        let next_page_token = self.next_token(page.next_after.as_deref(), plan)?;
+        json(StatusCode::OK, &Body { items: page.items, next_page_token })
+    }
+
+    /// A page of instances, put together from the bytes that each was rendered to once.
+    fn instances(&self, page: &views::InstancePage, plan: &AnswerPlan) -> Result<Reply, Rejection> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Tail<'p> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            next_page_token: Option<String>,
+            revision: String,
+            unreachable: &'p [String],
+            freshness: &'p [views::Freshness],
+        }
+        let next_page_token = self.next_token(page.next_after.as_deref(), plan)?;
+        let tail = Tail {
+            next_page_token,
+            revision: page.revision.to_string(),
+            unreachable: &page.unreachable,
+            freshness: &page.freshness,
+        };
+        let tail = serde_json::to_vec(&tail)
+            .map_err(|error| Refusal::internal(format_args!("a page could not be written: {error}")))?;
+        let items: Vec<Bytes> = page.items.iter().map(|item| item.json()).collect();
+        let len = items.iter().map(|i| i.len() + 1).sum::<usize>() + tail.len() + PAGE_FRAME_LEN;
+        let mut body = Vec::with_capacity(len);
+        body.extend_from_slice(b"{\"items\":[");
+        for (i, item) in items.iter().enumerate() {
+            if i > 0 {
+                body.push(b',');
+            }
+            body.extend_from_slice(item);
+        }
+        body.extend_from_slice(b"],");
+        // The tail is an object with at least three members; its opening brace is ours.
+        body.extend_from_slice(tail.get(1..).unwrap_or(b"}"));
+        let mut reply = json_bytes(StatusCode::OK, Bytes::from(body));
+        if !page.unreachable.is_empty() {
+            set(&mut reply, MERIDIAN_PARTIAL, &page.unreachable.join(", "));
+        }
+        if let Some(oldest) = page.freshness.iter().filter_map(|f| f.age_ms).max() {
+            reply.headers_mut().insert(header::AGE, HeaderValue::from(oldest / 1000));
+        }
+        Ok(reply)
+    }
+}
+
+/// The hot path: the bytes are sent as they are.
+fn instance(rendered: &views::Rendered, plan: &AnswerPlan) -> Reply {
+    let tag = &rendered.instance.etag;
+    let mut reply = if plan.if_none_match.as_ref().is_some_and(|c| matches(c, tag)) {
+        let mut reply = Reply::new(Full::default());
+        *reply.status_mut() = StatusCode::NOT_MODIFIED;
+        reply
+    } else {
+        json_bytes(StatusCode::OK, rendered.json())
+    };
+    if let Some(tag) = etag(tag) {
+        reply.headers_mut().insert(header::ETAG, tag);
+    }
+    reply
+}
+
+fn created(instance: &views::Instance, key: &str, replayed: bool) -> Result<Reply, Rejection> {
+    let mut reply = json(StatusCode::CREATED, instance)?;
+    set(&mut reply, header::LOCATION, &format!("/v1/{}", instance.name));
+    set(&mut reply, IDEMPOTENCY_KEY, key);
+    if let Some(tag) = etag(&instance.etag) {
+        reply.headers_mut().insert(header::ETAG, tag);
+    }
+    if replayed {
+        reply.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(reply)
+}
+
+fn accepted(operation: &views::Operation, key: Option<&str>) -> Result<Reply, Rejection> {
+    let mut reply = json(StatusCode::ACCEPTED, &operation_value(operation)?)?;
+    set(&mut reply, header::LOCATION, &format!("/v1/{}", operation.name));
+    if let Some(key) = key {
+        set(&mut reply, IDEMPOTENCY_KEY, key);
+    }
+    Ok(reply)
+}
+
+fn to_value(value: &impl Serialize) -> Result<Value, Rejection> {
+    serde_json::to_value(value)
+        .map_err(|error| Refusal::internal(format_args!("an answer could not be written: {error}")).into())
+}
+
+/// An operation whose error, if it has one, is a whole problem object.
+fn operation_value(operation: &views::Operation) -> Result<Value, Rejection> {
+    with_problem(to_value(operation)?, operation.error.as_ref())
+}
+
+fn explained(explanation: &views::Explanation) -> Result<Reply, Rejection> {
+    let value = with_problem(to_value(explanation)?, explanation.error.as_ref())?;
+    json(StatusCode::OK, &value)
+}
+
+fn with_problem(mut value: Value, error: Option<&meridian_model::error::Problem>) -> Result<Value, Rejection> {
+    if let (Some(error), Some(object)) = (error, value.as_object_mut()) {
+        object.insert("error".to_owned(), to_value(&problem::Body::new(error))?);
+    }
+    Ok(value)
+}

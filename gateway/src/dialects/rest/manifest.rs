@@ -1,0 +1,127 @@
+//! The three accepted shapes of a create: our own short form, our resource with `apiVersion`, and a v1 Pod.
+
+use meridian_model::{
+    error::FieldError,
+    ids::{InstanceName, TenantId},
+    instance::{InstanceSpec, Labels},
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::body::{Typed, fault, parse_typed, refuse};
+use crate::refusal::Rejection;
+
+/// `{"name", "labels", "annotations", "spec"}`.
+#[derive(Debug, Deserialize)]
+struct Short {
+    #[serde(default)]
+    name: Option<InstanceName>,
+    #[serde(default)]
+    labels: Labels,
+    #[serde(default)]
+    annotations: Labels,
+    spec: InstanceSpec,
+}
+
+/// A resource with `apiVersion`, `kind` and `metadata`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Resource {
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
+    metadata: Metadata,
+    spec: InstanceSpec,
+    /// What `kubectl create --dry-run` writes: an empty object. Anything in it is an unknown field.
+    #[serde(default, rename = "status")]
+    _status: Option<Empty>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Empty {}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    #[serde(default)]
+    name: Option<InstanceName>,
+    #[serde(default)]
+    namespace: Option<String>,
+    #[serde(default)]
+    labels: Labels,
+    #[serde(default)]
+    annotations: Labels,
+    /// Written as null by Kubernetes' own tools; a real time is the server's to say.
+    #[serde(default, rename = "creationTimestamp")]
+    _creation_timestamp: Option<()>,
+}
+
+/// What every shape comes to.
+#[derive(Debug)]
+pub(super) struct Manifest {
+    pub(super) name: InstanceName,
+    pub(super) labels: Labels,
+    pub(super) annotations: Labels,
+    pub(super) spec: InstanceSpec,
+    /// Fields outside of the model.
+    pub(super) unknown: Vec<FieldError>,
+}
+
+/// Reads a create's body; `tree` is the same body, already parsed.
+///
+/// # Errors
+/// `invalid-argument` with what is ill-typed or missing.
+pub(super) fn parse(bytes: &[u8], tree: &Value, tenant: &TenantId) -> Result<Manifest, Rejection> {
+    let text = |key: &str| tree.get(key).map(|v| v.as_str().unwrap_or(""));
+    match (text("apiVersion"), text("kind")) {
+        (None, None) => short(bytes, tree),
+        (Some("meridian.dev/v1"), Some("Instance")) | (Some("v1"), Some("Pod")) => resource(bytes, tree, tenant),
+        (version, kind) => {
+            let found = format!("{} {}", version.unwrap_or("(no apiVersion)"), kind.unwrap_or("(no kind)"));
+            let mut wrong = fault("/kind", "unsupported-kind", format!("cannot create {found}"));
+            wrong.hint = Some("send apiVersion meridian.dev/v1 with kind Instance, v1 with Pod, or neither".to_owned());
+            Err(refuse(vec![wrong]))
+        }
+    }
+}
+
+fn short(bytes: &[u8], tree: &Value) -> Result<Manifest, Rejection> {
+    let Typed { value, unknown } = parse_typed::<Short>(bytes)?;
+    let Short { name, labels, annotations, spec } = value;
+    let name = required(name, "/name", tree.get("generateName").is_some(), &unknown)?;
+    Ok(Manifest { name, labels, annotations, spec, unknown })
+}
+
+fn resource(bytes: &[u8], tree: &Value, tenant: &TenantId) -> Result<Manifest, Rejection> {
+    let Typed { value, mut unknown } = parse_typed::<Resource>(bytes)?;
+    let Metadata { name, namespace, labels, annotations, .. } = value.metadata;
+    if let Some(other) = namespace.filter(|n| n != tenant.as_str()) {
+        let detail = format!("the namespace is {other:?}; leave it out or use the tenant {tenant}");
+        unknown.push(fault("/metadata/namespace", "invalid", detail));
+    }
+    let generate = tree.pointer("/metadata/generateName").is_some();
+    let name = required(name, "/metadata/name", generate, &unknown)?;
+    if unknown.iter().any(|f| f.code != "unknown-field") {
+        return Err(refuse(unknown));
+    }
+    Ok(Manifest { name, labels, annotations, spec: value.spec, unknown })
+}
+
+/// The name, or what to do without one; faults found so far are reported with it.
+fn required(
+    name: Option<InstanceName>,
+    pointer: &str,
+    generate: bool,
+    found: &[FieldError],
+) -> Result<InstanceName, Rejection> {
+    name.ok_or_else(|| {
+        let mut missing = fault(pointer, "required", "the instance needs a name");
+        if generate {
+            missing.hint = Some("generateName is not supported: choose the name, so that a retry means the same".to_owned());
+        }
+        let mut faults = found.to_vec();
+        faults.push(missing);
+        refuse(faults)
+    })
+}

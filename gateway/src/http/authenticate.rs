@@ -1,0 +1,272 @@
+//! API keys: who is calling, taken from the credential and from nothing else.
+//!
+//! A key is `mrd_<env>_<id>_<secret><crc>`: the secret is 256 random bits in base 32, the crc (CRC-32 of all that
+//! stands before it) catches typing errors without a look-up. Only the SHA-256 of the secret's text is stored. An
+//! unknown id costs the same hash and compare as a known one.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+};
+
+use http::{HeaderMap, header::AUTHORIZATION};
+use meridian_model::error::ErrorCode;
+use secrecy::SecretString;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use tower::{Layer, Service};
+
+use super::{Exchange, LayerFuture, Reply, rate_limit::TenantLimits};
+use crate::{
+    clock::{Clock, Entropy},
+    config::Tenant,
+    dialects::Class,
+    operation::Caller,
+    refusal::Rejection,
+};
+
+/// Length of the secret's text: 256 bits in base 32.
+const SECRET_LEN: usize = 52;
+/// Length of the crc's text: 32 bits in base 32.
+const CRC_LEN: usize = 7;
+/// Longest key we look at.
+const KEY_LEN_MAX: usize = 200;
+const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+/// Who is calling, with what is counted for its tenant.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Tenant and principal.
+    pub caller: Arc<Caller>,
+    /// The tenant's rate limits.
+    pub limits: Arc<TenantLimits>,
+}
+
+/// A new API key.
+pub struct MintedKey {
+    /// The whole key, shown once.
+    pub key: SecretString,
+    /// SHA-256 of its secret, for the configuration.
+    pub sha256: [u8; 32],
+}
+
+impl fmt::Debug for MintedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MintedKey")
+    }
+}
+
+impl MintedKey {
+    /// The hash in hexadecimal, as the configuration wants it.
+    #[must_use]
+    pub fn sha256_hex(&self) -> String {
+        self.sha256.iter().map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+/// Makes an API key from 256 bits of `entropy`. `env` and `id` are lower-case letters, digits or `-`.
+#[must_use]
+pub fn mint(env: &str, id: &str, entropy: &Entropy) -> MintedKey {
+    // A version-4 UUID has 122 random bits, so three of them are hashed into the 256 of the secret.
+    let mut seed = Sha256::new();
+    for _ in 0..3 {
+        seed.update(entropy.next().to_be_bytes());
+    }
+    let secret = base32(&seed.finalize());
+    let body = format!("mrd_{env}_{id}_{secret}");
+    let crc = base32(&crc32fast::hash(body.as_bytes()).to_be_bytes());
+    MintedKey { key: SecretString::from(format!("{body}{crc}")), sha256: Sha256::digest(secret.as_bytes()).into() }
+}
+
+/// Base 32 of RFC 4648 in lower case, without padding.
+fn base32(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len().div_ceil(5) * 8);
+    let (mut buffer, mut bits) = (0_u32, 0_u32);
+    let mut push = |index: u32| {
+        let letter = usize::try_from(index & 31).ok().and_then(|i| ALPHABET.get(i)).copied().unwrap_or(b'a');
+        text.push(char::from(letter));
+    };
+    for byte in bytes {
+        buffer = (buffer << 8) | u32::from(*byte);
+        bits += 8;
+        while bits >= 5 {
+            bits -= 5;
+            push(buffer >> bits);
+        }
+    }
+    if bits > 0 {
+        push(buffer << (5 - bits));
+    }
+    text
+}
+
+/// The parts of a well-formed key.
+struct Presented<'k> {
+    id: &'k str,
+    secret: &'k str,
+}
+
+fn parse(key: &str) -> Option<Presented<'_>> {
+    if key.len() > KEY_LEN_MAX || !key.is_ascii() {
+        return None;
+    }
+    let (body, crc) = key.split_at_checked(key.len().checked_sub(CRC_LEN)?)?;
+    if base32(&crc32fast::hash(body.as_bytes()).to_be_bytes()) != crc {
+        return None;
+    }
+    let mut parts = body.strip_prefix("mrd_")?.splitn(3, '_');
+    let (_env, id, secret) = (parts.next()?, parts.next()?, parts.next()?);
+    (secret.len() == SECRET_LEN).then_some(Presented { id, secret })
+}
+
+/// All API keys, immutable.
+pub struct KeyRing {
+    keys: HashMap<String, ([u8; 32], Identity)>,
+    nobody: [u8; 32],
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyRing({} keys)", self.keys.len())
+    }
+}
+
+impl KeyRing {
+    /// The keys of the configured tenants; all keys of a tenant share its limits.
+    #[must_use]
+    pub fn new(tenants: &[Tenant], clock: &Clock) -> Arc<Self> {
+        let mut keys = HashMap::new();
+        for tenant in tenants {
+            let limits = Arc::new(TenantLimits::new(&tenant.rate, clock.now()));
+            for key in &tenant.keys {
+                let caller = Caller { tenant: tenant.name.clone(), principal: format!("key:{}", key.id) };
+                let identity = Identity { caller: Arc::new(caller), limits: Arc::clone(&limits) };
+                keys.insert(key.id.clone(), (key.sha256, identity));
+            }
+        }
+        Arc::new(Self { keys, nobody: [0; 32] })
+    }
+
+    /// The owner of a key, if it is one of ours.
+    #[must_use]
+    pub fn identify(&self, key: &str) -> Option<&Identity> {
+        let presented = parse(key)?;
+        let known = self.keys.get(presented.id);
+        let hash: [u8; 32] = Sha256::digest(presented.secret.as_bytes()).into();
+        let expected = known.map_or(&self.nobody, |(hash, _)| hash);
+        let same = bool::from(hash.ct_eq(expected));
+        known.filter(|_| same).map(|(_, identity)| identity)
+    }
+}
+
+/// Makes [`Authenticate`].
+#[derive(Debug, Clone)]
+pub struct AuthenticateLayer {
+    keys: Arc<KeyRing>,
+}
+
+impl AuthenticateLayer {
+    /// A layer that knows these keys.
+    #[must_use]
+    pub fn new(keys: Arc<KeyRing>) -> Self {
+        Self { keys }
+    }
+
+    fn identity(&self, headers: &HeaderMap) -> Result<Identity, Rejection> {
+        let refused = |detail: &str| Rejection::new(ErrorCode::Unauthenticated, detail);
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let value = values.next().ok_or_else(|| refused("no Authorization header"))?;
+        if values.next().is_some() {
+            return Err(refused("more than one Authorization header"));
+        }
+        let (scheme, key) = value
+            .to_str()
+            .ok()
+            .and_then(|text| text.split_once(' '))
+            .ok_or_else(|| refused("the Authorization header is not of the form 'Bearer KEY'"))?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(refused("the Authorization scheme is not Bearer"));
+        }
+        // One text for every wrong key: which part is wrong is nobody's business.
+        self.keys.identify(key.trim()).cloned().ok_or_else(|| refused("the API key is not valid"))
+    }
+}
+
+impl<S> Layer<S> for AuthenticateLayer {
+    type Service = Authenticate<S>;
+
+    fn layer(&self, inner: S) -> Authenticate<S> {
+        Authenticate { inner, layer: self.clone() }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Authenticate<S> {
+    inner: S,
+    layer: AuthenticateLayer,
+}
+
+impl<S> Service<Exchange> for Authenticate<S>
+where
+    S: Service<Exchange, Response = Reply, Error = Rejection, Future = LayerFuture>,
+{
+    type Response = Reply;
+    type Error = Rejection;
+    type Future = LayerFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Rejection>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut exchange: Exchange) -> LayerFuture {
+        if exchange.meta.route.class != Class::Public {
+            match self.layer.identity(exchange.request.headers()) {
+                Ok(identity) => {
+                    tracing::Span::current().record("meridian.tenant.id", identity.caller.tenant.as_str());
+                    exchange.meta.identity = Some(identity);
+                }
+                Err(refused) => return Box::pin(std::future::ready(Err(refused))),
+            }
+        }
+        self.inner.call(exchange)
+    }
+}
+
+/// Locks without the poison: the guarded values are plain numbers that are never half-written.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+
+    #[test]
+    fn base32_follows_rfc_4648() {
+        for (bytes, text) in [("", ""), ("f", "my"), ("fo", "mzxq"), ("foo", "mzxw6"), ("foobar", "mzxw6ytboi")] {
+            assert_eq!(base32(bytes.as_bytes()), text);
+        }
+    }
+
+    #[test]
+    fn a_minted_key_is_read_back_and_a_typing_error_is_not() {
+        let minted = mint("test", "k-1", &Entropy::from_fn(|| 7));
+        let key = minted.key.expose_secret();
+        let parts = parse(key).unwrap();
+        assert_eq!(parts.id, "k-1");
+        assert_eq!(<[u8; 32]>::from(Sha256::digest(parts.secret)), minted.sha256);
+        for at in 0..key.len() {
+            let mut wrong = key.as_bytes().to_vec();
+            wrong[at] = if wrong[at] == b'x' { b'y' } else { b'x' };
+            assert!(parse(std::str::from_utf8(&wrong).unwrap()).is_none(), "position {at}");
+        }
+        for bad in ["", "mrd_", "mrd_a_b_c", &"x".repeat(500), "ü"] {
+            assert!(parse(bad).is_none(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Token buckets per tenant, before the body is read.
+//!
+//! The arithmetic is `meridian_policies::rate`; here is only its state. A tenant has two named limits: `tenant` for
+//! every request and `create` for creates. The headers of draft-ietf-httpapi-ratelimit-headers-11 are on every
+//! response of an authenticated request and speak of the limit that is closer to exhaustion.
+
+use std::{
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::HeaderValue;
+use meridian_model::{error::ErrorCode, error::Problem, time::Time};
+use meridian_policies::rate::{Bucket, Limit, Take};
+use tower::{Layer, Service};
+
+use super::{Exchange, LayerFuture, Reply, authenticate::lock};
+use crate::{
+    clock::{Clock, Entropy},
+    config::Rate,
+    dialects::Class,
+    refusal::{LimitHeaders, Rejection},
+    telemetry::{LimitLabels, Metrics},
+};
+
+/// Window of both limits.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Name of the limit on all requests.
+pub const TENANT_LIMIT: &str = "tenant";
+/// Name of the limit on creates.
+pub const CREATE_LIMIT: &str = "create";
+/// A refused caller is asked to stay away for up to this part longer than needed, so that a crowd spreads.
+const JITTER_DIVISOR: u32 = 5;
+
+/// The buckets of one tenant.
+#[derive(Debug)]
+pub struct TenantLimits {
+    buckets: Mutex<Buckets>,
+    policy: HeaderValue,
+}
+
+#[derive(Debug)]
+struct Buckets {
+    tenant: Bucket,
+    create: Bucket,
+}
+
+/// What one look at the buckets gave.
+struct Verdict {
+    headers: LimitHeaders,
+    refused: Option<(&'static str, Duration)>,
+}
+
+fn limit(quota: u32, burst: u32) -> Limit {
+    Limit::new(quota.max(1), WINDOW, burst.max(1)).expect("invariant: quota and burst are at least 1, the window is 60 s")
+}
+
+impl TenantLimits {
+    /// Full buckets.
+    #[must_use]
+    pub fn new(rate: &Rate, now: Time) -> Self {
+        let tenant = limit(rate.requests_per_minute, rate.burst);
+        let create = limit(rate.creates_per_minute, rate.create_burst);
+        let seconds = WINDOW.as_secs();
+        let policy = format!(
+            "\"{TENANT_LIMIT}\";q={};w={seconds}, \"{CREATE_LIMIT}\";q={};w={seconds}",
+            tenant.quota(),
+            create.quota()
+        );
+        let policy = HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("\"tenant\""));
+        let buckets = Buckets { tenant: Bucket::new(tenant, now), create: Bucket::new(create, now) };
+        Self { buckets: Mutex::new(buckets), policy }
+    }
+
+    fn take(&self, create: bool, now: Time) -> Verdict {
+        let mut guard = lock(&self.buckets);
+        let buckets = &mut *guard;
+        let tenant = buckets.tenant.take(1, now);
+        if !create || !matches!(tenant, Take::Taken { .. }) {
+            return self.verdict(TENANT_LIMIT, tenant);
+        }
+        match buckets.create.take(1, now) {
+            created @ Take::Taken { remaining, .. } => {
+                if remaining <= buckets.tenant.remaining() {
+                    self.verdict(CREATE_LIMIT, created)
+                } else {
+                    self.verdict(TENANT_LIMIT, tenant)
+                }
+            }
+            refused @ (Take::Refused { .. } | Take::TooLarge) => {
+                // The request is not served, so it does not count against the other limit.
+                buckets.tenant.refund(1);
+                self.verdict(CREATE_LIMIT, refused)
+            }
+        }
+    }
+
+    fn verdict(&self, name: &'static str, take: Take) -> Verdict {
+        let (remaining, after, refused) = match take {
+            Take::Taken { remaining, reset_after } => (remaining, reset_after, None),
+            Take::Refused { remaining, retry_after } => (remaining, retry_after, Some((name, retry_after))),
+            // A cost of 1 never exceeds a burst of at least 1; answered as a full window rather than believed.
+            Take::TooLarge => (0, WINDOW, Some((name, WINDOW))),
+        };
+        let state = format!("\"{name}\";r={remaining};t={}", ceil_seconds(after));
+        let state = HeaderValue::from_str(&state).unwrap_or(HeaderValue::from_static("\"tenant\";r=0"));
+        Verdict { headers: LimitHeaders { policy: self.policy.clone(), state }, refused }
+    }
+}
+
+fn ceil_seconds(d: Duration) -> u32 {
+    u32::try_from(d.as_millis().div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
+/// Makes [`RateLimit`].
+#[derive(Debug, Clone)]
+pub struct RateLimitLayer {
+    clock: Clock,
+    entropy: Entropy,
+    metrics: Arc<Metrics>,
+}
+
+impl RateLimitLayer {
+    /// A layer; the limits come with the caller's identity.
+    #[must_use]
+    pub fn new(clock: Clock, entropy: Entropy, metrics: Arc<Metrics>) -> Self {
+        Self { clock, entropy, metrics }
+    }
+
+    fn refuse(&self, limit: &'static str, retry_after: Duration, headers: LimitHeaders) -> Rejection {
+        self.metrics.rate_limited.get_or_create(&LimitLabels { limit }).inc();
+        let seconds = ceil_seconds(retry_after).max(1);
+        let spread = u128::from(seconds.div_ceil(JITTER_DIVISOR)) + 1;
+        let jitter = u32::try_from(self.entropy.next() % spread).unwrap_or(0);
+        let detail = format!("the limit \"{limit}\" of the tenant is exhausted");
+        let problem = Problem::new(ErrorCode::RateLimited, detail).with_retry_after(seconds.saturating_add(jitter));
+        let mut rejection = Rejection::from(problem);
+        rejection.violated_policy = Some(limit);
+        rejection.limits = Some(headers);
+        rejection
+    }
+}
+
+impl<S> Layer<S> for RateLimitLayer {
+    type Service = RateLimit<S>;
+
+    fn layer(&self, inner: S) -> RateLimit<S> {
+        RateLimit { inner, layer: self.clone() }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct RateLimit<S> {
+    inner: S,
+    layer: RateLimitLayer,
+}
+
+impl<S> Service<Exchange> for RateLimit<S>
+where
+    S: Service<Exchange, Response = Reply, Error = Rejection, Future = LayerFuture>,
+{
+    type Response = Reply;
+    type Error = Rejection;
+    type Future = LayerFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Rejection>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, exchange: Exchange) -> LayerFuture {
+        let Some(identity) = &exchange.meta.identity else { return self.inner.call(exchange) };
+        let create = exchange.meta.route.class == Class::Create;
+        let Verdict { headers, refused } = identity.limits.take(create, self.layer.clock.now());
+        if let Some((limit, retry_after)) = refused {
+            let refused = self.layer.refuse(limit, retry_after, headers);
+            return Box::pin(std::future::ready(Err(refused)));
+        }
+        let inner = self.inner.call(exchange);
+        Box::pin(async move {
+            match inner.await {
+                Ok(mut reply) => {
+                    super::rescue::add_limits(&mut reply, headers);
+                    Ok(reply)
+                }
+                Err(mut rejection) => {
+                    rejection.limits = Some(headers);
+                    Err(rejection)
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,720 @@
+//! The driver: owns operations from their claim to their end, one task each.
+//!
+//! A task walks its record with [`machine::next`], does what that says, and writes each result through the
+//! ledger before it acts on it. It lives in the driver, never in a request's future: a client that goes away or
+//! a deadline that passes ends the waiting, not the work. After a restart [`Driver::recover`] begins the same
+//! walk at whatever records are not finished.
+//!
+//! A task stops early only when the ledger says that somebody else owns its record, or when the process drains;
+//! in both cases the record says where to go on.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use meridian_adapters::{AdapterError, CreateCall};
+use meridian_ledger::{Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver};
+use meridian_model::{
+    error::{Effect, ErrorCode, FaultKind, Problem},
+    ids::{CloudId, OperationId, TenantId},
+    instance::Labels,
+    operation::{Attempt, AttemptFault, AttemptState, OperationRecord, RankedCandidate},
+    status::{EventClass, ObservedPhase},
+    time::Time,
+};
+use meridian_policies::health::{Outcome, ShapeClass};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    identity::Deployment,
+    machine::{self, Limits, LookUp, Names, Next},
+};
+use crate::{
+    clock::{Clock, Entropy},
+    planner::Planner,
+    regions::Backend,
+    status::{
+        fleet::Fleet,
+        poll::{Ended, Poller, Pollers, Watched},
+    },
+};
+
+/// Operations driven at once; beyond it new creates are refused as overloaded. Each costs a task and a record,
+/// about 20 KiB.
+pub const OPERATIONS_MAX: usize = 10_000;
+
+/// Longest time between the start of the arming ledger step and the first byte of the request (RELIABILITY 2.3).
+const ARM_VALID: Duration = Duration::from_secs(2);
+
+/// A token is not resent after this: nobody says how long a vendor remembers it (vendor-api 4.1).
+const RESEND_WITHIN: Duration = Duration::from_secs(30 * 60);
+
+/// First and longest wait between two tries of the same step, doubled from one to the other.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
+
+/// First and longest wait between two readings of the events of an instance that is not placed yet.
+const EVENTS_BACKOFF: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(8));
+
+/// Ledger writes that meet a record changed by somebody else; each such change is a removal, of which there is one.
+const REWRITES_MAX: usize = 8;
+
+/// Records per page of the walk at start-up.
+const RECOVERY_PAGE: usize = 500;
+
+/// Settings of the driver.
+#[derive(Debug, Clone, Copy)]
+pub struct DriverSettings {
+    /// Defaults of an operation.
+    pub limits: Limits,
+    /// How long a record may be left alone before somebody else may take it over.
+    pub lease: Duration,
+}
+
+type Key = (TenantId, OperationId);
+
+/// An operation under way in this process.
+#[derive(Debug, Clone)]
+struct Running {
+    wake: Arc<Notify>,
+    updates: watch::Sender<Arc<OperationRecord>>,
+}
+
+/// Owns the operations of this process.
+#[derive(Debug, Clone)]
+pub struct Driver(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    parts: Parts,
+    owner: String,
+    running: Mutex<HashMap<Key, Running>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What the driver works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Durable records.
+    pub ledger: Arc<dyn Ledger>,
+    /// What reads see.
+    pub fleet: Arc<Fleet>,
+    /// Backends and their pollers.
+    pub pollers: Pollers,
+    /// Chooses candidates and resolves profiles.
+    pub planner: Arc<Planner>,
+    /// Names instances.
+    pub deployment: Deployment,
+    /// Wall clock.
+    pub clock: Clock,
+    /// Randomness.
+    pub entropy: Entropy,
+    /// Settings.
+    pub settings: DriverSettings,
+}
+
+/// Why a task ends before its operation does.
+#[derive(Debug)]
+enum Stop {
+    /// Another process owns the record.
+    Fenced,
+    /// This process ends.
+    Draining,
+    /// The record is gone from the ledger.
+    Missing,
+}
+
+type Driven = Result<Box<OperationRecord>, Stop>;
+
+impl Driver {
+    /// A driver that owns nothing yet.
+    #[must_use]
+    pub fn new(parts: Parts, stop: CancellationToken) -> Self {
+        let owner = format!("{:032x}", parts.entropy.next());
+        Self(Arc::new(Inner { parts, owner, running: Mutex::default(), tasks: TaskTracker::new(), stop }))
+    }
+
+    /// The random part of this process' fences.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        &self.0.owner
+    }
+
+    /// When a record claimed or taken over now may be taken over by somebody else.
+    #[must_use]
+    pub fn lease_until(&self, now: Time) -> Time {
+        now + self.0.parts.settings.lease
+    }
+
+    /// Whether one more operation may be begun.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.0.running().len() < OPERATIONS_MAX
+    }
+
+    /// Whether any operation is under way.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.0.running().is_empty()
+    }
+
+    /// Drives a record this process owns; returns where its changes can be followed.
+    pub fn start(&self, record: Box<OperationRecord>) -> watch::Receiver<Arc<OperationRecord>> {
+        let key = (record.tenant.clone(), record.op_id.clone());
+        let mut running = self.0.running();
+        if let Some(already) = running.get(&key) {
+            already.wake.notify_one();
+            return already.updates.subscribe();
+        }
+        let entry = Running { wake: Arc::new(Notify::new()), updates: watch::Sender::new(Arc::new((*record).clone())) };
+        let receiver = entry.updates.subscribe();
+        running.insert(key.clone(), entry.clone());
+        drop(running);
+        let inner = Arc::clone(&self.0);
+        self.0.tasks.spawn(async move {
+            let span = tracing::info_span!("operation", meridian.tenant.id = %key.0, meridian.operation.id = %key.1);
+            let task =
+                tracing::Instrument::instrument(Task { inner: Arc::clone(&inner), running: entry }.drive(record), span);
+            task.await;
+            inner.running().remove(&key);
+        });
+        receiver
+    }
+
+    /// Where the changes of an operation under way in this process can be followed.
+    #[must_use]
+    pub fn follow(&self, tenant: &TenantId, op: &OperationId) -> Option<watch::Receiver<Arc<OperationRecord>>> {
+        self.0.running().get(&(tenant.clone(), op.clone())).map(|r| r.updates.subscribe())
+    }
+
+    /// Takes over every record that is not finished, and fills the fleet with all others.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub async fn recover(&self) -> Result<usize, LedgerError> {
+        let parts = &self.0.parts;
+        let (mut from, mut taken) = (None, 0);
+        loop {
+            let page = parts.ledger.records(from, RECOVERY_PAGE).await?;
+            for record in page.records {
+                let unfinished = machine::next(&record) != Next::Done;
+                parts.fleet.put(Arc::new(record.clone()));
+                if unfinished && self.adopt(&record.tenant, &record.op_id).await?.is_some() {
+                    taken += 1;
+                }
+            }
+            match page.next {
+                Some(next) => from = Some(next),
+                None => return Ok(taken),
+            }
+        }
+    }
+
+    /// Makes this process the owner of a record and drives it.
+    ///
+    /// # Errors
+    /// The ledger cannot be written.
+    pub async fn adopt(
+        &self,
+        tenant: &TenantId,
+        op_id: &OperationId,
+    ) -> Result<Option<watch::Receiver<Arc<OperationRecord>>>, LedgerError> {
+        if let Some(following) = self.follow(tenant, op_id) {
+            if let Some(running) = self.0.running().get(&(tenant.clone(), op_id.clone())) {
+                running.wake.notify_one();
+            }
+            return Ok(Some(following));
+        }
+        let now = self.0.parts.clock.now();
+        let wish = TakeOver {
+            tenant: tenant.clone(),
+            op_id: op_id.clone(),
+            owner: self.0.owner.clone(),
+            now,
+            lease_until: self.lease_until(now),
+            // The embedded ledger's file lock proves that no other process is alive.
+            force: true,
+        };
+        Ok(match self.0.parts.ledger.take_over(wish).await? {
+            TakenOver::Taken(record) => Some(self.start(record)),
+            TakenOver::Leased(_) | TakenOver::Missing => None,
+        })
+    }
+
+    /// Ends the charges of instances that ended by themselves.
+    pub async fn settle_ended(self, mut ended: mpsc::Receiver<Ended>) {
+        loop {
+            let next = tokio::select! {
+                () = self.0.stop.cancelled() => return,
+                next = ended.recv() => next,
+            };
+            let Some(Ended { record, observed }) = next else { return };
+            let wish = self.0.parts.ledger.operation(&record.tenant, &record.op_id).await;
+            let Ok(Some(current)) = wish else { continue };
+            let Some(next) = machine::ended(*current, &observed, self.0.parts.clock.now()) else { continue };
+            if let Ok(Stepped::Written(written)) = self.0.parts.ledger.step(Step { next: Box::new(next) }).await {
+                self.0.parts.fleet.put(Arc::new(*written));
+            }
+        }
+    }
+
+    /// Waits until every task has come to a point where its record says how to go on.
+    pub async fn drain(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+impl Inner {
+    fn running(&self) -> MutexGuard<'_, HashMap<Key, Running>> {
+        // A poisoned lock means a panic between two complete states; the map is whole.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One operation's walk.
+struct Task {
+    inner: Arc<Inner>,
+    running: Running,
+}
+
+impl Task {
+    fn parts(&self) -> &Parts {
+        &self.inner.parts
+    }
+
+    fn now(&self) -> Time {
+        self.parts().clock.now()
+    }
+
+    async fn drive(self, mut record: Box<OperationRecord>) {
+        let mut backoff = Backoff::new(BACKOFF);
+        loop {
+            self.publish(&record);
+            if self.inner.stop.is_cancelled() {
+                return;
+            }
+            let before = (record.attempts.len(), record.attempts.last().map(|a| a.state));
+            let driven = match machine::next(&record) {
+                Next::Done => return,
+                Next::Plan => self.plan(record).await,
+                Next::Arm(candidate) => self.attempt(record, &candidate).await,
+                Next::GiveUp(problem) => {
+                    self.write(record, |r, now| Some(machine::failed(r, (*problem).clone(), now))).await
+                }
+                Next::Doubt => self.write(record, |r, now| Some(machine::doubted(r, now))).await,
+                Next::Resolve => self.resolve(record, &mut backoff).await,
+                Next::Watch { until } => self.watch(record, until).await,
+                Next::Remove => self.remove(record, &mut backoff).await,
+                Next::Cancel => self.write(record, |r, now| Some(machine::cancelled(r, now))).await,
+            };
+            match driven {
+                Ok(next) => {
+                    if before != (next.attempts.len(), next.attempts.last().map(|a| a.state)) {
+                        backoff = Backoff::new(BACKOFF);
+                    }
+                    record = next;
+                }
+                Err(Stop::Draining) => return,
+                Err(why @ (Stop::Fenced | Stop::Missing)) => {
+                    tracing::warn!(?why, "the record has another owner; this process stops driving it");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Shows the record to readers before anybody who waits for it is told.
+    fn publish(&self, record: &OperationRecord) {
+        let record = Arc::new(record.clone());
+        self.parts().fleet.put(Arc::clone(&record));
+        self.running.updates.send_replace(record);
+    }
+
+    /// Writes what `change` makes of the record; if somebody changed it meanwhile, of the changed one. A ledger
+    /// that cannot be reached is tried again until this process ends: the effect at the vendor is not undone.
+    async fn write(
+        &self,
+        record: Box<OperationRecord>,
+        change: impl Fn(OperationRecord, Time) -> Option<OperationRecord> + Send,
+    ) -> Driven {
+        match self.try_write(record, change).await? {
+            Ok(record) => Ok(record),
+            // Only arming charges more, and it handles the refusal itself.
+            Err((record, _)) => Ok(record),
+        }
+    }
+
+    async fn try_write(
+        &self,
+        mut record: Box<OperationRecord>,
+        change: impl Fn(OperationRecord, Time) -> Option<OperationRecord> + Send,
+    ) -> Result<Result<Box<OperationRecord>, (Box<OperationRecord>, meridian_model::error::QuotaShortage)>, Stop> {
+        let mut backoff = Backoff::new(BACKOFF);
+        let mut rewrites = 0;
+        while rewrites < REWRITES_MAX {
+            let Some(next) = change((*record).clone(), self.now()) else { return Ok(Ok(record)) };
+            match self.parts().ledger.step(Step { next: Box::new(next) }).await {
+                Ok(Stepped::Written(written)) => return Ok(Ok(written)),
+                Ok(Stepped::Changed(current)) => {
+                    record = current;
+                    rewrites += 1;
+                }
+                Ok(Stepped::Fenced) => return Err(Stop::Fenced),
+                Ok(Stepped::QuotaExceeded(shortage)) => return Ok(Err((record, shortage))),
+                Err(error) => {
+                    tracing::error!(%error, "the ledger did not take a step; it is tried again");
+                    self.pause(backoff.next()).await?;
+                }
+            }
+        }
+        Ok(Ok(record))
+    }
+
+    /// Waits; a wake-up ends the wait early, the end of the process ends the task.
+    async fn pause(&self, wait: Duration) -> Result<(), Stop> {
+        tokio::select! {
+            () = self.inner.stop.cancelled() => Err(Stop::Draining),
+            () = self.running.wake.notified() => Ok(()),
+            () = tokio::time::sleep(wait) => Ok(()),
+        }
+    }
+
+    /// The record as the ledger has it now.
+    async fn reload(&self, record: Box<OperationRecord>) -> Driven {
+        match self.parts().ledger.operation(&record.tenant, &record.op_id).await {
+            Ok(Some(current)) if current.fence == record.fence => Ok(current),
+            Ok(Some(_)) => Err(Stop::Fenced),
+            Ok(None) => Err(Stop::Missing),
+            Err(error) => {
+                tracing::error!(%error, "the ledger could not be read");
+                Ok(record)
+            }
+        }
+    }
+
+    async fn plan(&self, record: Box<OperationRecord>) -> Driven {
+        let planned = self.parts().planner.plan(&record.tenant, &record.spec, seed(&record.op_id), self.now());
+        let problem = planned.problem;
+        let decision = planned.decision;
+        self.write(record, move |r, now| {
+            let planned = machine::planned(r, decision.clone(), now);
+            Some(match &problem {
+                Some(problem) if planned.removal.is_none() => machine::failed(planned, problem.clone(), now),
+                _ => planned,
+            })
+        })
+        .await
+    }
+
+    /// Opens an attempt and sends its create.
+    async fn attempt(&self, record: Box<OperationRecord>, candidate: &RankedCandidate) -> Driven {
+        let Ok(poller) = self.parts().pollers.of(&candidate.backend) else {
+            let problem = Problem::new(
+                ErrorCode::RegionUnavailable,
+                format!("backend {} is not configured any more", candidate.backend),
+            );
+            return self.write(record, |r, now| Some(machine::failed(r, problem.clone(), now))).await;
+        };
+        // The turn comes first: what is journalled must leave at once.
+        if poller.backend().pace.turn("create").await.is_err() {
+            self.pause(BACKOFF.1).await?;
+            return self.reload(record).await;
+        }
+        poller.backend().market.trying(
+            &candidate.zone,
+            &ShapeClass { shape: candidate.shape.clone(), capacity: record.spec.capacity.kind },
+            self.now(),
+        );
+        let arming = Instant::now();
+        let armed = match self.arm(record, candidate).await? {
+            Ok(armed) => armed,
+            Err(refused) => return Ok(refused),
+        };
+        let Some(attempt) = armed.open_attempt().filter(|a| a.state == AttemptState::Open).cloned() else {
+            return Ok(armed);
+        };
+        if arming.elapsed() >= ARM_VALID {
+            let why = fault("meridian.arm-expired", "the ledger took too long; nothing was sent");
+            return self.write(armed, |r, now| Some(machine::never_sent(r, why.clone(), now))).await;
+        }
+        self.publish(&armed);
+        let result = self.create(poller.backend(), &armed, &attempt, attempt.armed_at).await;
+        self.learn(poller.backend(), &armed, &attempt, result.as_ref().err());
+        self.write(armed, |r, now| Some(machine::sent(r, &result, now))).await
+    }
+
+    /// Journals the attempt and charges the quota in one durable step. The error is the record without an
+    /// attempt, because a removal came first or the quota does not hold it.
+    async fn arm(
+        &self,
+        record: Box<OperationRecord>,
+        candidate: &RankedCandidate,
+    ) -> Result<Result<Box<OperationRecord>, Box<OperationRecord>>, Stop> {
+        let n = machine::next_number(&record);
+        let names = Deployment::client_token(&record.op_id, n, &candidate.backend, record.epoch).and_then(|token| {
+            Ok(Names {
+                token,
+                name: self.parts().deployment.cloud_name(&record.tenant, &record.op_id, n, record.epoch)?,
+            })
+        });
+        let names = match names {
+            Ok(names) => names,
+            Err(error) => {
+                let problem = Problem::new(ErrorCode::Internal, format!("attempt {n} cannot be named: {error}"));
+                return self.write(record, |r, now| Some(machine::failed(r, problem.clone(), now))).await.map(Err);
+            }
+        };
+        let charge = if record.attempts.is_empty() { self.parts().planner.charge(&record) } else { record.charge };
+        let limits = self.parts().settings.limits;
+        let before = record.attempts.len();
+        match self.try_write(record, |r, now| machine::arm(r, candidate, names.clone(), (charge, limits), now)).await? {
+            Ok(armed) if armed.attempts.len() > before => Ok(Ok(armed)),
+            Ok(changed) => Ok(Err(changed)),
+            Err((record, shortage)) => {
+                let detail = format!(
+                    "the tenant's {} quota of {} has {} in use; {} more were asked for",
+                    shortage.dimension, shortage.limit, shortage.used, shortage.requested
+                );
+                let problem = Problem { quota: Some(shortage), ..Problem::new(ErrorCode::QuotaExceeded, detail) };
+                self.write(record, |r, now| Some(machine::failed(r, problem.clone(), now))).await.map(Err)
+            }
+        }
+    }
+
+    async fn create(
+        &self,
+        backend: &Backend,
+        record: &OperationRecord,
+        attempt: &Attempt,
+        signed_at: Time,
+    ) -> Result<CloudId, AdapterError> {
+        let spec = self.parts().planner.resolve(backend, &record.spec)?;
+        let call = CreateCall {
+            name: attempt.name.clone(),
+            token: attempt.token.clone(),
+            spec: Arc::new(spec),
+            zone: attempt.zone.clone(),
+            shape: attempt.shape.clone(),
+            marks: marks(record),
+        };
+        backend.create(call, signed_at).await
+    }
+
+    /// Feeds the outcome of a create into the memory of stock and faults.
+    fn learn(&self, backend: &Backend, record: &OperationRecord, attempt: &Attempt, error: Option<&AdapterError>) {
+        let now = self.now();
+        let outcome = error.map_or(Outcome::Answered, |e| Outcome::of(e.kind));
+        backend.market.zone_outcome(&attempt.zone, outcome, now);
+        if error.is_some_and(|e| e.kind == FaultKind::NoCapacity) {
+            backend.market.no_stock(&attempt.zone, class_of(record, attempt), now);
+        }
+    }
+
+    /// Finds out what became of an attempt in doubt.
+    async fn resolve(&self, record: Box<OperationRecord>, backoff: &mut Backoff) -> Driven {
+        let Some(attempt) = record.open_attempt().cloned() else { return Ok(record) };
+        let Ok(poller) = self.parts().pollers.of(&attempt.backend) else {
+            self.pause(BACKOFF.1).await?;
+            return self.reload(record).await;
+        };
+        let backend = poller.backend();
+        if let Ok(found) = backend.find(attempt.name.clone()).await {
+            let look =
+                LookUp { found: &found, proven: poller.silence_is_proof(), effect_bound: backend.effect_bound() };
+            let now = self.now();
+            if machine::looked_up((*record).clone(), &look, now).is_some() {
+                return self.write(record, |r, now| machine::looked_up(r, &look, now)).await;
+            }
+        }
+        let now = self.now();
+        let may_resend =
+            backend.honours_tokens() && record.removal.is_none() && now.since(attempt.started_at) < RESEND_WITHIN;
+        if may_resend && backoff.tries > 0 {
+            let record = self.write(record, |r, now| Some(machine::rearmed(r, now))).await?;
+            if let Some(attempt) = record.open_attempt().cloned()
+                && record.removal.is_none()
+            {
+                let result = self.create(backend, &record, &attempt, attempt.armed_at).await;
+                let next = self.write(record, |r, now| Some(machine::sent(r, &result, now))).await?;
+                self.pause(backoff.next()).await?;
+                return self.reload(next).await;
+            }
+            return Ok(record);
+        }
+        self.pause(backoff.next()).await?;
+        self.reload(record).await
+    }
+
+    /// Watches the instance until it runs, cannot be placed, or its time has passed.
+    async fn watch(&self, record: Box<OperationRecord>, until: Time) -> Driven {
+        let Some((attempt, id)) = record.open_attempt().and_then(|a| Some((a.clone(), a.cloud_id.clone()?))) else {
+            return self.write(record, |r, now| Some(machine::doubted(r, now))).await;
+        };
+        let Ok(poller) = self.parts().pollers.of(&attempt.backend) else {
+            self.pause(BACKOFF.1).await?;
+            return self.reload(record).await;
+        };
+        let mut sight = poller.watch(&id);
+        let deadline = Instant::now() + until.since(self.now());
+        let mut events = Backoff::new(EVENTS_BACKOFF);
+        let mut events_due = Instant::now() + events.next();
+        loop {
+            tokio::select! {
+                () = self.inner.stop.cancelled() => return Err(Stop::Draining),
+                () = self.running.wake.notified() => return self.reload(record).await,
+                () = tokio::time::sleep_until(deadline) => {
+                    poller.backend().market.no_stock(&attempt.zone, class_of(&record, &attempt), self.now());
+                    return self.write(record, machine::timed_out).await;
+                }
+                () = tokio::time::sleep_until(events_due) => {
+                    if let Some(next) = self.read_events(poller, &id, &record, &attempt).await? {
+                        return Ok(next);
+                    }
+                    events_due = Instant::now() + events.next();
+                }
+                changed = sight.changed() => {
+                    if changed.is_err() {
+                        // The poller ended with the process.
+                        return Err(Stop::Draining);
+                    }
+                    let Watched::Seen(seen) = sight.borrow_and_update().clone() else { continue };
+                    let observed = seen.observed;
+                    if observed.phase == ObservedPhase::Unplaceable {
+                        poller.backend().market.no_stock(&attempt.zone, class_of(&record, &attempt), self.now());
+                    } else if observed.phase.proves_capacity() {
+                        poller.backend().market.in_stock(&attempt.zone, &class_of(&record, &attempt));
+                    }
+                    if machine::sighted((*record).clone(), &observed, self.now()).is_some() {
+                        return self.write(record, |r, now| machine::sighted(r, &observed, now)).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads the events of an instance that does not run yet; the next record if they say that there is no stock.
+    async fn read_events(
+        &self,
+        poller: &Poller,
+        id: &CloudId,
+        record: &OperationRecord,
+        attempt: &Attempt,
+    ) -> Result<Option<Box<OperationRecord>>, Stop> {
+        let Ok(events) = poller.backend().events(id.clone()).await else { return Ok(None) };
+        let Some(event) = events.iter().find(|e| e.class == EventClass::NoCapacity) else { return Ok(None) };
+        poller.backend().market.no_stock(&attempt.zone, class_of(record, attempt), self.now());
+        self.write(Box::new(record.clone()), |r, now| Some(machine::out_of_stock(r, event, now))).await.map(Some)
+    }
+
+    /// Deletes the attempt's instance and proves that it is gone.
+    async fn remove(&self, record: Box<OperationRecord>, backoff: &mut Backoff) -> Driven {
+        let Some(attempt) = record.open_attempt().cloned() else { return Ok(record) };
+        let (Ok(poller), Some(id)) = (self.parts().pollers.of(&attempt.backend), attempt.cloud_id.clone()) else {
+            self.pause(BACKOFF.1).await?;
+            return self.reload(record).await;
+        };
+        let record = if matches!(attempt.state, AttemptState::Applied | AttemptState::Running) {
+            let record = self.write(record, |r, now| Some(machine::removing(r, now))).await?;
+            self.publish(&record);
+            record
+        } else {
+            record
+        };
+        match poller.backend().delete(id.clone()).await {
+            Ok(()) => {
+                if self.is_gone(poller, &id).await? {
+                    return self.write(record, |r, now| Some(machine::gone(r, now))).await;
+                }
+            }
+            Err(error) => tracing::debug!(%error, "delete failed; it is tried again"),
+        }
+        self.pause(backoff.next()).await?;
+        self.reload(record).await
+    }
+
+    /// Watches a deleted instance for a while; true when a complete answer does not show it.
+    async fn is_gone(&self, poller: &Poller, id: &CloudId) -> Result<bool, Stop> {
+        let asked = self.now();
+        let mut sight = poller.watch(id);
+        let watching = async {
+            loop {
+                match sight.borrow_and_update().clone() {
+                    // Asked before the delete was answered proves nothing.
+                    Watched::Missing(at) if at >= asked => return poller.silence_is_proof(),
+                    _ => {}
+                }
+                if sight.changed().await.is_err() {
+                    return false;
+                }
+            }
+        };
+        tokio::select! {
+            () = self.inner.stop.cancelled() => Err(Stop::Draining),
+            gone = tokio::time::timeout(BACKOFF.1, watching) => Ok(gone.unwrap_or(false)),
+        }
+    }
+}
+
+fn fault(code: &str, message: &str) -> AttemptFault {
+    AttemptFault {
+        kind: FaultKind::Temporary,
+        effect: Effect::NotApplied,
+        code: code.to_owned(),
+        message: message.to_owned(),
+        vendor_request_id: None,
+    }
+}
+
+/// The class of stock that an attempt draws on.
+fn class_of(record: &OperationRecord, attempt: &Attempt) -> ShapeClass {
+    ShapeClass { shape: attempt.shape.clone(), capacity: record.spec.capacity.kind }
+}
+
+/// What the instance carries to say whose it is: enough to rebuild a lost ledger, nothing that is secret.
+fn marks(record: &OperationRecord) -> Labels {
+    [
+        ("MERIDIAN_TENANT", record.tenant.as_str()),
+        ("MERIDIAN_INSTANCE", record.name.as_str()),
+        ("MERIDIAN_UID", record.uid.as_str()),
+        ("MERIDIAN_EPOCH", &record.epoch.to_string()),
+        ("MERIDIAN_FINGERPRINT", &record.fingerprint),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .collect()
+}
+
+/// The seed of an operation's plan: fixed by the operation, so that explaining it again gives the same.
+#[must_use]
+pub fn seed(op: &OperationId) -> u64 {
+    op.as_str()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Doubling waits between a first and a longest.
+struct Backoff {
+    tries: u32,
+    first: Duration,
+    longest: Duration,
+}
+
+impl Backoff {
+    const fn new((first, longest): (Duration, Duration)) -> Self {
+        Self { tries: 0, first, longest }
+    }
+
+    fn next(&mut self) -> Duration {
+        let wait = self.first.saturating_mul(1 << self.tries.min(16)).min(self.longest);
+        self.tries = self.tries.saturating_add(1);
+        wait
+    }
+}

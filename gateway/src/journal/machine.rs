@@ -1,0 +1,458 @@
+//! The life of an operation as pure functions: what to do next, and what the record becomes.
+//!
+//! [`next`] looks only at a record and the time and says what its owner should do; the functions below it turn
+//! the result of what was done into the next record. Neither knows a socket, a store or a clock, and both are
+//! total: any record with any result gives an answer. The happy path, failover and recovery after a crash are
+//! the same walk, begun at different records.
+//!
+//! Rules that the shape of this module holds (RELIABILITY 2):
+//! - a record has at most one attempt that is not closed, and [`arm`] is the only way to open one;
+//! - an attempt is closed only by a definite refusal or by proven absence, never by time alone;
+//! - while an attempt is in doubt no other candidate is considered;
+//! - from the moment a removal is asked for, no attempt is opened.
+
+use std::time::Duration;
+
+use meridian_adapters::AdapterError;
+use meridian_model::{
+    error::{Effect, ErrorCode, FaultKind, Problem},
+    ids::{ClientToken, CloudId, CloudName},
+    operation::{
+        Attempt, AttemptFault, AttemptState, AttemptView, Charge, Decision, OperationRecord, OperationState,
+        RankedCandidate,
+    },
+    status::{Observed, ObservedEvent, ObservedPhase},
+    time::Time,
+};
+
+/// What the owner of a record should do next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Next {
+    /// Make a plan.
+    Plan,
+    /// Open an attempt at this candidate, then send its create.
+    Arm(Box<RankedCandidate>),
+    /// Every candidate was tried or skipped: end with this problem.
+    GiveUp(Box<Problem>),
+    /// The attempt is open, but whether its request left is not known to this owner.
+    Doubt,
+    /// Look the attempt's instance up by its name; resend first if the vendor recognises the token.
+    Resolve,
+    /// Watch the attempt's instance until it runs or `until` has passed.
+    Watch {
+        /// When the next candidate's turn comes.
+        until: Time,
+    },
+    /// Delete the attempt's instance and prove that it is gone.
+    Remove,
+    /// End as cancelled: nothing exists.
+    Cancel,
+    /// Nothing is left to do.
+    Done,
+}
+
+/// Settings the walk depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How long an attempt may take to run if the spec says nothing.
+    pub place_timeout: Duration,
+    /// Attempts of one operation if the spec says nothing.
+    pub attempts_max: u32,
+}
+
+/// What the owner should do next.
+#[must_use]
+pub fn next(record: &OperationRecord) -> Next {
+    if let Some(attempt) = record.open_attempt() {
+        return next_of_attempt(record, attempt);
+    }
+    if record.state.is_final() {
+        return Next::Done;
+    }
+    if record.removal.is_some() {
+        return Next::Cancel;
+    }
+    let Some(decision) = &record.decision else { return Next::Plan };
+    match next_candidate(record, decision) {
+        Some(candidate) => Next::Arm(Box::new(candidate.clone())),
+        None => Next::GiveUp(Box::new(exhausted(record))),
+    }
+}
+
+fn next_of_attempt(record: &OperationRecord, attempt: &Attempt) -> Next {
+    match attempt.state {
+        AttemptState::Open => Next::Doubt,
+        AttemptState::InDoubt => Next::Resolve,
+        AttemptState::Applied if record.removal.is_some() => Next::Remove,
+        AttemptState::Applied => Next::Watch { until: attempt.place_until.unwrap_or(attempt.changed_at) },
+        AttemptState::Running if record.removal.as_ref().is_some_and(|r| r.completed_at.is_none()) => Next::Remove,
+        AttemptState::Running => Next::Done,
+        AttemptState::Unplaceable | AttemptState::Removing => Next::Remove,
+        AttemptState::Refused | AttemptState::Absent => Next::Done,
+    }
+}
+
+/// The best candidate whose zone was not tried and whose backend did not fail as a whole.
+fn next_candidate<'a>(record: &OperationRecord, decision: &'a Decision) -> Option<&'a RankedCandidate> {
+    if record.attempts.last().is_some_and(is_terminal_fault) {
+        return None;
+    }
+    decision.candidates.iter().find(|candidate| {
+        record.attempts.iter().all(|tried| {
+            tried.backend != candidate.backend || (tried.zone != candidate.zone && !is_backend_wide(tried))
+        })
+    })
+}
+
+/// The request is wrong everywhere: trying elsewhere would only repeat the refusal.
+fn is_terminal_fault(attempt: &Attempt) -> bool {
+    attempt.fault.as_ref().is_some_and(|f| !f.kind.try_elsewhere())
+}
+
+/// What stopped the attempt stands for the whole account in that region, not for one zone.
+fn is_backend_wide(attempt: &Attempt) -> bool {
+    attempt.fault.as_ref().is_some_and(|fault| {
+        matches!(
+            fault.kind,
+            FaultKind::Quota
+                | FaultKind::Credentials
+                | FaultKind::Account
+                | FaultKind::Gone
+                | FaultKind::BreakerOpen
+                | FaultKind::Unreachable
+                | FaultKind::Throttled
+        )
+    })
+}
+
+/// The record with its plan.
+#[must_use]
+pub fn planned(mut record: OperationRecord, decision: Decision, now: Time) -> OperationRecord {
+    record.decision = Some(decision);
+    record.updated_at = now;
+    record
+}
+
+/// Names of a new attempt.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// Client token.
+    pub token: ClientToken,
+    /// Cloud name.
+    pub name: CloudName,
+}
+
+/// The number the next attempt will have.
+#[must_use]
+pub fn next_number(record: &OperationRecord) -> u32 {
+    record.attempts.last().map_or(1, |a| a.n.saturating_add(1))
+}
+
+/// The record with a new open attempt and the operation's charge. Refused (`None`) when an attempt is open, a
+/// removal was asked for, or the operation has ended.
+#[must_use]
+pub fn arm(
+    mut record: OperationRecord,
+    candidate: &RankedCandidate,
+    names: Names,
+    (charge, limits): (Charge, Limits),
+    now: Time,
+) -> Option<OperationRecord> {
+    if record.open_attempt().is_some() || record.removal.is_some() || record.state.is_final() {
+        return None;
+    }
+    let timeout = record.spec.placement.place_timeout.map_or(limits.place_timeout, |span| span.0);
+    let n = next_number(&record);
+    record.attempts.push(Attempt {
+        n,
+        backend: candidate.backend.clone(),
+        adapter: candidate.adapter.clone(),
+        region: candidate.region.clone(),
+        zone: candidate.zone.clone(),
+        token: names.token,
+        name: names.name,
+        shape: candidate.shape.clone(),
+        price: candidate.price,
+        state: AttemptState::Open,
+        started_at: now,
+        armed_at: now,
+        sends: 1,
+        cloud_id: None,
+        place_until: Some(now + timeout),
+        fault: None,
+        changed_at: now,
+    });
+    record.state = OperationState::Placing;
+    record.charge = charge;
+    record.due = Some(now);
+    record.updated_at = now;
+    Some(record)
+}
+
+/// The record before its token is sent once more.
+#[must_use]
+pub fn rearmed(mut record: OperationRecord, now: Time) -> OperationRecord {
+    if let Some(attempt) = record.open_attempt_mut() {
+        attempt.sends = attempt.sends.saturating_add(1);
+        attempt.armed_at = now;
+    }
+    touched(record, now)
+}
+
+/// The record after a create was answered, or was not.
+#[must_use]
+pub fn sent(mut record: OperationRecord, result: &Result<CloudId, AdapterError>, now: Time) -> OperationRecord {
+    if let Some(attempt) = record.open_attempt_mut() {
+        match result {
+            Ok(id) => {
+                attempt.cloud_id = Some(id.clone());
+                set(attempt, AttemptState::Applied, now);
+            }
+            // A refusal is definite only as the answer to the one request sent under the token (RELIABILITY 2.5 b).
+            Err(error) if error.effect == Effect::NotApplied && attempt.sends <= 1 => {
+                attempt.fault = Some(error.into());
+                set(attempt, AttemptState::Refused, now);
+            }
+            Err(error) => {
+                attempt.fault = Some(error.into());
+                set(attempt, AttemptState::InDoubt, now);
+            }
+        }
+    }
+    touched(record, now)
+}
+
+/// The record of an owner that cannot know whether the open attempt's request left.
+#[must_use]
+pub fn doubted(mut record: OperationRecord, now: Time) -> OperationRecord {
+    if let Some(attempt) = record.open_attempt_mut()
+        && attempt.state == AttemptState::Open
+    {
+        set(attempt, AttemptState::InDoubt, now);
+    }
+    touched(record, now)
+}
+
+/// The record of an owner that knows that the open attempt's request never left.
+#[must_use]
+pub fn never_sent(mut record: OperationRecord, why: AttemptFault, now: Time) -> OperationRecord {
+    if let Some(attempt) = record.open_attempt_mut()
+        && attempt.state == AttemptState::Open
+    {
+        attempt.fault = Some(why);
+        set(attempt, AttemptState::Refused, now);
+    }
+    touched(record, now)
+}
+
+/// What a complete look-up by name showed.
+#[derive(Debug, Clone)]
+pub struct LookUp<'a> {
+    /// Every instance with the attempt's name.
+    pub found: &'a [Observed],
+    /// The look-up can be believed when it shows nothing: the backend demonstrably lists what exists.
+    pub proven: bool,
+    /// Longest time in which a request already sent may still take effect and become visible.
+    pub effect_bound: Duration,
+}
+
+/// The record after a look-up of an attempt in doubt; `None` when the look-up settles nothing.
+#[must_use]
+pub fn looked_up(mut record: OperationRecord, look: &LookUp<'_>, now: Time) -> Option<OperationRecord> {
+    let attempt = record.open_attempt_mut().filter(|a| a.state == AttemptState::InDoubt)?;
+    // More than one must not happen; the oldest is the one that a first, unanswered request made.
+    let first = look.found.iter().filter(|o| o.id.is_some()).min_by_key(|o| (o.created_at, o.id.clone()));
+    if let Some(seen) = first {
+        attempt.cloud_id.clone_from(&seen.id);
+        attempt.fault = None;
+        set(attempt, AttemptState::Applied, now);
+    } else if look.proven && now > attempt.armed_at + look.effect_bound {
+        set(attempt, AttemptState::Absent, now);
+    } else {
+        return None;
+    }
+    Some(touched(record, now))
+}
+
+/// The record after the attempt's instance was seen; `None` when the sight changes nothing.
+#[must_use]
+pub fn sighted(mut record: OperationRecord, seen: &Observed, now: Time) -> Option<OperationRecord> {
+    let attempt = record.open_attempt_mut().filter(|a| a.state == AttemptState::Applied)?;
+    if seen.phase.proves_capacity() {
+        attempt.fault = None;
+        set(attempt, AttemptState::Running, now);
+        record.state = OperationState::Succeeded;
+        record.ran_at = Some(now);
+        record.adopted = Some(seen.clone());
+        record.last_seen = Some((now, seen.clone()));
+        // What the plan charged for its largest candidate shrinks to what this one really takes.
+        record.charge = if seen.phase.is_ended() { Charge::default() } else { actual_charge(&record, seen) };
+        record.due = None;
+        record.updated_at = now;
+        return Some(record);
+    }
+    if seen.phase == ObservedPhase::Unplaceable {
+        let message = if seen.message.is_empty() { "the vendor could not place it" } else { seen.message.as_str() };
+        attempt.fault =
+            Some(capacity_fault(if seen.reason.is_empty() { "unplaceable" } else { &seen.reason }, message));
+        set(attempt, AttemptState::Unplaceable, now);
+        return Some(touched(record, now));
+    }
+    None
+}
+
+/// The charge shrunk to the size the vendor gave; never above what is held.
+fn actual_charge(record: &OperationRecord, seen: &Observed) -> Charge {
+    let asked = record.attempts.last().map(|a| a.shape.clone()).unwrap_or_default();
+    let cpu = if seen.shape.cpu.0 > 0 { seen.shape.cpu } else { asked.cpu };
+    let memory = if seen.shape.memory.0 > 0 { seen.shape.memory } else { asked.memory };
+    Charge { cpu: cpu.min(record.charge.cpu), memory: memory.min(record.charge.memory), ..record.charge }
+}
+
+/// The record after the vendor's events said that there is no stock for it.
+#[must_use]
+pub fn out_of_stock(mut record: OperationRecord, event: &ObservedEvent, now: Time) -> OperationRecord {
+    if let Some(attempt) = record.open_attempt_mut().filter(|a| a.state == AttemptState::Applied) {
+        attempt.fault = Some(capacity_fault(&event.reason, &event.message));
+        set(attempt, AttemptState::Unplaceable, now);
+    }
+    touched(record, now)
+}
+
+/// The record after the attempt's time to run has passed; `None` while it has not.
+#[must_use]
+pub fn timed_out(mut record: OperationRecord, now: Time) -> Option<OperationRecord> {
+    let attempt = record.open_attempt_mut().filter(|a| a.state == AttemptState::Applied)?;
+    if attempt.place_until.is_some_and(|until| now < until) {
+        return None;
+    }
+    attempt.fault = Some(capacity_fault("place-timeout", "it did not run within placeTimeout"));
+    set(attempt, AttemptState::Unplaceable, now);
+    Some(touched(record, now))
+}
+
+fn capacity_fault(code: &str, message: &str) -> AttemptFault {
+    AttemptFault {
+        kind: FaultKind::NoCapacity,
+        effect: Effect::NotApplied,
+        code: code.to_owned(),
+        message: message.to_owned(),
+        vendor_request_id: None,
+    }
+}
+
+/// The record while a delete that was asked for is carried out.
+#[must_use]
+pub fn removing(mut record: OperationRecord, now: Time) -> OperationRecord {
+    if record.removal.is_some()
+        && let Some(attempt) = record.open_attempt_mut()
+        && matches!(attempt.state, AttemptState::Applied | AttemptState::Running)
+    {
+        set(attempt, AttemptState::Removing, now);
+    }
+    touched(record, now)
+}
+
+/// The record after the attempt's instance was proven gone.
+#[must_use]
+pub fn gone(mut record: OperationRecord, now: Time) -> OperationRecord {
+    if let Some(attempt) = record.open_attempt_mut() {
+        set(attempt, AttemptState::Absent, now);
+    }
+    record.updated_at = now;
+    if record.state == OperationState::Succeeded {
+        if let Some(removal) = &mut record.removal {
+            removal.completed_at = Some(now);
+        }
+        record.charge = Charge::default();
+        record.due = None;
+        return record;
+    }
+    touched(record, now)
+}
+
+/// The record of an instance that ended by itself: it cannot run or be billed any more, so its charge ends.
+#[must_use]
+pub fn ended(mut record: OperationRecord, seen: &Observed, now: Time) -> Option<OperationRecord> {
+    let ends = record.state == OperationState::Succeeded && record.removal.is_none() && seen.phase.is_ended();
+    let known = record.last_seen.as_ref().is_some_and(|(_, last)| last.phase.is_ended());
+    if !ends || known {
+        return None;
+    }
+    record.last_seen = Some((now, seen.clone()));
+    record.charge = Charge::default();
+    record.updated_at = now;
+    Some(record)
+}
+
+/// The record of an operation that ends without an instance.
+#[must_use]
+pub fn failed(mut record: OperationRecord, mut problem: Problem, now: Time) -> OperationRecord {
+    problem.attempts = record.attempts.iter().map(AttemptView::from).collect();
+    record.state = OperationState::Failed;
+    record.problem = Some(problem);
+    close(record, now)
+}
+
+/// The record of an operation that a delete ended before its instance ran.
+#[must_use]
+pub fn cancelled(mut record: OperationRecord, now: Time) -> OperationRecord {
+    record.state = OperationState::Cancelled;
+    record.problem = Some(Problem {
+        attempts: record.attempts.iter().map(AttemptView::from).collect(),
+        ..Problem::new(ErrorCode::Cancelled, "the instance was deleted before it ran; nothing of it exists")
+    });
+    if let Some(removal) = &mut record.removal {
+        removal.completed_at = Some(now);
+    }
+    close(record, now)
+}
+
+fn close(mut record: OperationRecord, now: Time) -> OperationRecord {
+    record.charge = Charge::default();
+    record.due = None;
+    record.updated_at = now;
+    record
+}
+
+/// Seconds after which a create that found no capacity is worth repeating: the shortest sold-out memory.
+const NO_CAPACITY_RETRY_SECONDS: u32 = 60;
+
+/// The answer when every candidate was tried.
+fn exhausted(record: &OperationRecord) -> Problem {
+    let tried = record.attempts.len();
+    let faults: Vec<&AttemptFault> = record.attempts.iter().filter_map(|a| a.fault.as_ref()).collect();
+    if let Some(fault) = record.attempts.last().filter(|a| is_terminal_fault(a)).and_then(|a| a.fault.as_ref()) {
+        return Problem::new(
+            ErrorCode::BackendError,
+            format!("the backend refused the instance: {}: {}", fault.code, fault.message),
+        );
+    }
+    if tried > 0
+        && faults.len() == tried
+        && faults.iter().all(|f| f.kind.is_region_fault() || f.kind == FaultKind::BreakerOpen)
+    {
+        return Problem::new(ErrorCode::RegionUnavailable, format!("{tried} attempts, and no region answered"))
+            .with_retry_after(NO_CAPACITY_RETRY_SECONDS);
+    }
+    let ruled_out = record.decision.as_ref().map_or(0, |d| d.rejected.len());
+    Problem::new(
+        ErrorCode::NoCapacity,
+        format!("{tried} attempts, none found capacity; {ruled_out} further candidates were ruled out, see :explain"),
+    )
+    .with_retry_after(NO_CAPACITY_RETRY_SECONDS)
+}
+
+fn set(attempt: &mut Attempt, state: AttemptState, now: Time) {
+    attempt.state = state;
+    attempt.changed_at = now;
+}
+
+fn touched(mut record: OperationRecord, now: Time) -> OperationRecord {
+    record.due = Some(now);
+    record.updated_at = now;
+    record
+}
+
+#[cfg(test)]
+mod tests;

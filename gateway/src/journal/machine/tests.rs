@@ -1,0 +1,343 @@
+//! Walks of the machine: named journeys, and random ones that must keep the rules of the module.
+
+use std::sync::Arc;
+
+use meridian_adapters::AdapterError;
+use meridian_model::{
+    ids::{BackendId, RegionId, ZoneId},
+    instance::Shape,
+    operation::{Fence, RECORD_VERSION, Removal},
+    quantity::{MemoryMib, MilliCpu},
+    status::EventClass,
+};
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMITS: Limits = Limits { place_timeout: Duration::from_secs(60), attempts_max: 6 };
+const CHARGE: Charge = Charge { instances: 1, cpu: MilliCpu(2000), memory: MemoryMib(4096), gpu: 0, public_ips: 0 };
+const BOUND: Duration = Duration::from_secs(400);
+
+fn at(seconds: i64) -> Time {
+    Time::from_unix_ms(seconds * 1000)
+}
+
+fn candidate(backend: &str, zone: &str) -> RankedCandidate {
+    RankedCandidate {
+        backend: BackendId::new(backend).unwrap(),
+        adapter: "x".parse().unwrap(),
+        region: RegionId::new("r").unwrap(),
+        zone: ZoneId::new(zone).unwrap(),
+        shape: Shape { cpu: MilliCpu(2000), memory: MemoryMib(4096), ..Shape::default() },
+        price: None,
+        score: 1.0,
+        terms: Vec::new(),
+    }
+}
+
+fn claimed() -> OperationRecord {
+    OperationRecord {
+        v: RECORD_VERSION,
+        rev: 1,
+        tenant: "acme".parse().unwrap(),
+        op_id: "op".parse().unwrap(),
+        uid: "inst_1".parse().unwrap(),
+        name: "web".parse().unwrap(),
+        fingerprint: String::new(),
+        labels: Default::default(),
+        annotations: Default::default(),
+        spec: Arc::default(),
+        state: OperationState::Claimed,
+        epoch: 1,
+        fence: Fence::default(),
+        lease_until: at(10),
+        due: Some(at(0)),
+        created_at: at(0),
+        updated_at: at(0),
+        decision: None,
+        attempts: Vec::new(),
+        charge: Charge::default(),
+        removal: None,
+        problem: None,
+        ran_at: None,
+        adopted: None,
+        last_seen: None,
+    }
+}
+
+fn with_plan(candidates: &[(&str, &str)]) -> OperationRecord {
+    let candidates = candidates.iter().map(|(b, z)| candidate(b, z)).collect();
+    planned(claimed(), Decision { at: at(0), seed: 0, candidates, rejected: Vec::new() }, at(0))
+}
+
+fn names(n: u32) -> Names {
+    Names { token: format!("t{n}").parse().unwrap(), name: format!("n{n}").parse().unwrap() }
+}
+
+fn armed(record: OperationRecord, now: Time) -> OperationRecord {
+    let Next::Arm(candidate) = next(&record) else { panic!("not at an arm: {:?}", next(&record)) };
+    let n = next_number(&record);
+    arm(record, &candidate, names(n), (CHARGE, LIMITS), now).unwrap()
+}
+
+fn error(kind: FaultKind, effect: Effect) -> Result<CloudId, AdapterError> {
+    Err(AdapterError::new(kind, effect, "Code", "text"))
+}
+
+fn id() -> CloudId {
+    CloudId::new("i-1").unwrap()
+}
+
+fn seen(phase: ObservedPhase) -> Observed {
+    Observed { id: Some(id()), phase, ..Observed::default() }
+}
+
+fn looked(record: OperationRecord, found: &[Observed], proven: bool, now: Time) -> Option<OperationRecord> {
+    looked_up(record, &LookUp { found, proven, effect_bound: BOUND }, now)
+}
+
+#[test]
+fn sold_out_at_create_and_after_create_moves_on_to_the_next_zone() {
+    let r = armed(with_plan(&[("a", "1"), ("a", "2"), ("b", "1")]), at(0));
+    let r = sent(r, &error(FaultKind::NoCapacity, Effect::NotApplied), at(1));
+    assert_eq!(r.attempts[0].state, AttemptState::Refused);
+    let r = sent(armed(r, at(2)), &Ok(id()), at(3));
+    assert_eq!(next(&r), Next::Watch { until: at(62) });
+    let r = sighted(r, &seen(ObservedPhase::Unplaceable), at(4)).unwrap();
+    assert_eq!(next(&r), Next::Remove);
+    assert!(matches!(next(&gone(r.clone(), at(5))), Next::Arm(c) if c.backend.as_str() == "b"));
+    let r = sent(armed(gone(r, at(5)), at(6)), &Ok(id()), at(7));
+    let r = sighted(r, &seen(ObservedPhase::Running), at(8)).unwrap();
+    assert_eq!((r.state, next(&r), r.attempts.len()), (OperationState::Succeeded, Next::Done, 3));
+    assert_eq!(r.charge, CHARGE);
+}
+
+#[test]
+fn everything_sold_out_is_no_capacity_with_every_attempt() {
+    let mut r = with_plan(&[("a", "1"), ("b", "1")]);
+    for n in 0..2 {
+        r = sent(armed(r, at(n)), &error(FaultKind::NoCapacity, Effect::NotApplied), at(n));
+    }
+    let Next::GiveUp(problem) = next(&r) else { panic!() };
+    assert_eq!(problem.code, ErrorCode::NoCapacity);
+    let r = failed(r, *problem, at(9));
+    assert_eq!(r.problem.as_ref().unwrap().attempts.len(), 2);
+    assert!(r.is_gone() && r.charge == Charge::default() && next(&r) == Next::Done);
+}
+
+#[test]
+fn a_doubt_is_settled_by_sight_or_by_proven_absence_and_by_nothing_else() {
+    let doubt =
+        sent(armed(with_plan(&[("a", "1"), ("b", "1")]), at(0)), &error(FaultKind::Lost, Effect::Unknown), at(1));
+    assert_eq!(next(&doubt), Next::Resolve);
+    assert!(looked(doubt.clone(), &[], true, at(399)).is_none(), "too early");
+    assert!(looked(doubt.clone(), &[], false, at(9999)).is_none(), "an empty answer that proves nothing");
+    let absent = looked(doubt.clone(), &[], true, at(401)).unwrap();
+    assert!(matches!(next(&absent), Next::Arm(c) if c.backend.as_str() == "b"));
+    let found = looked(doubt, &[seen(ObservedPhase::Running)], false, at(2)).unwrap();
+    assert_eq!(found.attempts[0].state, AttemptState::Applied);
+    assert_eq!(found.attempts[0].cloud_id, Some(id()));
+}
+
+#[test]
+fn an_open_attempt_of_a_dead_owner_is_in_doubt() {
+    let r = armed(with_plan(&[("a", "1")]), at(0));
+    assert_eq!(next(&r), Next::Doubt);
+    assert_eq!(next(&doubted(r, at(1))), Next::Resolve);
+}
+
+#[test]
+fn a_refusal_of_a_resent_token_is_not_believed() {
+    let r = sent(armed(with_plan(&[("a", "1")]), at(0)), &error(FaultKind::Lost, Effect::Unknown), at(1));
+    let r = sent(rearmed(r, at(2)), &error(FaultKind::NoCapacity, Effect::NotApplied), at(3));
+    assert_eq!(r.attempts[0].state, AttemptState::InDoubt);
+}
+
+#[test]
+fn a_bad_request_is_not_tried_elsewhere() {
+    let r = sent(
+        armed(with_plan(&[("a", "1"), ("b", "1")]), at(0)),
+        &error(FaultKind::BadRequest, Effect::NotApplied),
+        at(1),
+    );
+    assert!(matches!(next(&r), Next::GiveUp(p) if p.code == ErrorCode::BackendError));
+}
+
+#[test]
+fn a_fault_of_the_account_skips_the_other_zones_of_the_backend() {
+    let r = sent(
+        armed(with_plan(&[("a", "1"), ("a", "2"), ("b", "1")]), at(0)),
+        &error(FaultKind::Quota, Effect::NotApplied),
+        at(1),
+    );
+    assert!(matches!(next(&r), Next::Arm(c) if c.backend.as_str() == "b"));
+}
+
+#[test]
+fn regions_that_do_not_answer_are_not_called_full() {
+    let r = sent(armed(with_plan(&[("a", "1")]), at(0)), &error(FaultKind::Unreachable, Effect::NotApplied), at(1));
+    assert!(matches!(next(&r), Next::GiveUp(p) if p.code == ErrorCode::RegionUnavailable));
+}
+
+#[test]
+fn the_time_to_run_ends_an_attempt_only_when_it_has_passed() {
+    let r = sent(armed(with_plan(&[("a", "1")]), at(0)), &Ok(id()), at(1));
+    assert!(timed_out(r.clone(), at(59)).is_none());
+    assert_eq!(next(&timed_out(r, at(60)).unwrap()), Next::Remove);
+}
+
+#[test]
+fn a_removal_stops_new_attempts_and_removes_what_the_open_one_made() {
+    let remove = |mut r: OperationRecord| {
+        r.removal = Some(Removal { requested_at: at(5), completed_at: None });
+        r
+    };
+    assert_eq!(next(&remove(claimed())), Next::Cancel);
+    assert_eq!(next(&remove(with_plan(&[("a", "1")]))), Next::Cancel);
+    let open = remove(sent(armed(with_plan(&[("a", "1"), ("b", "1")]), at(0)), &Ok(id()), at(1)));
+    assert_eq!(next(&open), Next::Remove);
+    let cancelled = cancelled(gone(removing(open, at(6)), at(7)), at(8));
+    assert!(cancelled.is_gone() && cancelled.state == OperationState::Cancelled);
+    let running =
+        sighted(sent(armed(with_plan(&[("a", "1")]), at(0)), &Ok(id()), at(1)), &seen(ObservedPhase::Running), at(2));
+    let gone = gone(removing(remove(running.unwrap()), at(6)), at(7));
+    assert!(gone.is_gone() && gone.charge == Charge::default() && next(&gone) == Next::Done);
+}
+
+#[test]
+fn an_instance_that_ends_by_itself_is_charged_no_longer() {
+    let r =
+        sighted(sent(armed(with_plan(&[("a", "1")]), at(0)), &Ok(id()), at(1)), &seen(ObservedPhase::Running), at(2))
+            .unwrap();
+    assert!(ended(r.clone(), &seen(ObservedPhase::Running), at(3)).is_none());
+    let over = ended(r, &seen(ObservedPhase::Succeeded), at(4)).unwrap();
+    assert_eq!(over.charge, Charge::default());
+    assert!(!over.is_gone() && ended(over, &seen(ObservedPhase::Succeeded), at(5)).is_none());
+}
+
+/// What may happen to an operation, in any order.
+#[derive(Debug, Clone)]
+enum Event {
+    Arm,
+    Sent(bool, FaultKind, Effect),
+    Crash,
+    Look(bool, bool),
+    See(ObservedPhase),
+    NoStock,
+    Time,
+    AskRemoval,
+    Removing,
+    Gone,
+    Follow,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let kind = prop_oneof![
+        Just(FaultKind::NoCapacity),
+        Just(FaultKind::Lost),
+        Just(FaultKind::BadRequest),
+        Just(FaultKind::Throttled),
+        Just(FaultKind::Unexpected)
+    ];
+    let effect = prop_oneof![Just(Effect::NotApplied), Just(Effect::Unknown)];
+    let phase = prop_oneof![
+        Just(ObservedPhase::Placing),
+        Just(ObservedPhase::Unplaceable),
+        Just(ObservedPhase::Running),
+        Just(ObservedPhase::Succeeded),
+        Just(ObservedPhase::Terminating)
+    ];
+    prop_oneof![
+        3 => Just(Event::Arm),
+        3 => (any::<bool>(), kind, effect).prop_map(|(ok, k, e)| Event::Sent(ok, k, e)),
+        1 => Just(Event::Crash),
+        2 => (any::<bool>(), any::<bool>()).prop_map(|(f, p)| Event::Look(f, p)),
+        2 => phase.prop_map(Event::See),
+        1 => Just(Event::NoStock),
+        1 => Just(Event::Time),
+        1 => Just(Event::AskRemoval),
+        1 => Just(Event::Removing),
+        1 => Just(Event::Gone),
+        3 => Just(Event::Follow),
+    ]
+}
+
+/// Applies an event where the driver could: its own steps only when `next` calls for them.
+fn apply(r: OperationRecord, event: &Event, now: Time) -> OperationRecord {
+    let open = r.open_attempt().map(|a| a.state);
+    match event {
+        Event::Arm => match next(&r) {
+            Next::Arm(_) => armed(r, now),
+            _ => r,
+        },
+        Event::Sent(true, ..) if open == Some(AttemptState::Open) => sent(r, &Ok(id()), now),
+        Event::Sent(false, kind, effect) if open == Some(AttemptState::Open) => sent(r, &error(*kind, *effect), now),
+        Event::Crash if next(&r) == Next::Doubt => doubted(r, now),
+        Event::Look(found, proven) => {
+            let found = if *found { vec![seen(ObservedPhase::Starting)] } else { Vec::new() };
+            looked(r.clone(), &found, *proven, now).unwrap_or(r)
+        }
+        Event::See(phase) => {
+            let after = sighted(r.clone(), &seen(*phase), now).unwrap_or(r);
+            ended(after.clone(), &seen(*phase), now).unwrap_or(after)
+        }
+        Event::NoStock if open == Some(AttemptState::Applied) => {
+            let event = ObservedEvent {
+                class: EventClass::NoCapacity,
+                reason: "r".into(),
+                message: "m".into(),
+                count: 1,
+                first_seen: None,
+                last_seen: None,
+            };
+            out_of_stock(r, &event, now)
+        }
+        Event::Time => timed_out(r.clone(), now).unwrap_or(r),
+        Event::AskRemoval if !r.is_gone() && r.removal.is_none() => {
+            OperationRecord { removal: Some(Removal { requested_at: now, completed_at: None }), ..r }
+        }
+        Event::Removing if next(&r) == Next::Remove => removing(r, now),
+        Event::Gone if next(&r) == Next::Remove => gone(r, now),
+        Event::Follow => match next(&r) {
+            Next::Cancel => cancelled(r, now),
+            Next::GiveUp(problem) => failed(r, *problem, now),
+            _ => r,
+        },
+        _ => r,
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_walk_keeps_the_rules(events in prop::collection::vec(event(), 1..60)) {
+        let mut r = with_plan(&[("a", "1"), ("a", "2"), ("b", "1")]);
+        for (i, event) in events.iter().enumerate() {
+            let before = r.clone();
+            r = apply(r, event, at(i as i64 * 30));
+            let open = r.attempts.iter().filter(|a| !a.state.is_closed()).count();
+            prop_assert!(open <= 1, "two open attempts: {:?}", r.attempts);
+            prop_assert!(r.attempts.len() <= 3, "a candidate was tried twice");
+            if before.removal.is_some() {
+                prop_assert_eq!(before.attempts.len(), r.attempts.len(), "an attempt was opened after a removal");
+            }
+            if before.state.is_final() {
+                prop_assert_eq!(before.state, r.state, "a final state changed");
+                prop_assert_eq!(before.problem.as_ref(), r.problem.as_ref());
+                prop_assert_eq!(before.adopted.as_ref(), r.adopted.as_ref());
+            }
+            let live = r.open_attempt().is_some() && !r.last_seen.as_ref().is_some_and(|(_, o)| o.phase.is_ended());
+            if live {
+                prop_assert_eq!(r.charge.instances, 1, "something may exist and is not charged");
+            }
+            if r.is_gone() {
+                prop_assert_eq!(r.charge, Charge::default());
+                prop_assert_eq!(next(&r), Next::Done);
+            }
+            // A closed attempt was refused, or proven absent by a look-up or a removal; never by time.
+            if before.open_attempt().is_some() && r.open_attempt().is_none() {
+                let allowed = matches!(event, Event::Sent(..) | Event::Look(..) | Event::Gone);
+                prop_assert!(allowed, "{event:?} closed an attempt");
+            }
+        }
+    }
+}

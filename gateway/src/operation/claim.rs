@@ -1,0 +1,157 @@
+//! Takes the idempotency key of a create, or joins who has it. After authorisation, so that a replay shows nothing
+//! to somebody who may not see it; before planning and quota, so that a replay costs nothing.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use meridian_ledger::{Claim, Claimed};
+use meridian_model::{
+    error::{ErrorCode, Problem},
+    operation::OperationRecord,
+};
+use tokio::sync::watch;
+use tower::{Layer, Service};
+
+use super::{
+    Action, CreateInstance, Operation, Outcome, Refusal,
+    authorize::{Admitted, OutcomeFuture},
+    store_refusal,
+};
+use crate::{core::Core, journal::identity};
+
+/// The route part of an operation id.
+const ROUTE: &str = "POST instances";
+
+/// Seconds a client should wait when the gateway drives as many operations as it can.
+const OVERLOADED_RETRY_SECONDS: u32 = 2;
+
+/// Work for the innermost service.
+#[derive(Debug)]
+pub enum Work {
+    /// A create whose key is taken: follow its operation.
+    Follow(Follow),
+    /// Everything else.
+    Perform(Operation),
+}
+
+/// A claimed create.
+#[derive(Debug)]
+pub struct Follow {
+    /// The request.
+    pub operation: Operation,
+    /// The key in force.
+    pub key: Arc<str>,
+    /// The record when it was claimed or joined.
+    pub record: Arc<OperationRecord>,
+    /// Where its changes show, unless it is final.
+    pub updates: Option<watch::Receiver<Arc<OperationRecord>>>,
+    /// It was final before this request came.
+    pub replayed: bool,
+}
+
+/// Claims keys.
+#[derive(Debug, Clone)]
+pub struct ClaimKey<S> {
+    inner: S,
+    core: Arc<Core>,
+}
+
+/// Layer of [`ClaimKey`].
+#[derive(Debug, Clone)]
+pub struct ClaimKeyLayer(pub Arc<Core>);
+
+impl<S> Layer<S> for ClaimKeyLayer {
+    type Service = ClaimKey<S>;
+
+    fn layer(&self, inner: S) -> ClaimKey<S> {
+        ClaimKey { inner, core: Arc::clone(&self.0) }
+    }
+}
+
+impl<S> Service<Admitted> for ClaimKey<S>
+where
+    S: Service<Work, Response = Outcome, Error = Refusal, Future = OutcomeFuture> + Clone + Send + 'static,
+{
+    type Response = Outcome;
+    type Error = Refusal;
+    type Future = OutcomeFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, admitted: Admitted) -> OutcomeFuture {
+        let operation = admitted.into_inner();
+        match &operation.action {
+            Action::CreateInstance(create) if !create.validate_only => {
+                let next = self.inner.clone();
+                let mut ready = std::mem::replace(&mut self.inner, next);
+                let core = Arc::clone(&self.core);
+                let create = (**create).clone();
+                Box::pin(async move {
+                    let work = claim(&core, operation, create).await?;
+                    ready.call(Work::Follow(work)).await
+                })
+            }
+            _ => self.inner.call(Work::Perform(operation)),
+        }
+    }
+}
+
+async fn claim(core: &Core, operation: Operation, create: CreateInstance) -> Result<Follow, Refusal> {
+    let key: Arc<str> = match &create.idempotency_key {
+        Some(key) => Arc::from(key.as_str()),
+        None => Arc::from(format!("{:032x}", core.entropy.next())),
+    };
+    let with_key = |mut refusal: Refusal| {
+        refusal.key = Some(Arc::clone(&key));
+        refusal
+    };
+    let op_id = core.deployment.operation_id(&create.tenant, ROUTE, &key).map_err(Refusal::internal)?;
+    if !core.driver.has_room() {
+        let full =
+            Problem::new(ErrorCode::Overloaded, "as many operations are under way as the gateway drives at once");
+        return Err(full.with_retry_after(OVERLOADED_RETRY_SECONDS).into());
+    }
+    let now = core.clock.now();
+    let wish = Claim {
+        tenant: create.tenant.clone(),
+        op_id,
+        uid: identity::instance_uid(now, core.entropy.next()).map_err(Refusal::internal)?,
+        name: create.name,
+        fingerprint: create.fingerprint,
+        labels: create.labels,
+        annotations: create.annotations,
+        spec: Arc::new(create.spec),
+        owner: core.driver.owner().to_owned(),
+        now,
+        lease_until: core.driver.lease_until(now),
+    };
+    let (tenant, name) = (wish.tenant.clone(), wish.name.clone());
+    match core.ledger.claim(wish).await.map_err(|e| with_key(store_refusal(&e)))? {
+        Claimed::New(record) => {
+            let seen = Arc::new((*record).clone());
+            let updates = Some(core.driver.start(record));
+            Ok(Follow { operation, key, record: seen, updates, replayed: false })
+        }
+        Claimed::Joined(record) => {
+            let updates = if record.state.is_final() {
+                None
+            } else {
+                core.driver.adopt(&record.tenant, &record.op_id).await.map_err(|e| with_key(store_refusal(&e)))?
+            };
+            let replayed = record.state.is_final();
+            Ok(Follow { operation, key, record: Arc::new(*record), updates, replayed })
+        }
+        Claimed::KeyReused(_) => Err(with_key(Refusal::new(
+            ErrorCode::IdempotencyKeyReused,
+            "this Idempotency-Key was used with a request that differs from this one",
+        ))),
+        Claimed::NameTaken(_) => Err(with_key(Refusal::new(
+            ErrorCode::AlreadyExists,
+            format!("tenants/{tenant}/instances/{name} exists already"),
+        ))),
+    }
+}

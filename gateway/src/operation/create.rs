@@ -1,0 +1,92 @@
+//! Answers a create: waits for its operation as long as the caller wants, and says how it stands.
+
+use std::{sync::Arc, time::Duration};
+
+use meridian_model::{
+    error::{ErrorCode, Problem},
+    operation::{OperationRecord, OperationState},
+};
+use tokio::{sync::watch, time::Instant};
+
+use super::{CreateInstance, Outcome, Refusal, claim::Follow, quota_view, store_refusal};
+use crate::{core::Core, journal::driver, status::render, views};
+
+/// Kept free before the request's deadline to render and send the answer.
+const ANSWER_MARGIN: Duration = Duration::from_millis(200);
+
+/// Follows the operation until it ends or the caller's patience does.
+///
+/// # Errors
+/// The operation ended without an instance.
+pub async fn follow(follow: Follow, wait: Duration) -> Result<Outcome, Refusal> {
+    let Follow { operation, key, mut record, updates, replayed } = follow;
+    let deadline = operation.deadline.checked_sub(ANSWER_MARGIN).unwrap_or(operation.deadline);
+    let until = (Instant::now() + wait).min(deadline);
+    if let Some(updates) = updates {
+        record = settled(updates, until, |r| r.state.is_final()).await;
+    }
+    answer(&record, key, replayed)
+}
+
+/// The latest record, as soon as it fulfils the condition, at `until` at the latest.
+pub async fn settled(
+    mut updates: watch::Receiver<Arc<OperationRecord>>,
+    until: Instant,
+    done: impl Fn(&OperationRecord) -> bool + Send,
+) -> Arc<OperationRecord> {
+    let wait = async {
+        // An error means that the task ended; the last value is the last record it had.
+        let _ = updates.wait_for(|record| done(record)).await;
+    };
+    let _ = tokio::time::timeout_at(until, wait).await;
+    updates.borrow().clone()
+}
+
+fn answer(record: &OperationRecord, key: Arc<str>, replayed: bool) -> Result<Outcome, Refusal> {
+    match record.state {
+        OperationState::Succeeded => match render::created(record) {
+            Some(instance) => Ok(Outcome::Created { instance: Box::new(instance), key, replayed }),
+            None => Err(Refusal::internal("a succeeded record has no adopted instance")),
+        },
+        OperationState::Failed | OperationState::Cancelled => {
+            let problem =
+                record.problem.clone().unwrap_or_else(|| Problem::new(ErrorCode::Internal, "no answer was recorded"));
+            Err(Refusal { problem: Box::new(problem), internal: None, key: Some(key), replayed })
+        }
+        OperationState::Claimed | OperationState::Placing => {
+            Ok(Outcome::Accepted { operation: Box::new(render::create_operation(record)), key: Some(key) })
+        }
+    }
+}
+
+/// What a create would do, without a trace.
+///
+/// # Errors
+/// Whatever the real call would be refused with.
+pub async fn validate(core: &Core, create: CreateInstance) -> Result<Outcome, Refusal> {
+    let key = create.idempotency_key.as_deref().unwrap_or_default();
+    let op = core.deployment.operation_id(&create.tenant, "POST instances", key).map_err(Refusal::internal)?;
+    if core.fleet.get(&create.tenant, &create.name).is_some() {
+        let detail = format!("tenants/{}/instances/{} exists already", create.tenant, create.name);
+        return Err(Refusal::new(ErrorCode::AlreadyExists, detail));
+    }
+    let spec = Arc::new(create.spec);
+    let planned = core.planner.plan(&create.tenant, &spec, driver::seed(&op), core.clock.now());
+    if let Some(problem) = planned.problem {
+        return Err(problem.into());
+    }
+    let charge =
+        meridian_policies::placement::charge_of(&planned.decision.candidates, spec.network.public_ip.is_some());
+    let usage = core.ledger.usage(&create.tenant).await.map_err(|e| store_refusal(&e))?;
+    let used = meridian_policies::quota::charge(usage.used, charge, &usage.limits).map_err(|shortage| {
+        let detail =
+            format!("the tenant's {} quota of {} has {} in use", shortage.dimension, shortage.limit, shortage.used);
+        Refusal::from(Problem { quota: Some(shortage), ..Problem::new(ErrorCode::QuotaExceeded, detail) })
+    })?;
+    Ok(Outcome::Validated(Box::new(views::Validation {
+        spec: Some(spec),
+        placement: Some(planned.decision),
+        quota: Some(quota_view(&create.tenant, used, usage.limits)),
+        warnings: Vec::new(),
+    })))
+}

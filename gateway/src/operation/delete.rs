@@ -1,0 +1,48 @@
+//! Deletes an instance: makes the wish durable, has the driver carry it out, and waits as long as the caller wants.
+
+use meridian_model::{error::ErrorCode, ids::TenantId};
+use tokio::time::Instant;
+
+use super::{DeleteInstance, Outcome, Refusal, create::settled, store_refusal};
+use crate::{core::Core, status::render, views};
+
+/// Deletes, or says what a delete would do.
+///
+/// # Errors
+/// There is no such instance, or the ledger cannot be written.
+pub async fn delete(
+    core: &Core,
+    tenant: &TenantId,
+    wish: DeleteInstance,
+    deadline: Instant,
+) -> Result<Outcome, Refusal> {
+    let Some(record) = core.fleet.record(tenant, &wish.instance.name) else {
+        return if wish.allow_missing { Ok(Outcome::Deleted) } else { Err(Refusal::not_found()) };
+    };
+    if wish.validate_only {
+        let nothing = views::Validation { spec: None, placement: None, quota: None, warnings: Vec::new() };
+        return Ok(Outcome::Validated(Box::new(nothing)));
+    }
+    let accepted =
+        core.ledger.request_removal(tenant, &record.op_id, core.clock.now()).await.map_err(|e| store_refusal(&e))?;
+    let Some(record) = accepted else { return Err(Refusal::not_found()) };
+    core.fleet.put(std::sync::Arc::new((*record).clone()));
+    if record.is_gone() {
+        return Ok(Outcome::Deleted);
+    }
+    let updates = core.driver.adopt(tenant, &record.op_id).await.map_err(|e| store_refusal(&e))?;
+    let latest = match updates {
+        Some(updates) => settled(updates, (Instant::now() + wish.wait).min(deadline), |r| r.is_gone()).await,
+        None => std::sync::Arc::new(*record),
+    };
+    if latest.is_gone() {
+        return Ok(Outcome::Deleted);
+    }
+    match render::delete_operation(&latest) {
+        Some(operation) => Ok(Outcome::Accepted { operation: Box::new(operation), key: None }),
+        None => Err(Refusal::new(
+            ErrorCode::Conflict,
+            "the delete was accepted, but another owner drives it; read the instance",
+        )),
+    }
+}

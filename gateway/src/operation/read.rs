@@ -1,0 +1,193 @@
+//! Answers reads from what is in memory: the fleet, the regions' health and the configuration. Only operations
+//! that ended are read from the ledger. Nothing here calls a vendor.
+
+use std::sync::Arc;
+
+use meridian_model::{
+    error::{ErrorCode, Problem},
+    ids::{OperationId, RegionId, TenantId},
+    operation::{AttemptState, AttemptView, OperationRecord},
+};
+
+use super::{InstanceRef, ListInstances, Outcome, PageRequest, Refusal, quota_view, store_refusal};
+use crate::{
+    core::Core,
+    status::render::{self, DELETE_SUFFIX},
+    views,
+};
+
+/// One instance.
+///
+/// # Errors
+/// There is no such instance.
+pub fn instance(core: &Core, tenant: &TenantId, wish: &InstanceRef) -> Result<Outcome, Refusal> {
+    core.fleet.get(tenant, &wish.name).map(Outcome::Instance).ok_or_else(Refusal::not_found)
+}
+
+/// A page of instances, with what is stale said.
+///
+/// # Errors
+/// A partial answer was not wanted and a region is unreachable.
+pub fn instances(core: &Core, tenant: &TenantId, query: &ListInstances) -> Result<Outcome, Refusal> {
+    let freshness: Vec<views::Freshness> = core.pollers.all().iter().map(|p| p.freshness()).collect();
+    let mut unreachable: Vec<String> = freshness
+        .iter()
+        .filter(|f| f.state == views::FreshnessState::Unreachable)
+        .map(|f| format!("regions/{}", f.region))
+        .collect();
+    unreachable.dedup();
+    if query.complete_only && !unreachable.is_empty() {
+        let detail = format!("no usable data of {}", unreachable.join(", "));
+        return Err(Problem::new(ErrorCode::RegionUnavailable, detail).with_retry_after(5).into());
+    }
+    let (items, more) = core.fleet.page(tenant, query);
+    let next_after = items.last().filter(|_| more).map(|i| i.short_name.to_string());
+    let revision = core.fleet.revision();
+    Ok(Outcome::Instances(Box::new(views::InstancePage {
+        items,
+        next_after,
+        revision,
+        unreachable,
+        freshness: Arc::new(freshness),
+    })))
+}
+
+/// The record of the latest operation under a name, also of one that failed.
+async fn latest(core: &Core, tenant: &TenantId, wish: &InstanceRef) -> Result<Arc<OperationRecord>, Refusal> {
+    if let Some(record) = core.fleet.record(tenant, &wish.name) {
+        return Ok(record);
+    }
+    let Some(op) = core.fleet.failed(tenant, &wish.name) else { return Err(Refusal::not_found()) };
+    record(core, tenant, &op).await
+}
+
+async fn record(core: &Core, tenant: &TenantId, op: &OperationId) -> Result<Arc<OperationRecord>, Refusal> {
+    let found = core.ledger.operation(tenant, op).await.map_err(|e| store_refusal(&e))?;
+    found.map(|r| Arc::new(*r)).ok_or_else(Refusal::not_found)
+}
+
+/// Why an instance is where it is, or why it is nowhere.
+///
+/// # Errors
+/// There is and was no such instance.
+pub async fn explain(core: &Core, tenant: &TenantId, wish: &InstanceRef) -> Result<Outcome, Refusal> {
+    let record = latest(core, tenant, wish).await?;
+    let usage = core.ledger.usage(tenant).await.map_err(|e| store_refusal(&e))?;
+    let used = record.attempts.last().filter(|a| a.state != AttemptState::Refused && a.state != AttemptState::Absent);
+    let chosen = record.decision.as_ref().zip(used).and_then(|(decision, attempt)| {
+        decision.candidates.iter().find(|c| c.backend == attempt.backend && c.zone == attempt.zone).cloned()
+    });
+    Ok(Outcome::Explanation(Box::new(views::Explanation {
+        name: format!("tenants/{tenant}/instances/{}", record.name),
+        state: record.state,
+        chosen,
+        decision: record.decision.clone(),
+        attempts: record.attempts.iter().map(AttemptView::from).collect(),
+        charge: record.charge,
+        quota: quota_view(tenant, usage.used, usage.limits),
+        error: record.problem.clone(),
+    })))
+}
+
+/// One operation.
+///
+/// # Errors
+/// There is no such operation.
+pub async fn operation(core: &Core, tenant: &TenantId, id: &OperationId) -> Result<Outcome, Refusal> {
+    let view = match id.as_str().strip_suffix(DELETE_SUFFIX) {
+        Some(create) => {
+            let id = OperationId::new(create).map_err(|_| Refusal::not_found())?;
+            render::delete_operation(&*record(core, tenant, &id).await?).ok_or_else(Refusal::not_found)?
+        }
+        None => render::create_operation(&*record(core, tenant, id).await?),
+    };
+    Ok(Outcome::Operation(Box::new(view)))
+}
+
+/// The operations of a tenant's instances, in the order of the instances' names.
+///
+/// # Errors
+/// The ledger cannot be read.
+pub async fn operations(core: &Core, tenant: &TenantId, page: &PageRequest) -> Result<Outcome, Refusal> {
+    let (ids, next_after) = core.fleet.operations(tenant, page);
+    let mut items = Vec::with_capacity(ids.len());
+    for id in ids {
+        let Ok(record) = record(core, tenant, &id).await else { continue };
+        items.push(render::create_operation(&record));
+        items.extend(render::delete_operation(&record));
+    }
+    Ok(Outcome::Operations(views::Page { items, next_after }))
+}
+
+/// Limits and usage.
+///
+/// # Errors
+/// The ledger cannot be read.
+pub async fn quota(core: &Core, tenant: &TenantId) -> Result<Outcome, Refusal> {
+    let usage = core.ledger.usage(tenant).await.map_err(|e| store_refusal(&e))?;
+    Ok(Outcome::Quota(Box::new(quota_view(tenant, usage.used, usage.limits))))
+}
+
+/// One tenant.
+///
+/// # Errors
+/// The ledger cannot be read.
+pub async fn tenant(core: &Core, tenant: &TenantId) -> Result<views::Tenant, Refusal> {
+    let usage = core.ledger.usage(tenant).await.map_err(|e| store_refusal(&e))?;
+    let (regions, providers) = core.tenant_places(tenant);
+    Ok(views::Tenant {
+        name: format!("tenants/{tenant}"),
+        quota: quota_view(tenant, usage.used, usage.limits),
+        regions,
+        providers,
+    })
+}
+
+/// All regions, or the one that is named, with health and age.
+#[must_use]
+pub fn regions(core: &Core, only: Option<&RegionId>) -> Vec<views::Region> {
+    let counts = core.fleet.counts(None);
+    let mut regions: Vec<views::Region> = Vec::new();
+    for poller in core.pollers.all() {
+        let backend = poller.backend();
+        if only.is_some_and(|r| *r != backend.region) {
+            continue;
+        }
+        let status = backend.status(poller.freshness(), &counts, core.clock.now());
+        let name = format!("regions/{}", backend.region);
+        match regions.iter_mut().find(|r| r.name == name) {
+            Some(region) => region.backends.push(status),
+            None => regions.push(views::Region { name, backends: vec![status] }),
+        }
+    }
+    regions.sort_by(|a, b| a.name.cmp(&b.name));
+    regions
+}
+
+/// What each adapter in use can do.
+#[must_use]
+pub fn adapters(core: &Core) -> Vec<views::Adapter> {
+    let mut adapters: Vec<views::Adapter> = Vec::new();
+    for poller in core.pollers.all() {
+        let backend = poller.backend();
+        let name = format!("adapters/{}", backend.adapter);
+        match adapters.iter_mut().find(|a| a.name == name) {
+            Some(adapter) => adapter.backends.push(backend.id.clone()),
+            None => adapters.push(views::Adapter {
+                name,
+                backends: vec![backend.id.clone()],
+                capability: Arc::clone(&backend.capability),
+            }),
+        }
+    }
+    adapters.sort_by(|a, b| a.name.cmp(&b.name));
+    adapters
+}
+
+/// Sizes on sale with their prices.
+#[must_use]
+pub fn instance_types(core: &Core, only: Option<&RegionId>) -> Vec<views::InstanceType> {
+    let wanted = |region: &RegionId| only.is_none_or(|r| r == region);
+    let pollers = core.pollers.all();
+    pollers.iter().map(|p| p.backend()).filter(|b| wanted(&b.region)).flat_map(|b| b.instance_types()).collect()
+}

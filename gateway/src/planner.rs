@@ -1,0 +1,197 @@
+//! The rim of placement: gathers the snapshot for one demand, calls the pure plan, and turns a dead end into the
+//! answer the caller gets.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use meridian_adapters::{AdapterError, ResolvedSpec};
+use meridian_model::{
+    error::{ErrorCode, FieldError, Problem},
+    ids::{AdapterName, RegionId, TenantId},
+    instance::{CapacityType, InstanceSpec},
+    operation::{Charge, Decision, OperationRecord},
+    time::Time,
+};
+use meridian_policies::{
+    health::{BreakerView, ShapeClass, ZoneKey},
+    placement::{self, BackendView, DeadEnd, Demand, Rules, Snapshot, ZoneView},
+    tenant::{Allow, TenantRules},
+};
+
+use crate::{
+    config,
+    journal::machine::Limits,
+    profiles::Profiles,
+    regions::Backend,
+    status::{fleet::Fleet, poll::Pollers},
+};
+
+/// Refusals listed in an answer; a spec that meets more has the same few faults at every backend.
+const REFUSALS_MAX: usize = 50;
+
+/// Seconds after which a create that found every zone busy or shut is worth repeating.
+const RETRY_SECONDS: u32 = 30;
+
+/// Chooses candidates and resolves profiles.
+#[derive(Debug)]
+pub struct Planner {
+    pollers: Pollers,
+    fleet: Arc<Fleet>,
+    profiles: Profiles,
+    tenants: Arc<HashMap<TenantId, TenantRules>>,
+    limits: Limits,
+}
+
+/// A plan, and the answer when it leads nowhere.
+#[derive(Debug)]
+pub struct Planned {
+    /// Candidates and reasons.
+    pub decision: Decision,
+    /// Why there is no candidate.
+    pub problem: Option<Problem>,
+}
+
+impl Planner {
+    /// A planner over all backends.
+    #[must_use]
+    pub fn new(
+        pollers: Pollers,
+        fleet: Arc<Fleet>,
+        profiles: Profiles,
+        tenants: Arc<HashMap<TenantId, TenantRules>>,
+        limits: Limits,
+    ) -> Self {
+        Self { pollers, fleet, profiles, tenants, limits }
+    }
+
+    /// Ranks the zones that can take the instance.
+    #[must_use]
+    pub fn plan(&self, tenant: &TenantId, spec: &Arc<InstanceSpec>, seed: u64, now: Time) -> Planned {
+        let counts = self.fleet.counts(Some(tenant));
+        let running = counts.into_iter().map(|((backend, zone), n)| (ZoneKey::new(backend, zone), n as u64)).collect();
+        let demand = Demand { running, ..Demand::new(Arc::clone(spec)) };
+        let rules = self.tenants.get(tenant).map(Rules::from).unwrap_or_default();
+        let rules = Rules { attempts_default: self.limits.attempts_max, ..rules };
+        let snapshot =
+            Snapshot { backends: self.pollers.all().iter().map(|p| self.view(p.backend(), spec, now)).collect() };
+        let decision = placement::plan(&demand, &snapshot, &rules, seed, now);
+        let problem = placement::dead_end(&decision).map(|end| explain(end, &decision));
+        Planned { decision, problem }
+    }
+
+    /// What placement needs to know of one backend for this spec.
+    fn view(&self, backend: &Backend, spec: &InstanceSpec, now: Time) -> BackendView {
+        let shape = backend.capability.round_up(&spec.shape());
+        let zones = backend.zones.iter().map(|zone| {
+            let facts = backend.market.zone_facts(zone, now);
+            let price = shape.as_ref().and_then(|s| Some((s, backend.market.price_view(zone, s)?.price_per_hour)));
+            // Only list prices are known: a spot instance is never dearer, so its list price ranks it.
+            let class = |shape: &_, capacity| ShapeClass { shape: Clone::clone(shape), capacity };
+            let prices: BTreeMap<_, _> = price
+                .iter()
+                .flat_map(|(s, p)| [CapacityType::OnDemand, CapacityType::Spot].map(|c| (class(*s, c), *p)))
+                .collect();
+            ZoneView {
+                zone: zone.clone(),
+                network_profiles: self.profiles.networks_in(&backend.id, zone),
+                on_sale: facts.on_sale,
+                sold_out: facts.sold_out,
+                ejected_until: facts.ejected_until,
+                prices,
+            }
+        });
+        let headroom = backend
+            .market
+            .usage()
+            .map(|u| meridian_model::quantity::MilliCpu(u.cpu_max.0.saturating_sub(u.cpu_used.0)));
+        BackendView {
+            id: backend.id.clone(),
+            adapter: backend.adapter.clone(),
+            region: backend.region.clone(),
+            capability: Arc::clone(&backend.capability),
+            priority: backend.priority,
+            breaker: worse(backend.breakers.state(true), backend.breakers.state(false)),
+            throttled_until: backend.pace.throttled_for().map(|wait| now + wait),
+            cordoned: false,
+            account_headroom: headroom,
+            image_profiles: self.profiles.images(),
+            secret_profiles: self.profiles.secrets_at(&backend.id),
+            zones: zones.collect(),
+        }
+    }
+
+    /// What an operation must hold to walk through all candidates of its plan.
+    #[must_use]
+    pub fn charge(&self, record: &OperationRecord) -> Charge {
+        let candidates = record.decision.as_ref().map(|d| d.candidates.as_slice()).unwrap_or_default();
+        placement::charge_of(candidates, record.spec.network.public_ip.is_some())
+    }
+
+    /// The spec with every profile resolved for one backend.
+    ///
+    /// # Errors
+    /// A profile has nothing for this backend.
+    pub fn resolve(&self, backend: &Backend, spec: &InstanceSpec) -> Result<ResolvedSpec, AdapterError> {
+        self.profiles.resolve(&backend.id, spec)
+    }
+}
+
+/// A region that does not answer reads takes no creates either: nobody could see what became of them.
+fn worse(writes: BreakerView, reads: BreakerView) -> BreakerView {
+    match (writes, reads) {
+        (BreakerView::Open { until: a }, BreakerView::Open { until: b }) => BreakerView::Open { until: a.max(b) },
+        (open @ BreakerView::Open { .. }, _) | (_, open @ BreakerView::Open { .. }) => open,
+        (BreakerView::HalfOpen, _) | (_, BreakerView::HalfOpen) => BreakerView::HalfOpen,
+        (BreakerView::Closed, BreakerView::Closed) => BreakerView::Closed,
+    }
+}
+
+/// The answer when a plan has no candidate.
+fn explain(end: DeadEnd, decision: &Decision) -> Problem {
+    let zones = decision.rejected.len();
+    match end {
+        DeadEnd::Unplaceable => {
+            let mut errors: Vec<FieldError> = Vec::new();
+            for rejection in decision.rejected.iter().flat_map(|r| &r.reasons) {
+                let error = FieldError {
+                    pointer: rejection.pointer.clone().unwrap_or_else(|| "/spec/placement".to_owned()),
+                    code: rejection.filter.clone(),
+                    detail: rejection.detail.clone(),
+                    hint: None,
+                };
+                if errors.len() < REFUSALS_MAX && !errors.contains(&error) {
+                    errors.push(error);
+                }
+            }
+            Problem::new(ErrorCode::Unplaceable, format!("none of {zones} zones can run this spec as it is"))
+                .with_errors(errors)
+        }
+        DeadEnd::NoCapacity | DeadEnd::RegionUnavailable | DeadEnd::QuotaExceeded => {
+            Problem::new(end.code(), format!("all {zones} zones are ruled out for now; see :explain for every reason"))
+                .with_retry_after(RETRY_SECONDS)
+        }
+    }
+}
+
+/// A tenant's rules from the configuration.
+#[must_use]
+pub fn rules_of(tenant: &config::Tenant) -> TenantRules {
+    TenantRules {
+        regions: Allow::all_when_empty(tenant.regions.iter().cloned()),
+        providers: Allow::all_when_empty(tenant.providers.iter().cloned()),
+        network_profiles: Allow::all_when_empty(tenant.network_profiles.iter().cloned()),
+        image_profiles: Allow::all_when_empty(tenant.image_profiles.iter().cloned()),
+        secret_profiles: Allow::none_when_empty(tenant.secret_profiles.iter().cloned()),
+        default_network_profile: tenant.default_network_profile.clone(),
+        default_strategy: tenant.strategy,
+        ..TenantRules::new(tenant.name.clone())
+    }
+}
+
+/// Regions and adapters a tenant may use; all when empty.
+#[must_use]
+pub fn places_of(rules: &TenantRules) -> (Vec<RegionId>, Vec<AdapterName>) {
+    (rules.regions.listed().cloned().collect(), rules.providers.listed().cloned().collect())
+}

@@ -1,0 +1,353 @@
+//! One boxed stack per backend, and what the gateway has learned about each.
+//!
+//! ```text
+//! retry      repeats writes that certainly were not applied, within a budget
+//! pace       our own limits, outside the breaker so that they never count as the region's faults
+//! breaker    closed passes, open refuses, half-open lets one read probe
+//! attempt    the adapter with a timeout; after the first byte a timeout of a write means unknown
+//! ```
+
+pub mod attempt;
+pub mod breaker;
+pub mod market;
+pub mod pace;
+pub mod retry;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use meridian_adapters::{
+    AccountUsage, AdapterError, Call, CallContext, CreateCall, Cursor, Page, PriceQuery, Reply, Request, ZoneReport,
+    registry::BoxedBackend,
+};
+use meridian_model::{
+    capability::{Capability, Feature},
+    error::{Effect, FaultKind},
+    ids::{AdapterName, BackendId, CloudId, CloudName, RegionId, ZoneId},
+    instance::Shape,
+    quantity::PricePerHour,
+    status::{Observed, ObservedEvent},
+    time::Time,
+};
+use tower::{Service, ServiceBuilder, util::BoxCloneSyncService};
+
+use self::{
+    attempt::AttemptTimeoutLayer,
+    breaker::{BreakerLayer, Breakers},
+    market::{Market, PriceBook},
+    pace::{Pace, PaceLayer},
+    retry::RetryLayer,
+};
+use crate::{
+    clock::{Clock, Entropy},
+    journal::identity::Deployment,
+    status::fleet::Counts,
+    views,
+};
+
+/// The stages of a region stack in the order in which a call meets them.
+pub const STAGES: [&str; 4] = ["retry", "pace", "breaker", "attempt"];
+
+/// A region stack, its type hidden.
+pub type RegionService = BoxCloneSyncService<Call, Reply, AdapterError>;
+
+/// One account in one region, with its stack and what was learned of it.
+pub struct Backend {
+    /// The operator's name for it.
+    pub id: BackendId,
+    /// Its adapter.
+    pub adapter: AdapterName,
+    /// Its region.
+    pub region: RegionId,
+    /// The operator's preference; smaller is tried first.
+    pub priority: u32,
+    /// What it can do.
+    pub capability: Arc<Capability>,
+    /// Zones that a network profile reaches.
+    pub zones: BTreeSet<ZoneId>,
+    /// Stock, prices, zones and usage as far as known.
+    pub market: Market,
+    /// Its circuit breakers.
+    pub breakers: Arc<Breakers>,
+    /// Our own limits towards it.
+    pub pace: Arc<Pace>,
+    service: RegionService,
+    clock: Clock,
+    entropy: Entropy,
+    call_timeout: Duration,
+    deployment: Deployment,
+}
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backend").field("id", &self.id).field("adapter", &self.adapter).finish_non_exhaustive()
+    }
+}
+
+/// What a backend is built from.
+#[derive(Debug)]
+pub struct BackendParts {
+    /// The operator's name for it.
+    pub id: BackendId,
+    /// Its adapter.
+    pub adapter: AdapterName,
+    /// Its region.
+    pub region: RegionId,
+    /// The operator's preference.
+    pub priority: u32,
+    /// Calls per second and verb that the vendor allows.
+    pub calls_per_second: u32,
+    /// Prices where the vendor tells none.
+    pub price_book: Option<PriceBook>,
+    /// Zones that a network profile reaches.
+    pub zones: BTreeSet<ZoneId>,
+    /// The configured adapter.
+    pub boxed: BoxedBackend,
+    /// Longest time of one call.
+    pub call_timeout: Duration,
+    /// Recognises our instances.
+    pub deployment: Deployment,
+    /// Wall clock.
+    pub clock: Clock,
+    /// Randomness for nonces.
+    pub entropy: Entropy,
+}
+
+impl Backend {
+    /// Builds the stack.
+    #[must_use]
+    pub fn new(parts: BackendParts) -> Self {
+        let seed = u64::try_from(parts.entropy.next() & u128::from(u64::MAX)).unwrap_or_default();
+        let breakers = Arc::new(Breakers::new(parts.clock.clone(), seed));
+        let pace = Arc::new(Pace::new(parts.calls_per_second));
+        let stack = ServiceBuilder::new()
+            // Outermost: each repetition takes its own turn and its own look at the breaker.
+            .layer(RetryLayer::new())
+            // Outside the breaker: waiting for our own turn says nothing about the region.
+            .layer(PaceLayer(Arc::clone(&pace)))
+            .layer(BreakerLayer(Arc::clone(&breakers)))
+            // Innermost: only here is it known whether a byte may have left.
+            .layer(AttemptTimeoutLayer)
+            .service(parts.boxed.service);
+        Self {
+            market: Market::new(parts.id.clone(), parts.zones.clone(), parts.price_book),
+            id: parts.id,
+            adapter: parts.adapter,
+            region: parts.region,
+            priority: parts.priority,
+            capability: parts.boxed.capability,
+            zones: parts.zones,
+            breakers,
+            pace,
+            service: BoxCloneSyncService::new(stack),
+            clock: parts.clock,
+            entropy: parts.entropy,
+            call_timeout: parts.call_timeout,
+            deployment: parts.deployment,
+        }
+    }
+
+    /// Whether a cloud name is one that this deployment gives.
+    #[must_use]
+    pub fn is_ours(&self, name: &str) -> bool {
+        self.deployment.identify(name).is_some()
+    }
+
+    /// Whether a repeated create under one token is one instance.
+    #[must_use]
+    pub fn honours_tokens(&self) -> bool {
+        self.capability.has(Feature::ClientToken)
+    }
+
+    /// Longest time in which a sent create may still take effect and become visible.
+    #[must_use]
+    pub fn effect_bound(&self) -> Duration {
+        Duration::from_millis(self.capability.effect_bound_ms)
+    }
+
+    async fn call(&self, request: Request, signed_at: Time) -> Result<Reply, AdapterError> {
+        let at = CallContext { signed_at, nonce: self.entropy.next(), timeout: self.call_timeout };
+        let verb = request.verb();
+        let mut service = self.service.clone();
+        std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
+        let result = service.call(Call { at, request }).await;
+        if let Err(error) = &result {
+            tracing::debug!(backend = %self.id, verb, %error, "vendor call failed");
+        }
+        result
+    }
+
+    /// Creates an instance; its request is signed with the time at which the attempt was journalled.
+    ///
+    /// # Errors
+    /// As [`meridian_adapters::RegionAdapter::create`].
+    pub async fn create(&self, call: CreateCall, signed_at: Time) -> Result<CloudId, AdapterError> {
+        match self.call(Request::Create(Box::new(call)), signed_at).await? {
+            Reply::Created(id) => Ok(id),
+            other => Err(mismatch(&other, Effect::Unknown)),
+        }
+    }
+
+    /// Reads instances by id.
+    ///
+    /// # Errors
+    /// As [`meridian_adapters::RegionAdapter::describe`].
+    pub async fn describe(&self, ids: Vec<CloudId>) -> Result<Vec<Observed>, AdapterError> {
+        match self.call(Request::Describe(ids), self.clock.now()).await? {
+            Reply::Instances(found) => Ok(found),
+            other => Err(mismatch(&other, Effect::NotApplied)),
+        }
+    }
+
+    /// Every instance of a name.
+    ///
+    /// # Errors
+    /// As [`meridian_adapters::RegionAdapter::find`].
+    pub async fn find(&self, name: CloudName) -> Result<Vec<Observed>, AdapterError> {
+        match self.call(Request::Find(name), self.clock.now()).await? {
+            Reply::Instances(found) => Ok(found),
+            other => Err(mismatch(&other, Effect::NotApplied)),
+        }
+    }
+
+    /// One page of all instances.
+    ///
+    /// # Errors
+    /// As [`meridian_adapters::RegionAdapter::list`].
+    pub async fn list(&self, from: Option<Cursor>) -> Result<Page, AdapterError> {
+        match self.call(Request::List(from), self.clock.now()).await? {
+            Reply::Page(page) => Ok(page),
+            other => Err(mismatch(&other, Effect::NotApplied)),
+        }
+    }
+
+    /// Deletes an instance.
+    ///
+    /// # Errors
+    /// As [`meridian_adapters::RegionAdapter::delete`].
+    pub async fn delete(&self, id: CloudId) -> Result<(), AdapterError> {
+        match self.call(Request::Delete(id), self.clock.now()).await? {
+            Reply::Deleted => Ok(()),
+            other => Err(mismatch(&other, Effect::Unknown)),
+        }
+    }
+
+    /// Events of an instance.
+    ///
+    /// # Errors
+    /// As [`meridian_adapters::RegionAdapter::events`].
+    pub async fn events(&self, id: CloudId) -> Result<Vec<ObservedEvent>, AdapterError> {
+        match self.call(Request::Events(id), self.clock.now()).await? {
+            Reply::Events(events) => Ok(events),
+            other => Err(mismatch(&other, Effect::NotApplied)),
+        }
+    }
+
+    /// What the vendor says of its zones.
+    ///
+    /// # Errors
+    /// As [`meridian_adapters::RegionAdapter::zones`].
+    pub async fn zones(&self) -> Result<Option<Vec<ZoneReport>>, AdapterError> {
+        match self.call(Request::Zones, self.clock.now()).await? {
+            Reply::Zones(zones) => Ok(zones),
+            other => Err(mismatch(&other, Effect::NotApplied)),
+        }
+    }
+
+    /// What the account uses.
+    ///
+    /// # Errors
+    /// As [`meridian_adapters::RegionAdapter::usage`].
+    pub async fn usage(&self) -> Result<Option<AccountUsage>, AdapterError> {
+        match self.call(Request::Usage, self.clock.now()).await? {
+            Reply::Usage(usage) => Ok(usage),
+            other => Err(mismatch(&other, Effect::NotApplied)),
+        }
+    }
+
+    /// What a size costs.
+    ///
+    /// # Errors
+    /// As [`meridian_adapters::RegionAdapter::price`].
+    pub async fn price(&self, query: PriceQuery) -> Result<Option<PricePerHour>, AdapterError> {
+        match self.call(Request::Price(query), self.clock.now()).await? {
+            Reply::Price(price) => Ok(price),
+            other => Err(mismatch(&other, Effect::NotApplied)),
+        }
+    }
+
+    /// Sizes whose price is unknown or old, zone by zone.
+    #[must_use]
+    pub fn stale_prices(&self, now: Time) -> Vec<(ZoneId, Shape)> {
+        let shapes = self.shapes();
+        self.zones
+            .iter()
+            .flat_map(|zone| shapes.iter().map(move |shape| (zone.clone(), shape.clone())))
+            .filter(|(zone, shape)| self.market.price_is_old(zone, shape, now))
+            .collect()
+    }
+
+    /// Every size on sale, without its vendor name.
+    fn shapes(&self) -> Vec<Shape> {
+        let plain = self.capability.sizes.iter().flat_map(|row| {
+            row.memory.iter().map(|memory| Shape { cpu: row.cpu, memory: *memory, gpu_type: None, gpu_count: 0 })
+        });
+        let gpu = self.capability.gpu_sizes.iter().map(|g| Shape {
+            cpu: g.cpu,
+            memory: g.memory,
+            gpu_type: Some(g.gpu_type.clone()),
+            gpu_count: g.gpu_count,
+        });
+        plain.chain(gpu).collect()
+    }
+
+    /// Every size on sale with its prices.
+    #[must_use]
+    pub fn instance_types(&self) -> Vec<views::InstanceType> {
+        let name = |shape: &Shape| match &shape.gpu_type {
+            Some(gpu) => format!("{}/{}-{}-{}x{gpu}", self.adapter, shape.cpu, shape.memory, shape.gpu_count),
+            None => format!("{}/{}-{}", self.adapter, shape.cpu, shape.memory),
+        };
+        self.shapes()
+            .into_iter()
+            .map(|shape| views::InstanceType {
+                name: name(&shape),
+                adapter: self.adapter.clone(),
+                region: self.region.clone(),
+                backend: self.id.clone(),
+                prices: self.zones.iter().filter_map(|zone| self.market.price_view(zone, &shape)).collect(),
+                shape,
+            })
+            .collect()
+    }
+
+    /// Its health for the regions resource.
+    #[must_use]
+    pub fn status(&self, freshness: views::Freshness, counts: &Counts, now: Time) -> views::BackendStatus {
+        let here = |zone: &ZoneId| counts.get(&(self.id.clone(), zone.clone())).copied().unwrap_or(0);
+        let zones = self.market.zone_views(now);
+        let zones: Vec<views::Zone> = zones
+            .into_iter()
+            .map(|z| views::Zone {
+                name: format!("regions/{}/zones/{}", self.region, z.zone),
+                instances: here(&z.zone),
+                ..z
+            })
+            .collect();
+        views::BackendStatus {
+            backend: self.id.clone(),
+            adapter: self.adapter.clone(),
+            freshness,
+            write_breaker: self.breakers.view(true),
+            read_breaker: self.breakers.view(false),
+            instances: zones.iter().map(|z| z.instances).sum(),
+            account_cpu: self.market.usage().map(|u| views::AccountCpu { used: u.cpu_used, max: u.cpu_max }),
+            zones,
+        }
+    }
+}
+
+/// An adapter that answers another verb than it was asked; a fault of ours.
+fn mismatch(reply: &Reply, effect: Effect) -> AdapterError {
+    let message = format!("the adapter answered another verb: {}", std::any::type_name_of_val(reply));
+    AdapterError::new(FaultKind::Unexpected, effect, "meridian.mismatch", message)
+}

@@ -1,0 +1,130 @@
+//! Repeats a write that certainly was not applied, within a budget. Reads are never repeated here: a poller's
+//! next turn, or the journal's next look-up, is their retry.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use meridian_adapters::{AdapterError, Call, Reply};
+use meridian_model::error::{Effect, FaultKind};
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use super::attempt::CallFuture;
+
+/// Repetitions of one call.
+const RETRIES_MAX: u32 = 2;
+
+/// First wait; doubled for the second repetition.
+const WAIT: Duration = Duration::from_millis(50);
+
+/// Each call earns this part of a repetition; the floor is one a second (RELIABILITY 3).
+const BUDGET_SHARE: f64 = 0.1;
+
+/// Repetitions that may be saved up.
+const BUDGET_MAX: f64 = 10.0;
+
+/// Repeats calls that were not applied.
+#[derive(Debug, Clone)]
+pub struct Retry<S> {
+    inner: S,
+    budget: Arc<Mutex<Budget>>,
+}
+
+/// Layer of [`Retry`]; one budget per layer, so one per backend.
+#[derive(Debug, Clone)]
+pub struct RetryLayer(Arc<Mutex<Budget>>);
+
+/// Saved-up repetitions.
+#[derive(Debug)]
+struct Budget {
+    saved: f64,
+    updated: Instant,
+}
+
+impl Budget {
+    fn earn(&mut self) {
+        let now = Instant::now();
+        let floor = now.duration_since(self.updated).as_secs_f64();
+        self.updated = now;
+        self.saved = (self.saved + floor + BUDGET_SHARE).min(BUDGET_MAX);
+    }
+
+    fn spend(&mut self) -> bool {
+        let enough = self.saved >= 1.0;
+        if enough {
+            self.saved -= 1.0;
+        }
+        enough
+    }
+}
+
+impl RetryLayer {
+    /// A layer with a full budget.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(Budget { saved: BUDGET_MAX, updated: Instant::now() })))
+    }
+}
+
+impl Default for RetryLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S> Layer<S> for RetryLayer {
+    type Service = Retry<S>;
+
+    fn layer(&self, inner: S) -> Retry<S> {
+        Retry { inner, budget: Arc::clone(&self.0) }
+    }
+}
+
+/// Nothing happened, and the same call may well succeed in a moment.
+fn worth_repeating(error: &AdapterError) -> bool {
+    error.effect == Effect::NotApplied
+        && matches!(error.kind, FaultKind::Throttled | FaultKind::Temporary | FaultKind::Unreachable)
+}
+
+impl<S> Service<Call> for Retry<S>
+where
+    S: Service<Call, Response = Reply, Error = AdapterError> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Reply;
+    type Error = AdapterError;
+    type Future = CallFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), AdapterError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, call: Call) -> CallFuture {
+        let next = self.inner.clone();
+        let mut ready = std::mem::replace(&mut self.inner, next);
+        let budget = Arc::clone(&self.budget);
+        Box::pin(async move {
+            let mut tries = 0;
+            loop {
+                budget.lock().unwrap_or_else(PoisonError::into_inner).earn();
+                let result = ready.call(call.clone()).await;
+                match result {
+                    Err(error)
+                        if call.request.is_write()
+                            && tries < RETRIES_MAX
+                            && worth_repeating(&error)
+                            && budget.lock().unwrap_or_else(PoisonError::into_inner).spend() =>
+                    {
+                        tokio::time::sleep(WAIT * 2_u32.pow(tries)).await;
+                        tries += 1;
+                        std::future::poll_fn(|cx| ready.poll_ready(cx)).await?;
+                    }
+                    done => return done,
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,175 @@
+//! Tests of the fleet: nothing disappears by silence, reads see writes, pages are complete.
+
+use meridian_model::{
+    instance::InstanceSpec,
+    operation::{Attempt, AttemptState, Charge, Fence, RECORD_VERSION, Removal},
+    status::{ObservedPhase, Phase},
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::operation::PageRequest;
+
+fn at(seconds: i64) -> Time {
+    Time::from_unix_ms(seconds * 1000)
+}
+
+fn tenant() -> TenantId {
+    TenantId::new("acme").unwrap()
+}
+
+fn backend(name: &str) -> BackendId {
+    BackendId::new(name).unwrap()
+}
+
+fn record(name: &str, at_backend: &str, rev: u64) -> OperationRecord {
+    OperationRecord {
+        v: RECORD_VERSION,
+        rev,
+        tenant: tenant(),
+        op_id: OperationId::new(format!("op-{name}")).unwrap(),
+        uid: "inst_1".parse().unwrap(),
+        name: InstanceName::new(name).unwrap(),
+        fingerprint: String::new(),
+        labels: [("app".to_owned(), name.split('-').next().unwrap_or_default().to_owned())].into(),
+        annotations: Default::default(),
+        spec: Arc::new(InstanceSpec::default()),
+        state: OperationState::Succeeded,
+        epoch: 1,
+        fence: Fence::default(),
+        lease_until: at(0),
+        due: None,
+        created_at: at(0),
+        updated_at: at(0),
+        decision: None,
+        attempts: vec![Attempt {
+            n: 1,
+            backend: backend(at_backend),
+            adapter: "x".parse().unwrap(),
+            region: "r".parse().unwrap(),
+            zone: "z".parse().unwrap(),
+            token: "t".parse().unwrap(),
+            name: "n".parse().unwrap(),
+            shape: Default::default(),
+            price: None,
+            state: AttemptState::Running,
+            started_at: at(0),
+            armed_at: at(0),
+            sends: 1,
+            cloud_id: Some(CloudId::new(format!("i-{name}")).unwrap()),
+            place_until: None,
+            fault: None,
+            changed_at: at(0),
+        }],
+        charge: Charge::default(),
+        removal: None,
+        problem: None,
+        ran_at: Some(at(1)),
+        adopted: None,
+        last_seen: None,
+    }
+}
+
+fn observed(name: &str, phase: ObservedPhase) -> Observed {
+    Observed { id: Some(CloudId::new(format!("i-{name}")).unwrap()), phase, ..Observed::default() }
+}
+
+fn get(fleet: &Fleet, name: &str) -> Option<Arc<Rendered>> {
+    fleet.get(&tenant(), &InstanceName::new(name).unwrap())
+}
+
+#[test]
+fn a_sight_shows_and_an_older_one_does_not_undo_it() {
+    let fleet = Fleet::default();
+    fleet.put(Arc::new(record("web", "b", 1)));
+    assert!(fleet.sighted(&backend("b"), at(10), &observed("web", ObservedPhase::Running)).is_none());
+    assert_eq!(get(&fleet, "web").unwrap().instance.status.phase, Phase::Running);
+    fleet.sighted(&backend("b"), at(9), &observed("web", ObservedPhase::Starting));
+    let status = get(&fleet, "web").unwrap().instance.status.clone();
+    assert_eq!((status.phase, status.observed_at), (Phase::Running, Some(at(10))));
+    assert!(fleet.sighted(&backend("other"), at(11), &observed("web", ObservedPhase::Failed)).is_none());
+    assert_eq!(
+        get(&fleet, "web").unwrap().instance.status.phase,
+        Phase::Running,
+        "another backend's id is another instance"
+    );
+}
+
+#[test]
+fn an_end_is_told_once_for_the_ledger() {
+    let fleet = Fleet::default();
+    fleet.put(Arc::new(record("job", "b", 1)));
+    let told = fleet.sighted(&backend("b"), at(10), &observed("job", ObservedPhase::Succeeded)).unwrap();
+    let mut settled = (*told).clone();
+    settled.rev = 2;
+    settled.last_seen = Some((at(10), observed("job", ObservedPhase::Succeeded)));
+    fleet.put(Arc::new(settled));
+    assert!(fleet.sighted(&backend("b"), at(11), &observed("job", ObservedPhase::Succeeded)).is_none());
+    assert_eq!(get(&fleet, "job").unwrap().instance.status.phase, Phase::Succeeded);
+}
+
+#[test]
+fn an_old_record_does_not_replace_a_new_one_and_gone_is_gone() {
+    let fleet = Fleet::default();
+    let mut removed = record("web", "b", 3);
+    fleet.put(Arc::new(record("web", "b", 2)));
+    removed.removal = Some(Removal { requested_at: at(5), completed_at: None });
+    fleet.put(Arc::new(removed.clone()));
+    assert_eq!(get(&fleet, "web").unwrap().instance.status.phase, Phase::Terminating);
+    fleet.put(Arc::new(record("web", "b", 2)));
+    assert_eq!(get(&fleet, "web").unwrap().instance.status.phase, Phase::Terminating);
+    removed.rev = 4;
+    removed.attempts[0].state = AttemptState::Absent;
+    removed.removal = Some(Removal { requested_at: at(5), completed_at: Some(at(6)) });
+    fleet.put(Arc::new(removed));
+    assert!(get(&fleet, "web").is_none());
+    assert!(fleet.sighted(&backend("b"), at(9), &observed("web", ObservedPhase::Running)).is_none());
+    assert!(get(&fleet, "web").is_none(), "a late sight brings nothing back");
+}
+
+#[test]
+fn staleness_marks_and_never_removes() {
+    let fleet = Fleet::default();
+    fleet.put(Arc::new(record("here", "b", 1)));
+    fleet.put(Arc::new(record("there", "c", 1)));
+    fleet.mark_stale(&backend("b"), true);
+    assert!(get(&fleet, "here").unwrap().instance.status.stale);
+    assert!(!get(&fleet, "there").unwrap().instance.status.stale);
+    fleet.mark_stale(&backend("b"), false);
+    assert!(!get(&fleet, "here").unwrap().instance.status.stale);
+}
+
+#[test]
+fn json_is_made_once() {
+    let fleet = Fleet::default();
+    fleet.put(Arc::new(record("web", "b", 1)));
+    let rendered = get(&fleet, "web").unwrap();
+    assert_eq!(rendered.json().as_ptr(), rendered.json().as_ptr());
+    let value: serde_json::Value = serde_json::from_slice(&rendered.json()).unwrap();
+    assert_eq!(value["name"], "tenants/acme/instances/web");
+}
+
+proptest! {
+    #[test]
+    fn pages_join_to_the_whole_list(names in prop::collection::btree_set("[ab]-[a-z]{1,3}", 0..40), size in 1_usize..10, app in prop::option::of("[ab]")) {
+        let fleet = Fleet::default();
+        for name in &names {
+            fleet.put(Arc::new(record(name, "b", 1)));
+        }
+        let labels: Vec<Requirement> = app.iter().map(|a| Requirement::In("app".to_owned(), vec![a.clone()])).collect();
+        let mut walked = Vec::new();
+        let mut after = None;
+        for _ in 0..100 {
+            let query = ListInstances { page: PageRequest { size, after: after.clone() }, labels: labels.clone(), ..Default::default() };
+            let (items, more) = fleet.page(&tenant(), &query);
+            walked.extend(items.iter().map(|i| i.short_name.to_string()));
+            after = items.last().map(|i| i.short_name.to_string());
+            if !more {
+                break;
+            }
+            prop_assert_eq!(items.len(), size);
+        }
+        let wanted: Vec<String> = names.iter().filter(|n| app.as_ref().is_none_or(|a| n.starts_with(a.as_str()))).cloned().collect();
+        prop_assert_eq!(walked, wanted);
+    }
+}

@@ -1,0 +1,6 @@
+//! What is running where, and how old that knowledge is: pollers fill one in-memory view of the fleet, from
+//! which every read is answered.
+
+pub mod fleet;
+pub mod poll;
+pub mod render;

@@ -1,0 +1,401 @@
+//! Pollers: one set of tasks per backend that keep the fleet's knowledge young.
+//!
+//! - The *sweep* lists every page of a backend. It counts only when it is complete; an incomplete one changes
+//!   no age. What it does not show is not removed: silence is not proof.
+//! - The *watch* asks for instances in transition by id, twenty at a time, each with its own growing interval:
+//!   at once when it is first watched, then after 50 ms, 100 ms, up to the configured interval. One call is
+//!   under way at a time, so that many waiting instances share a call instead of queueing one each.
+//! - The *market* loop reads zones, account usage and prices.
+//!
+//! A poller never retries: its next turn is the retry.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use meridian_adapters::{AdapterError, Cursor, DESCRIBE_IDS_MAX, Page, PriceQuery};
+use meridian_model::{
+    ids::{BackendId, CloudId},
+    instance::CapacityType,
+    status::Observed,
+    time::Time,
+};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::fleet::Fleet;
+use crate::{clock::Clock, operation::Refusal, regions::Backend, status::render::Sighting, views};
+
+/// Pages of one sweep: 20 a page (the smallest vendor page) times this is more than any account's quota.
+const SWEEP_PAGES_MAX: usize = 20_000;
+
+/// First interval of the watch of one instance.
+const WATCH_INTERVAL_FIRST: Duration = Duration::from_millis(50);
+
+/// Ended instances on their way to the driver; when it is full the next sweep finds them again.
+const ENDED_QUEUE: usize = 1024;
+
+/// Settings of the pollers.
+#[derive(Debug, Clone, Copy)]
+pub struct PollSettings {
+    /// Time between the starts of two sweeps.
+    pub sweep_interval: Duration,
+    /// Longest interval of the watch of one instance.
+    pub watch_interval: Duration,
+    /// Time between two readings of zones and usage.
+    pub market_interval: Duration,
+    /// Age at which a region's data is stale.
+    pub stale_after: Duration,
+}
+
+/// What a watched instance's backend said last.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Watched {
+    /// Not asked yet.
+    Unasked,
+    /// Shown.
+    Seen(Box<Sighting>),
+    /// A complete answer did not show it, at this time.
+    Missing(Time),
+}
+
+#[derive(Debug)]
+struct Watch {
+    tell: watch::Sender<Watched>,
+    due: Instant,
+    interval: Duration,
+}
+
+/// How the sweeps of a backend go.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sweeps {
+    /// Start of the last complete one.
+    observed_at: Option<Time>,
+    /// The last one failed; since when they do.
+    failing_since: Option<Time>,
+    /// The last complete one missed so many known instances that its silence proves nothing.
+    distrusted: bool,
+    /// Freshness as last marked in the fleet.
+    marked_stale: bool,
+}
+
+/// The poller of one backend.
+#[derive(Debug)]
+pub struct Poller {
+    backend: Arc<Backend>,
+    fleet: Arc<Fleet>,
+    clock: Clock,
+    settings: PollSettings,
+    watches: Mutex<HashMap<CloudId, Watch>>,
+    wake: Notify,
+    sweeps: Mutex<Sweeps>,
+    ended: mpsc::Sender<Ended>,
+}
+
+/// An instance that was seen to have ended by itself.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its record.
+    pub record: Arc<meridian_model::operation::OperationRecord>,
+    /// The sight.
+    pub observed: Observed,
+}
+
+/// A channel for instances that ended by themselves.
+#[must_use]
+pub fn ended_channel() -> (mpsc::Sender<Ended>, mpsc::Receiver<Ended>) {
+    mpsc::channel(ENDED_QUEUE)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A poisoned lock means a panic between two complete states; the data is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Poller {
+    /// A poller that does nothing until [`Self::run`] is awaited.
+    #[must_use]
+    pub fn new(
+        backend: Arc<Backend>,
+        fleet: Arc<Fleet>,
+        clock: Clock,
+        settings: PollSettings,
+        ended: mpsc::Sender<Ended>,
+    ) -> Self {
+        Self {
+            backend,
+            fleet,
+            clock,
+            settings,
+            watches: Mutex::default(),
+            wake: Notify::new(),
+            sweeps: Mutex::default(),
+            ended,
+        }
+    }
+
+    /// The backend it polls.
+    #[must_use]
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    /// Polls until `stop`.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let all = async {
+            tokio::join!(self.sweep_loop(), self.watch_loop(), self.market_loop(), self.age_loop());
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = all => {}
+        }
+    }
+
+    /// Watches an instance closely until the receiver is dropped.
+    #[must_use]
+    pub fn watch(&self, id: &CloudId) -> watch::Receiver<Watched> {
+        let mut watches = lock(&self.watches);
+        let now = Instant::now();
+        let entry = watches.entry(id.clone()).or_insert_with(|| Watch {
+            tell: watch::Sender::new(Watched::Unasked),
+            due: now,
+            interval: WATCH_INTERVAL_FIRST,
+        });
+        entry.due = now;
+        entry.interval = WATCH_INTERVAL_FIRST;
+        let receiver = entry.tell.subscribe();
+        drop(watches);
+        self.wake.notify_one();
+        receiver
+    }
+
+    /// Whether an empty answer of this backend can be believed (RELIABILITY 2.5).
+    #[must_use]
+    pub fn silence_is_proof(&self) -> bool {
+        let sweeps = lock(&self.sweeps);
+        !sweeps.distrusted && sweeps.observed_at.is_some() && sweeps.failing_since.is_none()
+    }
+
+    /// The age of this backend's data.
+    #[must_use]
+    pub fn freshness(&self) -> views::Freshness {
+        let sweeps = *lock(&self.sweeps);
+        let now = self.clock.now();
+        let age = sweeps.observed_at.map(|at| now.since(at));
+        let young = age.is_some_and(|a| a <= self.settings.stale_after);
+        let state = match (young, sweeps.failing_since) {
+            (_, Some(since)) if !young || now.since(since) > self.settings.stale_after => {
+                views::FreshnessState::Unreachable
+            }
+            (true, _) => views::FreshnessState::Fresh,
+            (false, _) => views::FreshnessState::Stale,
+        };
+        views::Freshness {
+            region: self.backend.region.clone(),
+            backend: self.backend.id.clone(),
+            observed_at: sweeps.observed_at,
+            age_ms: age.map(|a| u64::try_from(a.as_millis()).unwrap_or(u64::MAX)),
+            source: "poll",
+            state,
+        }
+    }
+
+    async fn sweep_loop(&self) {
+        let mut tick = tokio::time::interval(self.settings.sweep_interval);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let started = self.clock.now();
+            match self.sweep(started).await {
+                Ok(seen) => self.swept(started, seen),
+                Err(error) => {
+                    let mut sweeps = lock(&self.sweeps);
+                    sweeps.failing_since.get_or_insert(started);
+                    tracing::debug!(backend = %self.backend.id, %error, "sweep failed");
+                }
+            }
+        }
+    }
+
+    /// Lists every page; returns how many instances of ours it saw.
+    async fn sweep(&self, started: Time) -> Result<usize, AdapterError> {
+        let mut from: Option<Cursor> = None;
+        let mut ours = 0;
+        for _ in 0..SWEEP_PAGES_MAX {
+            let Page { items, next, .. } = self.backend.list(from).await?;
+            for observed in &items {
+                ours += usize::from(self.backend.is_ours(&observed.name));
+                self.show(started, observed);
+            }
+            match next {
+                Some(cursor) => from = Some(cursor),
+                None => return Ok(ours),
+            }
+        }
+        Err(AdapterError::new(
+            meridian_model::error::FaultKind::Unexpected,
+            meridian_model::error::Effect::NotApplied,
+            "meridian.endless-list",
+            "the list did not end",
+        ))
+    }
+
+    fn swept(&self, started: Time, seen: usize) {
+        let known = self.fleet.expected_at(&self.backend.id);
+        let mut sweeps = lock(&self.sweeps);
+        // Region-wide silence is an outage or a lost permission, not a mass death (RELIABILITY 2.8).
+        sweeps.distrusted = known > 0 && seen * 5 < known * 4;
+        if sweeps.distrusted {
+            tracing::warn!(backend = %self.backend.id, seen, known, "sweep shows far fewer instances than known; its silence is not believed");
+        }
+        sweeps.failing_since = None;
+        sweeps.observed_at = Some(started);
+    }
+
+    fn show(&self, at: Time, observed: &Observed) {
+        if let Some(record) = self.fleet.sighted(&self.backend.id, at, observed) {
+            // A full queue loses nothing: the record still says that it runs, so the next sweep tells again.
+            let _ = self.ended.try_send(Ended { record, observed: observed.clone() });
+        }
+    }
+
+    async fn watch_loop(&self) {
+        loop {
+            let due = self.due_ids();
+            if due.is_empty() {
+                let next = self.next_due();
+                tokio::select! {
+                    () = self.wake.notified() => {}
+                    () = tokio::time::sleep_until(next) => {}
+                }
+                continue;
+            }
+            let asked_at = self.clock.now();
+            match self.backend.describe(due.clone()).await {
+                Ok(found) => self.tell(&due, asked_at, &found),
+                Err(error) => tracing::debug!(backend = %self.backend.id, %error, "watch failed"),
+            }
+        }
+    }
+
+    /// The watched ids whose turn it is, the longest waiting first; their next turn is set.
+    fn due_ids(&self) -> Vec<CloudId> {
+        let now = Instant::now();
+        let mut watches = lock(&self.watches);
+        watches.retain(|_, watch| watch.tell.receiver_count() > 0);
+        let mut due: Vec<(Instant, CloudId)> =
+            watches.iter().filter(|(_, w)| w.due <= now).map(|(id, w)| (w.due, id.clone())).collect();
+        due.sort();
+        due.truncate(DESCRIBE_IDS_MAX);
+        for (_, id) in &due {
+            if let Some(watch) = watches.get_mut(id) {
+                watch.due = now + watch.interval;
+                watch.interval = (watch.interval * 2).min(self.settings.watch_interval);
+            }
+        }
+        due.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn next_due(&self) -> Instant {
+        let idle = Instant::now() + self.settings.watch_interval;
+        lock(&self.watches).values().map(|w| w.due).min().unwrap_or(idle).min(idle)
+    }
+
+    fn tell(&self, asked: &[CloudId], at: Time, found: &[Observed]) {
+        for observed in found {
+            self.show(at, observed);
+        }
+        let watches = lock(&self.watches);
+        for id in asked {
+            let Some(watch) = watches.get(id) else { continue };
+            let shown = found.iter().find(|o| o.id.as_ref() == Some(id));
+            watch.tell.send_replace(match shown {
+                Some(observed) => Watched::Seen(Box::new(Sighting { at, observed: observed.clone() })),
+                None => Watched::Missing(at),
+            });
+        }
+    }
+
+    async fn market_loop(&self) {
+        let mut tick = tokio::time::interval(self.settings.market_interval);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            if let Ok(Some(zones)) = self.backend.zones().await {
+                self.backend.market.set_zones(&zones);
+            }
+            if let Ok(Some(usage)) = self.backend.usage().await {
+                self.backend.market.set_usage(usage);
+            }
+            self.read_prices().await;
+        }
+    }
+
+    /// Asks for prices that are unknown or old, one after the other, within the backend's pace.
+    async fn read_prices(&self) {
+        for (zone, shape) in self.backend.stale_prices(self.clock.now()) {
+            let query = PriceQuery { zone: zone.clone(), shape: shape.clone(), capacity: CapacityType::OnDemand };
+            match self.backend.price(query).await {
+                Ok(Some(price)) => self.backend.market.set_price(&zone, &shape, price, self.clock.now()),
+                // No such call, or not for this size: the price book answers.
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::debug!(backend = %self.backend.id, %error, "price query failed");
+                    if error.kind.is_region_fault() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Marks the instances of this backend stale, or fresh again, when its data crosses the age.
+    async fn age_loop(&self) {
+        let mut tick = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            tick.tick().await;
+            let stale = self.freshness().state != views::FreshnessState::Fresh;
+            let changed = {
+                let mut sweeps = lock(&self.sweeps);
+                std::mem::replace(&mut sweeps.marked_stale, stale) != stale
+            };
+            if changed {
+                self.fleet.mark_stale(&self.backend.id, stale);
+                tracing::info!(backend = %self.backend.id, stale, "freshness of the region's data changed");
+            }
+        }
+    }
+}
+
+/// All pollers by backend.
+#[derive(Debug, Clone, Default)]
+pub struct Pollers(Arc<HashMap<BackendId, Arc<Poller>>>);
+
+impl Pollers {
+    /// The given pollers.
+    #[must_use]
+    pub fn new(pollers: impl IntoIterator<Item = Arc<Poller>>) -> Self {
+        Self(Arc::new(pollers.into_iter().map(|p| (p.backend.id.clone(), p)).collect()))
+    }
+
+    /// The poller of a backend.
+    ///
+    /// # Errors
+    /// A refusal when the configuration has no such backend any more.
+    pub fn of(&self, backend: &BackendId) -> Result<&Arc<Poller>, Refusal> {
+        self.0.get(backend).ok_or_else(|| Refusal::internal(format!("backend {backend} is not configured")))
+    }
+
+    /// All of them, in the order of their ids.
+    #[must_use]
+    pub fn all(&self) -> Vec<&Arc<Poller>> {
+        let mut all: Vec<_> = self.0.values().collect();
+        all.sort_by(|a, b| a.backend.id.cmp(&b.backend.id));
+        all
+    }
+}
