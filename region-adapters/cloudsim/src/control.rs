@@ -16,7 +16,7 @@ use crate::core::{
 };
 use crate::http::{BoxFuture, Face, FaceReply};
 use crate::rim::Rim;
-use crate::sim::CloudsimInfo;
+use crate::sim::{BackendInfo, CloudsimInfo};
 
 /// The control API.
 pub(crate) struct Control {
@@ -206,13 +206,19 @@ impl Control {
             return Err(FieldError::new("maxVcpu", "0 or more").into());
         }
         let region = self.find_region(&input.region, input.vendor)?;
-        let scope = Scope { vendor: region.vendor, region: region.region, account: input.account };
-        let known = self.rim.with(|world, _| world.set_quota(&scope, input.max_instances, input.max_vcpu));
-        if known {
-            Ok((StatusCode::OK, self.rim.with(|world, _| quotas(world))))
-        } else {
-            Err(FieldError::new("account", "an account of this region, see GET /v1/backends").into())
+        let here = |b: &&BackendInfo| b.vendor == region.vendor && b.region == region.region;
+        let accounts: Vec<_> = self.info.backends.iter().filter(here).map(|b| b.account.clone()).collect();
+        if let Some(unknown) = input.account.as_ref().filter(|a| !accounts.contains(a)) {
+            let text = format!("one of {}, not {unknown}", accounts.join(", "));
+            return Err(FieldError::new("account", text).into());
         }
+        self.rim.with(|world, _| {
+            for account in accounts.into_iter().filter(|a| input.account.as_ref().is_none_or(|b| a == b)) {
+                let scope = Scope { vendor: region.vendor, region: region.region.clone(), account };
+                world.set_quota(&scope, input.max_instances, input.max_vcpu);
+            }
+        });
+        Ok((StatusCode::OK, self.rim.with(|world, _| quotas(world))))
     }
 
     fn set_subnet(&self, id: &str, body: &Bytes) -> Reply {
@@ -294,7 +300,8 @@ struct StockInput {
 struct QuotaInput {
     vendor: Option<Vendor>,
     region: String,
-    account: String,
+    /// Absent: every account of the region.
+    account: Option<String>,
     max_instances: Option<u32>,
     max_vcpu: Option<f64>,
 }

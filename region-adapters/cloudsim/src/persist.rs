@@ -40,10 +40,18 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> StateError + '_ {
     move |source| StateError::Io { path: path.to_owned(), source }
 }
 
+/// The file is compacted while running when this much was appended, and more than [`GROWTH_MAX`] times what it began
+/// with: rewriting stalls every call for a moment, so it must be rare.
+const APPENDED_BYTES_MIN: u64 = 256 * 1024 * 1024;
+const GROWTH_MAX: u64 = 4;
+
 /// The open file.
 #[derive(Debug)]
 pub(crate) struct Journal {
+    dir: PathBuf,
     file: File,
+    start_bytes: u64,
+    appended_bytes: u64,
 }
 
 impl Journal {
@@ -58,29 +66,51 @@ impl Journal {
         };
         load(&path, &text, world, now_ms)?;
         world.rebuild();
-        // Written beside and renamed, so that a kill here leaves the old file.
-        let fresh = dir.join(format!("{STATE_FILE}.new"));
-        let mut file = File::create(&fresh).map_err(io_error(&fresh))?;
-        write_records(&mut file, &world.snapshot(now_ms)).map_err(io_error(&fresh))?;
-        file.sync_all().map_err(io_error(&fresh))?;
-        fs::rename(&fresh, &path).map_err(io_error(&path))?;
-        let file = OpenOptions::new().append(true).open(&path).map_err(io_error(&path))?;
-        Ok(Self { file })
+        let file = compact(dir, &world.snapshot(now_ms)).map_err(io_error(&path))?;
+        let start_bytes = file.metadata().map_err(io_error(&path))?.len();
+        Ok(Self { dir: dir.to_owned(), file, start_bytes, appended_bytes: 0 })
     }
 
     /// Appends records in one write: a kill can tear the last line, never mix two.
     pub(crate) fn append(&mut self, records: &[Record]) -> io::Result<()> {
-        if records.is_empty() { Ok(()) } else { write_records(&mut self.file, records) }
+        if !records.is_empty() {
+            self.appended_bytes += write_records(&mut self.file, records)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the file has grown enough to be worth [`Journal::rewrite`].
+    pub(crate) fn has_grown(&self) -> bool {
+        self.appended_bytes > APPENDED_BYTES_MIN.max(self.start_bytes * GROWTH_MAX)
+    }
+
+    /// Replaces the file by a snapshot.
+    pub(crate) fn rewrite(&mut self, snapshot: &[Record]) -> io::Result<()> {
+        self.file = compact(&self.dir, snapshot)?;
+        self.start_bytes = self.file.metadata()?.len();
+        self.appended_bytes = 0;
+        Ok(())
     }
 }
 
-fn write_records(file: &mut File, records: &[Record]) -> io::Result<()> {
+/// Writes beside and renames, so that a kill leaves the old file or the new one.
+fn compact(dir: &Path, snapshot: &[Record]) -> io::Result<File> {
+    let (path, fresh) = (dir.join(STATE_FILE), dir.join(format!("{STATE_FILE}.new")));
+    let mut file = File::create(&fresh)?;
+    write_records(&mut file, snapshot)?;
+    file.sync_all()?;
+    fs::rename(&fresh, &path)?;
+    OpenOptions::new().append(true).open(&path)
+}
+
+fn write_records(file: &mut File, records: &[Record]) -> io::Result<u64> {
     let mut lines = Vec::new();
     for record in records {
         serde_json::to_writer(&mut lines, record)?;
         lines.push(b'\n');
     }
-    file.write_all(&lines)
+    file.write_all(&lines)?;
+    Ok(u64::try_from(lines.len()).unwrap_or(u64::MAX))
 }
 
 fn load(path: &Path, text: &[u8], world: &mut World, now_ms: i64) -> Result<(), StateError> {

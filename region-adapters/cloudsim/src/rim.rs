@@ -117,17 +117,22 @@ impl Rim {
     /// (enough against a killed process), so they may block a worker thread.
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut World, i64) -> T) -> T {
         let mut world = lock(&self.world);
-        let result = work(&mut world, self.now_ms());
+        let now_ms = self.now_ms();
+        let result = work(&mut world, now_ms);
         let mut journal = lock(&self.journal);
-        match journal.as_mut() {
-            None => world.discard_records(),
-            Some(journal) => {
-                let records = world.take_records();
-                if let Err(error) = journal.append(&records) {
-                    tracing::error!(%error, "cannot write the simulators' state; it will not survive a restart");
-                    self.broken.store(true, Ordering::Relaxed);
-                }
-            }
+        let Some(open) = journal.as_mut() else {
+            world.discard_records();
+            return result;
+        };
+        let mut written = open.append(&world.take_records());
+        if written.is_ok() && open.has_grown() {
+            written = open.rewrite(&world.snapshot(now_ms));
+        }
+        if let Err(error) = written {
+            tracing::error!(%error, "cannot write the simulators' state; nothing more of it will be kept");
+            self.broken.store(true, Ordering::Relaxed);
+            // What was written last may be torn: nothing may follow it.
+            *journal = None;
         }
         result
     }

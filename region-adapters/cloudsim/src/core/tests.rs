@@ -480,8 +480,6 @@ proptest! {
         world.advance(now);
         again.advance(now);
         let states = |w: &World| w.instances.values().map(|i| (i.id.clone(), i.state)).collect::<Vec<_>>();
-        if scenario.timing.jitter_ms == 0 {
-            prop_assert_eq!(states(&again), states(&world));
-        }
+        prop_assert_eq!(states(&again), states(&world));
     }
 }

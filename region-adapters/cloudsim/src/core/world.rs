@@ -182,6 +182,20 @@ pub enum LimitChange {
     },
 }
 
+impl LimitChange {
+    /// Whether `old` says nothing any more after this change.
+    fn replaces(&self, old: &Self) -> bool {
+        match (self, old) {
+            (Self::Stock { region, zone, spec, .. }, Self::Stock { region: r, zone: z, spec: s, .. }) => {
+                region == r && zone == z && (spec == s || spec == "*")
+            }
+            (Self::Quota { scope, .. }, Self::Quota { scope: old, .. }) => scope == old,
+            (Self::Ips { subnet_id, .. }, Self::Ips { subnet_id: old, .. }) => subnet_id == old,
+            (Self::Stock { .. } | Self::Quota { .. } | Self::Ips { .. }, _) => false,
+        }
+    }
+}
+
 /// The simulated clouds. See the module.
 #[derive(Clone, Debug)]
 pub struct World {
@@ -200,6 +214,8 @@ pub struct World {
     pub(super) tokens: BTreeMap<String, TokenRecord>,
     pub(super) calls: Calls,
     pub(super) next_seq: u64,
+    /// Changes of limits still in force, in order.
+    limits: Vec<LimitChange>,
     /// When each scope last forgot ended instances, see `keep`.
     pub(super) forgot_ms: BTreeMap<Scope, i64>,
     pub(super) dirty: Dirty,
@@ -251,6 +267,7 @@ impl World {
             tokens: BTreeMap::new(),
             calls: Calls::default(),
             next_seq: 0,
+            limits: Vec::new(),
             forgot_ms: BTreeMap::new(),
             dirty: Dirty::default(),
         }
@@ -435,7 +452,7 @@ impl World {
         };
         let held = target.held_stock();
         target.set_free_stock(&spec, free);
-        self.dirty.limits.push(LimitChange::Stock { region, zone, spec, free, held });
+        self.remember(LimitChange::Stock { region, zone, spec, free, held });
         true
     }
 
@@ -447,7 +464,7 @@ impl World {
         quota.max_instances = max_instances.unwrap_or(quota.max_instances);
         quota.max_vcpu = max_vcpu.unwrap_or(quota.max_vcpu);
         let (scope, max_instances, max_vcpu) = (scope.clone(), quota.max_instances, quota.max_vcpu);
-        self.dirty.limits.push(LimitChange::Quota { scope, max_instances, max_vcpu });
+        self.remember(LimitChange::Quota { scope, max_instances, max_vcpu });
         true
     }
 
@@ -466,7 +483,7 @@ impl World {
         }
         let used = zone.used_ips();
         zone.set_free_ips(free);
-        self.dirty.limits.push(LimitChange::Ips { subnet_id: subnet_id.to_owned(), free, used });
+        self.remember(LimitChange::Ips { subnet_id: subnet_id.to_owned(), free, used });
         Ok(())
     }
 
@@ -548,6 +565,13 @@ impl World {
         Ok(())
     }
 
+    /// A change replaces those it makes void, so that the list stays as short as the limits are many.
+    fn remember(&mut self, change: LimitChange) {
+        self.limits.retain(|old| !change.replaces(old));
+        self.dirty.limits.push(change.clone());
+        self.limits.push(change);
+    }
+
     fn restore_limits(&mut self, change: LimitChange) -> Result<(), String> {
         match &change {
             LimitChange::Stock { region, zone, spec, free, held } => {
@@ -571,7 +595,7 @@ impl World {
                 zone.replay_ips(free.saturating_add(*used));
             }
         }
-        self.dirty.limits.push(change);
+        self.remember(change);
         Ok(())
     }
 

@@ -181,8 +181,9 @@ fn describe_instances(world: &mut World, scope: &Scope, ask: &wire::Describe, no
         let text = format!("has the unknown name {}; known: {}", filter.name, FILTERS.join(", "));
         return Err(TcError::invalid("Filters.Name", &text));
     }
+    let ids: std::collections::BTreeSet<&str> = ask.eks_ci_ids.iter().map(String::as_str).collect();
     let matches = |i: &Instance| {
-        let chosen = ask.eks_ci_ids.is_empty() || ask.eks_ci_ids.contains(&i.id);
+        let chosen = ids.is_empty() || ids.contains(i.id.as_str());
         chosen && ask.filters.iter().all(|f| f.values.iter().any(|v| Some(v.as_str()) == filter_value(i, &f.name)))
     };
     let found: Vec<_> = world.list(scope, now_ms).into_iter().filter(|i| matches(i)).collect();
