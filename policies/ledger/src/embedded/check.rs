@@ -108,9 +108,14 @@ fn check_records(t: &Tables<'_>, report: &mut OpenReport) -> Result<BTreeMap<Ten
             report.note_index(format!("expiry has no entry for the tombstone of {}/{}", record.tenant, record.op_id));
         }
     }
-    for (table, have, want) in
-        [("names", t.names.len()?, names), ("due", t.due.len()?, due), ("expiry", t.expiry.len()?, expiry)]
-    {
+    let counts = [
+        ("names", t.names.len()?, names),
+        ("due", t.due.len()?, due),
+        ("expiry", t.expiry.len()?, expiry),
+        // A spec without a record would keep a secret for ever.
+        ("specs", t.specs.len()?, t.operations.len()?),
+    ];
+    for (table, have, want) in counts {
         if have != want {
             report.note_index(format!("{table} has {have} entries and should have {want}"));
         }
@@ -168,6 +173,16 @@ fn rebuild_indexes(t: &mut Tables<'_>) -> Result<(), Fault> {
         let record = decode_record("tombstones", key.value(), bytes.value())?;
         let index = expiry_key(Expiring::Tombstone, record.updated_at, key.value());
         t.expiry.insert(index.as_slice(), [].as_slice())?;
+    }
+    let mut masterless = Vec::new();
+    for entry in t.specs.iter()? {
+        let key = entry?.0.value().to_vec();
+        if t.operations.get(key.as_slice())?.is_none() {
+            masterless.push(key);
+        }
+    }
+    for key in masterless {
+        t.specs.remove(key.as_slice())?;
     }
     Ok(())
 }

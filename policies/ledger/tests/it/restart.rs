@@ -133,6 +133,19 @@ async fn wrong_indexes_are_reported_and_rebuilt() {
     }
 }
 
+#[tokio::test]
+async fn a_spec_without_a_record_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.redb");
+    filled(&path).await;
+    meddle(&path, |tx| {
+        let mut specs = tx.open_table(Raw::new("specs")).unwrap();
+        specs.insert(b"acme\0op9".as_slice(), b"left behind".as_slice()).unwrap();
+    });
+    assert!(!open(&path).open_report().is_clean());
+    open_clean(&path);
+}
+
 /// Replaces the stored bytes of `acme/op1`.
 fn replace_record(path: &Path, change: impl FnOnce(String) -> String) {
     let key = b"acme\0op1".as_slice();
