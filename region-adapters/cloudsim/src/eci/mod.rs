@@ -2,8 +2,7 @@
 //!
 //! A request goes through: decode, verify (`sign`), nonce, method, limits and faults ([`Rim::call`]), parameters
 //! (`flatten`), action (`actions`), encode (`reply`). Everything vendor-specific is in this folder and nothing of it in
-//! the core. What the documents do not say is marked where it is decided; known gaps are at the end of the crate's
-//! README.
+//! the core. What the documents do not say is marked where it is decided and listed in `README.md` of this folder.
 //!
 //! Deliberately absent: data caches, virtual nodes, container commits and ops tasks (answered `UnsupportedOperation`),
 //! temporary credentials beyond a fixed token, and a central endpoint: one listener serves one region.
@@ -28,7 +27,7 @@ use http::{Request, Response, StatusCode, header};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::core::{Refusal, Scope, Vendor, World, round_spec, spec_key};
+use crate::core::{Refusal, RegionKey, Scope, Vendor, World, round_spec, spec_key};
 use crate::http::{BoxFuture, Face, FaceReply};
 use crate::rim::{Answer, Call as RimCall, Refuse, Refused, Rim};
 use error::EciError;
@@ -100,16 +99,13 @@ impl EciFace {
             return self.attach(&parts.headers, query);
         }
         let inbound = Inbound { method: parts.method.as_str(), query, headers: &parts.headers, body: &body };
-        let (format, admitted) = match sign::parse(inbound) {
-            Ok(parsed) => (parsed.format(), self.admit(&parsed, &parts)),
-            Err(error) => (Format::Json, Err(error)),
+        let (format, claimed, admitted) = match sign::parse(inbound) {
+            Ok(parsed) => (parsed.format(), parsed.claimed_action().to_owned(), self.admit(&parsed, &parts)),
+            Err(error) => (Format::Json, String::new(), Err(error)),
         };
         let admitted = match admitted {
             Ok(admitted) => admitted,
-            Err(error) => {
-                let request_id = self.rim.with(|world, _| request_id(world));
-                return FaceReply::Response(reply::failure(&error, format, &request_id, HOST_ID));
-            }
+            Err(error) => return self.turned_away(&error, format, &claimed),
         };
         let action = admitted.verified.action.clone();
         let mut call = RimCall::new(admitted.scope.clone(), &admitted.verified.key_id, &action);
@@ -125,6 +121,18 @@ impl EciFace {
         let rim = Arc::clone(&self.rim);
         let effect = move |world: &mut World, now_ms: i64| self.perform(&admitted, params, format, (world, now_ms));
         rim.call(call, refuse, effect).await
+    }
+
+    /// Answers and counts a request that may not act.
+    fn turned_away(&self, error: &EciError, format: Format, claimed_action: &str) -> FaceReply {
+        // Counters are by action, and anybody may claim any: only known names get their own.
+        let action = self.schema.methods(claimed_action).map_or("unknown", |_| claimed_action);
+        let region = RegionKey::new(Vendor::AlibabaEci, &self.region);
+        let request_id = self.rim.with(|world, now_ms| {
+            world.count_call(&region, action, &error.code, now_ms);
+            request_id(world)
+        });
+        FaceReply::Response(reply::failure(error, format, &request_id, HOST_ID))
     }
 
     /// Checks path, signature, nonce, action and method.

@@ -51,6 +51,8 @@ pub(crate) fn group(instance: &Instance, with_events: bool) -> Value {
         "EphemeralStorage": spec.ephemeral_gib,
         "RamRoleName": spec.role_name,
         "ResourceGroupId": spec.extra.get("ResourceGroupId"),
+        // A list in the request and one text here: the first that was asked for.
+        "ComputeCategory": spec.extra.get("ComputeCategory").and_then(|wanted| wanted.get(0)),
         "SpotStrategy": spot_strategy(instance),
         "SpotPriceLimit": spec.spot.as_ref().and_then(|spot| spot.price_limit),
         "Discount": 0,

@@ -119,7 +119,16 @@ impl Parsed<'_> {
         }
     }
 
-    /// The access key id the request claims, before it is proved.
+    /// The action the request claims, before it is proved; empty if none.
+    pub(crate) fn claimed_action(&self) -> &str {
+        let action = match self.authorization {
+            Some(_) => header(self.inbound.headers, "x-acs-action"),
+            None => self.v1("Action"),
+        };
+        action.unwrap_or_default()
+    }
+
+    /// A parameter of the v1 protocol.
     fn v1(&self, name: &str) -> Option<&str> {
         self.query.iter().chain(&self.form).find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }

@@ -169,6 +169,7 @@ impl Group {
             let policy = spec.dns.take().and_then(|dns| dns.policy);
             spec.dns = dns(Some(given), policy);
         }
+        spec.extra.extend(self.extra);
         spec.restart_policy = restart_policy(self.restart_policy.as_deref())?.unwrap_or(spec.restart_policy);
         spec.cpu = self.cpu.or(spec.cpu);
         spec.memory_gib = self.memory.or(spec.memory_gib);

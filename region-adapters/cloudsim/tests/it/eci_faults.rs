@@ -118,3 +118,18 @@ async fn a_spot_instance_is_warned_and_taken_back() {
     assert_eq!(group["SpotStrategy"], "SpotAsPriceGo");
     assert_eq!(eci.truth("spot-1").await[0]["alive"], false);
 }
+
+#[tokio::test]
+async fn refused_requests_are_counted_too() {
+    let (_simulator, eci) = start(|_| {}).await;
+    let wrong = crate::eci_client::V3 { secret: "wrong".to_owned(), ..eci.v3("ListUsage", &[]) };
+    eci.send(&wrong).await.unwrap().assert_code("SignatureDoesNotMatch", 400);
+    eci.call("MadeUp", &[]).await.assert_code("InvalidAction", 403);
+    let calls = eci.control("GET", "/v1/calls", &serde_json::Value::Null).await;
+    let count = |action: &str, outcome: &str| {
+        let all = calls["calls"].as_array().unwrap().iter();
+        all.filter(|one| one["action"] == action && one["outcome"] == outcome).count()
+    };
+    assert_eq!((count("ListUsage", "SignatureDoesNotMatch"), count("unknown", "InvalidAction")), (1, 1));
+    assert_eq!(count("MadeUp", "InvalidAction"), 0);
+}
