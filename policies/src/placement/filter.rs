@@ -186,13 +186,13 @@ impl View<'_> {
 }
 
 /// Looks at every zone of every backend.
-pub(super) fn views<'a>(demand: &Demand, snapshot: &'a Snapshot, rules: &Rules, now: Time) -> Vec<View<'a>> {
+pub(super) fn views<'a>(demand: &Demand<'_>, snapshot: &'a Snapshot, rules: &Rules, now: Time) -> Vec<View<'a>> {
     let mut views = Vec::new();
     for backend in &snapshot.backends {
         let shape = backend.capability.round_up(&demand.spec.shape());
         let mut base = View { backend, zone: None, shape, price: None, reasons: Vec::new(), waived: Vec::new() };
-        check_wishes(&mut base, &demand.spec, rules);
-        check_capability(&mut base, &demand.spec);
+        check_wishes(&mut base, demand.spec, rules);
+        check_capability(&mut base, demand.spec);
         check_backend(&mut base, demand, now);
         if backend.zones.is_empty() {
             base.reject(Filter::NoNetwork, "no zone of the backend is configured");
@@ -249,7 +249,7 @@ fn check_capability(view: &mut View<'_>, spec: &InstanceSpec) {
     }
 }
 
-fn check_backend(view: &mut View<'_>, demand: &Demand, now: Time) {
+fn check_backend(view: &mut View<'_>, demand: &Demand<'_>, now: Time) {
     let backend = view.backend;
     if backend.cordoned {
         view.reject(Filter::Cordoned, "the operator took the backend out of service");
@@ -281,8 +281,8 @@ fn check_backend(view: &mut View<'_>, demand: &Demand, now: Time) {
     }
 }
 
-fn check_zone(view: &mut View<'_>, zone: &ZoneView, demand: &Demand, now: Time) {
-    let spec = &demand.spec;
+fn check_zone(view: &mut View<'_>, zone: &ZoneView, demand: &Demand<'_>, now: Time) {
+    let spec = demand.spec;
     check_zone_wish(view, &zone.zone, spec);
     match &spec.network.profile {
         Some(profile) if !zone.network_profiles.contains(profile) => {

@@ -43,9 +43,9 @@ pub const ATTEMPTS_DEFAULT: u32 = 6;
 
 /// What is asked for, and what only the asking tenant knows.
 #[derive(Debug, Clone)]
-pub struct Demand {
+pub struct Demand<'a> {
     /// The admitted spec.
-    pub spec: Arc<InstanceSpec>,
+    pub spec: &'a InstanceSpec,
     /// The tenant's quota; none to leave it to the ledger alone.
     pub quota: Option<TenantQuota>,
     /// Zones this operation has tried; each counts as one attempt.
@@ -54,10 +54,10 @@ pub struct Demand {
     pub running: BTreeMap<ZoneKey, u64>,
 }
 
-impl Demand {
+impl<'a> Demand<'a> {
     /// A first plan for a spec, with neither quota nor history.
     #[must_use]
-    pub fn new(spec: Arc<InstanceSpec>) -> Self {
+    pub fn new(spec: &'a InstanceSpec) -> Self {
         Self { spec, quota: None, tried: BTreeSet::new(), running: BTreeMap::new() }
     }
 }
@@ -183,7 +183,7 @@ impl From<&TenantRules> for Rules {
 /// Every zone of the snapshot is in exactly one of the two lists; a backend without zones is rejected as a whole.
 /// The same arguments give the same decision, whatever the order of backends and zones.
 #[must_use]
-pub fn plan(demand: &Demand, snapshot: &Snapshot, rules: &Rules, seed: u64, now: Time) -> Decision {
+pub fn plan(demand: &Demand<'_>, snapshot: &Snapshot, rules: &Rules, seed: u64, now: Time) -> Decision {
     let mut views = filter::views(demand, snapshot, rules, now);
     if !views.iter().any(|v| v.reasons.is_empty()) {
         for view in &mut views {
@@ -255,14 +255,16 @@ pub fn dead_end(decision: &Decision) -> Option<DeadEnd> {
     })
 }
 
-/// The shortage of the cheapest size that could be placed, for the answer to [`DeadEnd::QuotaExceeded`].
+/// The shortage of the smallest size that the quota does not hold, for the answer to [`DeadEnd::QuotaExceeded`].
 #[must_use]
-pub fn quota_shortage(demand: &Demand, snapshot: &Snapshot) -> Option<QuotaShortage> {
+pub fn quota_shortage(demand: &Demand<'_>, snapshot: &Snapshot) -> Option<QuotaShortage> {
     let tenant = demand.quota?;
     let wish = demand.spec.shape();
     let public_ip = demand.spec.network.public_ip.is_some();
-    let smallest = snapshot.backends.iter().filter_map(|b| b.capability.round_up(&wish)).min()?;
-    quota::charge(tenant.used, quota::charge_of(&smallest, public_ip), &tenant.limits).err()
+    let mut shapes: Vec<_> = snapshot.backends.iter().filter_map(|b| b.capability.round_up(&wish)).collect();
+    shapes.sort();
+    let short = |s| quota::charge(tenant.used, quota::charge_of(s, public_ip), &tenant.limits).err();
+    shapes.iter().find_map(short)
 }
 
 /// The largest charge of any candidate: what an operation must hold to walk through all of them.

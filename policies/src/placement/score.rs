@@ -65,7 +65,7 @@ type Standing = (u64, u64);
 
 /// What the criteria need to know of all candidates.
 struct Field<'a> {
-    demand: &'a Demand,
+    demand: &'a Demand<'a>,
     rules: &'a Rules,
     by_region: BTreeMap<&'a RegionId, u64>,
 }
@@ -73,7 +73,7 @@ struct Field<'a> {
 /// Orders the candidates, best first.
 pub(super) fn rank<'a>(
     views: Vec<View<'a>>,
-    demand: &Demand,
+    demand: &Demand<'_>,
     snapshot: &Snapshot,
     rules: &Rules,
     seed: u64,
@@ -140,7 +140,7 @@ fn tie(seed: u64, view: &View<'_>) -> u64 {
 }
 
 /// The criteria that count for this demand, most important first.
-fn criteria(views: &[View<'_>], demand: &Demand) -> Vec<Criterion> {
+fn criteria(views: &[View<'_>], demand: &Demand<'_>) -> Vec<Criterion> {
     use Criterion::{Fallback, LastResort, Price, Priority, Regions, Spread, Zones};
     let wishes = &demand.spec.placement;
     let order = match wishes.strategy {
@@ -159,7 +159,7 @@ fn criteria(views: &[View<'_>], demand: &Demand) -> Vec<Criterion> {
 }
 
 /// The tenant's instances by region; all backends of a region count, also those that are no candidates.
-fn running_by_region<'a>(snapshot: &'a Snapshot, demand: &Demand) -> BTreeMap<&'a RegionId, u64> {
+fn running_by_region<'a>(snapshot: &'a Snapshot, demand: &Demand<'_>) -> BTreeMap<&'a RegionId, u64> {
     let mut sums: BTreeMap<&RegionId, u64> = BTreeMap::new();
     for (key, count) in &demand.running {
         if let Some(backend) = snapshot.backends.iter().find(|b| b.id == key.backend) {
