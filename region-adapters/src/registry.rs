@@ -13,6 +13,9 @@ pub trait Configure: RegionAdapter + Sized {
     /// Its settings; `deny_unknown_fields`, secrets redacted in `Debug`.
     type Config: DeserializeOwned;
 
+    /// The vendor's replies name only the subnet, so the settings take `subnetZones`.
+    const SUBNETS_TELL_ZONES: bool = false;
+
     /// Makes the adapter; opens no connection.
     ///
     /// # Errors
@@ -68,6 +71,15 @@ macro_rules! adapters {
             &[$($name),+]
         }
 
+        /// Whether the adapter `name` must be told which zone each subnet is in (setting `subnetZones`).
+        #[must_use]
+        pub fn subnets_tell_zones(name: &str) -> bool {
+            match name {
+                $($name => <$adapter as Configure>::SUBNETS_TELL_ZONES,)+
+                _ => false,
+            }
+        }
+
         /// Makes the adapter `name` from its settings (the backend's table without `adapter` itself, as a
         /// TOML or JSON value).
         ///
@@ -95,8 +107,9 @@ fn configure<'de, A: Configure, D: Deserializer<'de>>(
     http: HttpClient,
 ) -> Result<BoxedBackend, ConfigError> {
     let config = serde_path_to_error::deserialize(settings).map_err(|e| {
+        // An unknown or missing setting has no path of its own; the text names it.
         let path = e.path().to_string();
-        ConfigError::new(path.trim_start_matches('.'), e.inner().to_string())
+        ConfigError::new(if path == "." { "settings" } else { path.as_str() }, e.inner().to_string())
     })?;
     A::configure(config, http).map(BoxedBackend::of)
 }
@@ -133,6 +146,8 @@ mod tests {
         assert_eq!(with("region", json!("a b")).setting, "region");
         assert_eq!(with("effectBoundMs", json!(0)).setting, "effectBoundMs");
         assert_eq!(with("gpuSizes", json!([{"gpuType": "T4", "gpuCount": "one"}])).setting, "gpuSizes[0].gpuCount");
+        let missing = problem("tencent-eksci", json!({"region": "r", "secretId": "id"}));
+        assert!(missing.setting == "settings" && missing.problem.contains("secretKey"), "{missing}");
         assert!(with("regoin", json!("x")).problem.contains("regoin"), "{}", with("regoin", json!("x")));
     }
 }

@@ -62,6 +62,7 @@ pub struct TencentEksci {
 
 impl Configure for TencentEksci {
     type Config = Config;
+    const SUBNETS_TELL_ZONES: bool = true;
 
     fn configure(config: Config, http: HttpClient) -> Result<Self, ConfigError> {
         let endpoint = config.endpoint()?;

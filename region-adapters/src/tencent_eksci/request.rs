@@ -14,11 +14,17 @@ use secrecy::ExposeSecret;
 use super::wire;
 use crate::{AdapterError, CreateCall};
 
-/// One request: the action header and the body.
-#[derive(Debug)]
+/// One request: the action header and the body. Its `Debug` shows no body: environment and registry passwords
+/// are in it.
 pub(super) struct Request {
     pub(super) action: &'static str,
     pub(super) body: Vec<u8>,
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request").field("action", &self.action).field("body_len", &self.body.len()).finish()
+    }
 }
 
 /// Largest body that the vendor takes with a JSON request, in bytes (API 3.0 documentation).

@@ -9,3 +9,7 @@ mod http;
 mod suite;
 #[cfg(test)]
 mod tencent;
+#[cfg(test)]
+mod tencent_scripted;
+#[cfg(test)]
+mod tls;

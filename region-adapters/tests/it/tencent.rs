@@ -29,3 +29,19 @@ fn settings(backend: &BackendInfo, secret: &str) -> Value {
 }
 
 conformance!(HARNESS);
+
+/// The table of `docs.md` says of every feature what the adapter says.
+#[tokio::test]
+async fn the_documented_capabilities_are_the_real_ones() {
+    const DOCS: &str = include_str!("../../src/tencent_eksci/docs.md");
+    let cloud = crate::suite::Cloud::start(HARNESS).await;
+    for feature in crate::suite::features::all() {
+        let support = match cloud.backend.capability.features.get(&feature) {
+            Some(meridian_model::capability::Support::Native) => "native",
+            Some(meridian_model::capability::Support::Implied(_)) => "implied",
+            None => "missing",
+        };
+        let row = format!("| `{}` | {support} |", feature.as_str());
+        assert!(DOCS.contains(&row), "docs.md lacks the row {row}");
+    }
+}

@@ -109,6 +109,13 @@ fn marks_reach_every_container_and_win() {
 }
 
 #[test]
+fn debug_shows_no_content() {
+    let request = create(&call(maximal()), |gpu| gpu).unwrap();
+    assert!(String::from_utf8_lossy(&request.body).contains("\"Password\":\"password\""));
+    assert!(!format!("{request:?}").contains("password"));
+}
+
+#[test]
 fn probe_ports_are_numbers() {
     let spec = |port: Value| {
         json!({"containers": [{

@@ -72,6 +72,11 @@ features! {
     Tags => {},
 }
 
+/// Every feature of the model.
+pub(crate) fn all() -> impl Iterator<Item = Feature> {
+    uses().into_iter().map(|(feature, _)| feature)
+}
+
 /// Where the vendor shows a feature, it is seen.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the others are not visible in the model's status")]
 fn is_visible(feature: Feature, seen: &Observed, call: &meridian_adapters::CreateCall) -> bool {
