@@ -115,6 +115,7 @@ pub(crate) async fn serve(rim: Arc<Rim>, mut listener: TcpListener, region: Opti
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let connection = Connection {
+                        region: region.clone(),
                         rim: Arc::clone(&rim),
                         face: Arc::clone(&face),
                         outage: outage.clone(),
@@ -163,6 +164,7 @@ async fn refuse_until_over(
 
 #[derive(Clone)]
 struct Connection {
+    region: Option<RegionKey>,
     rim: Arc<Rim>,
     face: Arc<dyn Face>,
     outage: watch::Receiver<Option<Outage>>,
@@ -194,6 +196,9 @@ impl Connection {
     async fn answer(self, mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, CutOff> {
         let mut outage = self.outage.clone();
         let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+        if *outage.borrow() == Some(Outage::Blackhole) {
+            self.count_swallowed(&request);
+        }
         self.blackhole(&mut outage).await?;
         let (parts, body) = request.into_parts();
         let reply = match Limited::new(body, BODY_BYTES_MAX).collect().await {
@@ -239,6 +244,15 @@ impl Connection {
                 FaceReply::Response(status_only(StatusCode::INTERNAL_SERVER_ERROR))
             }
         }
+    }
+
+    /// A request that falls into a black hole is counted by what its headers say it is: how else would anybody prove
+    /// that a client stopped sending.
+    fn count_swallowed(&self, request: &Request<Incoming>) {
+        let Some(region) = &self.region else { return };
+        let header = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok());
+        let action = header("x-tc-action").or_else(|| header("x-acs-action")).unwrap_or("unknown");
+        self.rim.with(|world, now_ms| world.count_call(region, action, "Blackhole", now_ms));
     }
 
     /// Waits while the region is a black hole, and cuts what waited.

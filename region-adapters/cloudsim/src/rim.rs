@@ -174,7 +174,10 @@ impl Rim {
         }
         let verdict = self.with(|world, now_ms| world.verdict(&call.subject(), now_ms));
         if verdict.delay_ms > 0 {
-            sleep_ms(verdict.delay_ms).await;
+            tokio::select! {
+                () = sleep_ms(verdict.delay_ms) => {}
+                () = self.stop.cancelled() => return FaceReply::Cut,
+            }
         }
         if let Some(refusal) = verdict.refusal {
             // Long enough to be seen, short enough for a test.

@@ -515,6 +515,15 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_shows_a_scenario_that_works() {
+        let readme = include_str!("../README.md");
+        let example = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let scenario = Scenario::from_toml(example).unwrap();
+        assert_eq!(scenario.timing, Timing::default(), "the README states the defaults");
+        assert_eq!(scenario.rules, Rules::default(), "the README states the defaults");
+    }
+
+    #[test]
     fn mistakes_name_their_place() {
         let check = |edit: fn(&mut Scenario), want: &str| {
             let mut scenario = Scenario::demo(1);

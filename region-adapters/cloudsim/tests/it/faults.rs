@@ -138,6 +138,17 @@ async fn a_client_that_goes_away_does_not_stop_the_effect() {
 }
 
 #[tokio::test]
+async fn latency_adds_to_other_faults() {
+    let (_simulator, info) = start(quick()).await;
+    let tencent = Tencent::new(&info, "ap-guangzhou");
+    fault(&info.control, json!({"kind": "latency", "ms": 150, "jitterMs": 10})).await;
+    fault(&info.control, json!({"kind": "throttle", "times": 1})).await;
+    let list = || tencent.call("DescribeEKSContainerInstances", json!({}));
+    assert!(tokio::time::timeout(Duration::from_millis(100), list()).await.is_err());
+    assert!(list().await.is_ok(), "the call that was given up took the throttle with it");
+}
+
+#[tokio::test]
 async fn throttle_by_fault_and_by_limit() {
     let mut scenario = quick();
     scenario.limits.enabled = true;
@@ -184,7 +195,10 @@ async fn region_refused_and_back() {
     let (_simulator, info) = start(quick()).await;
     let tencent = Tencent::new(&info, "ap-guangzhou");
     let other = Tencent::new(&info, "ap-shanghai");
+    let mut open = tokio::net::TcpStream::connect(host_of(&tencent.backend.url)).await.unwrap();
     fault(&info.control, json!({"kind": "regionOutage", "mode": "refused", "region": "ap-guangzhou"})).await;
+    let ended = tokio::time::timeout(WAIT_MAX, tokio::io::AsyncReadExt::read(&mut open, &mut [0; 1])).await;
+    assert!(matches!(ended.unwrap(), Ok(0) | Err(_)), "open connections end");
     let deadline = deadline();
     // The listener closes a moment after the fault is set.
     loop {
@@ -214,6 +228,10 @@ async fn black_hole_never_answers_and_keeps_effects_from_happening() {
     let reply = tokio::time::timeout(Duration::from_millis(300), send(&tencent.backend.url, &raw)).await;
     assert!(reply.is_err(), "no answer: {reply:?}");
     assert!(ledger(&info.control, "").await.is_empty());
+    let calls = control(&info.control, "GET", "/v1/calls", Value::Null).await.json();
+    let swallowed = json!({"vendor": "tencent-eksci", "region": "ap-guangzhou", "action": CREATE,
+                           "outcome": "Blackhole", "count": 1});
+    assert_eq!(calls["calls"], json!([swallowed]));
     control(&info.control, "DELETE", "/v1/faults", Value::Null).await;
     tencent.create(tencent.spec("after")).await;
 }
