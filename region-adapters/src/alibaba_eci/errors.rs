@@ -432,6 +432,13 @@ mod tests {
         assert!(!error.message.contains("Password"), "{error}");
     }
 
+    /// Any code of the vendor's lists.
+    fn documented() -> impl Strategy<Value = String> {
+        let codes: Vec<String> =
+            include_str!("fixtures/codes.txt").lines().filter_map(|l| Some(l.split_once(' ')?.1.to_owned())).collect();
+        proptest::sample::select(codes)
+    }
+
     proptest! {
         #[test]
         fn no_reply_panics(status in 100_u16..1000, body in proptest::collection::vec(any::<u8>(), 0..300)) {
@@ -441,7 +448,10 @@ mod tests {
         }
 
         #[test]
-        fn a_write_is_refused_only_by_a_known_code_with_4xx(status in 100_u16..1000, code in "[A-Za-z.]{1,30}") {
+        fn a_write_is_refused_only_by_a_known_code_with_4xx(
+            status in prop_oneof![100_u16..1000, 400_u16..600],
+            code in prop_oneof!["[A-Za-z.]{1,30}".boxed(), documented().boxed()],
+        ) {
             let error = in_reply(Verb::Create, &coded(status, &code)).unwrap();
             if error.effect == Effect::NotApplied {
                 prop_assert!((400..500).contains(&status) && kind_of(&code).is_some());

@@ -5,7 +5,7 @@
 //! at create (`OperationDenied.NoStock`) or later (`ScheduleFailed` and an event). Capabilities, limits and
 //! their sources are in `docs.md` beside this file.
 //!
-//! Building ([`request`]), signing ([`sign`]), sending (here) and reading ([`convert`], [`errors`]) are
+//! Building (`request.rs`), signing (`sign.rs`), sending (here) and reading (`convert.rs`, `errors.rs`) are
 //! separate; all but the sending are pure.
 
 mod config;
