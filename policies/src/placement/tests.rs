@@ -265,6 +265,11 @@ fn attempts_are_limited_and_the_rest_is_told() {
     assert_eq!(order(&decision), ["n1"], "what was tried counts");
     let rules = Rules { attempts_max: 1, ..Rules::default() };
     assert_eq!(order(&plan(&Demand::new(&two), &world(), &rules, 1, NOW)), ["n2"]);
+    let mut sold_out = world();
+    for zone in sold_out.backends.iter_mut().flat_map(|b| &mut b.zones) {
+        zone.sold_out.insert(class(2), later(60));
+    }
+    assert_eq!(reasons(&decide(&two, &sold_out), "s1"), ["sold-out", "attempt-limit"], "a waived reason comes back");
     let rules = Rules { attempts_default: 3, ..Rules::default() };
     assert_eq!(plan(&Demand::new(&web("{}")), &world(), &rules, 1, NOW).candidates.len(), 3);
 }

@@ -134,6 +134,15 @@ fn a_clock_that_went_back_keeps_the_pause_not_its_end() {
 }
 
 #[test]
+fn a_clock_that_went_back_keeps_no_lost_probe() {
+    let mut breaker = opened(0);
+    assert!(matches!(breaker.permits(CallClass::Read, at(5000)), Permit::Probe(_)));
+    let back = at(-3_600_000);
+    assert!(matches!(breaker.permits(CallClass::Read, back), Permit::Refused { .. }));
+    assert!(matches!(breaker.permits(CallClass::Read, back + Duration::from_secs(15)), Permit::Probe(_)));
+}
+
+#[test]
 fn what_a_vendor_says_is_not_a_fault_of_its_region() {
     for answered in [FaultKind::NoCapacity, FaultKind::Quota, FaultKind::Throttled, FaultKind::BadRequest] {
         assert_eq!(Outcome::of(answered), Outcome::Answered, "{answered:?}");
