@@ -1,8 +1,13 @@
 //! ECI against the simulated Alibaba Cloud.
 
-use meridian_adapters::{Reply, Request};
-use meridian_cloudsim::{BackendInfo, core::Vendor};
-use meridian_model::{error::FaultKind, status::ObservedPhase};
+use meridian_adapters::{PriceQuery, Reply, Request};
+use meridian_cloudsim::{BackendInfo, Scenario, core::Vendor};
+use meridian_model::{
+    error::FaultKind,
+    instance::{CapacityType, Shape},
+    quantity::{MemoryMib, MilliCpu, PricePerHour},
+    status::ObservedPhase,
+};
 use serde_json::{Value, json};
 
 use crate::suite::{Cloud, Harness, conformance};
@@ -75,4 +80,27 @@ async fn zones_name_gpu_families() {
     let cloud = Cloud::start(HARNESS).await;
     let Reply::Zones(Some(zones)) = cloud.call(Request::Zones).await.unwrap() else { panic!("no zones") };
     assert!(zones.iter().all(|z| z.sizes == ["ecs.gn6i", "ecs.gn6v", "ecs.gn7i"]), "{zones:?}");
+}
+
+/// The vendor quotes full prices per second and spot prices per hour; both come out per hour.
+#[tokio::test]
+async fn prices_are_per_hour_in_every_zone() {
+    /// A second's price has eight decimals, so an hour's is off by this many millionths at most.
+    const ROUNDING: u64 = 100;
+    let cloud = Cloud::start(HARNESS).await;
+    let scenario = Scenario::demo(7);
+    let region = scenario.regions.iter().find(|r| r.region == cloud.info.region).unwrap();
+    for zone in &region.zones {
+        for (capacity, factor) in [(CapacityType::OnDemand, 1.0), (CapacityType::Spot, zone.spot_factor)] {
+            let shape = Shape { cpu: MilliCpu(2000), memory: MemoryMib(4096), gpu_type: None, gpu_count: 0 };
+            let query = PriceQuery { zone: zone.zone.parse().unwrap(), shape, capacity };
+            let Reply::Price(Some(PricePerHour(micros))) = cloud.call(Request::Price(query)).await.unwrap() else {
+                panic!("no price in {}", zone.zone)
+            };
+            let want = (2.0 * zone.price_vcpu_hour + 4.0 * zone.price_gib_hour) * factor;
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a price below ten")]
+            let want = (want * 1e6).round() as u64;
+            assert!(micros.abs_diff(want) <= ROUNDING, "{capacity:?} in {}: {micros}, not {want}", zone.zone);
+        }
+    }
 }
