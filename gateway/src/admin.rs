@@ -121,7 +121,8 @@ impl Admin {
     }
 
     fn route(&self, request: &Request<Incoming>) -> Result<Reply, Arc<Metrics>> {
-        let verbose = request.uri().query().is_some_and(|q| q.split('&').any(|p| p == "verbose" || p == "verbose=true"));
+        let verbose =
+            request.uri().query().is_some_and(|q| q.split('&').any(|p| p == "verbose" || p == "verbose=true"));
         Ok(match (request.method(), request.uri().path()) {
             (&Method::GET, "/livez") => json_answer(StatusCode::OK, &json!({ "status": "ok" })),
             (&Method::GET, "/readyz") => self.ready(verbose),
@@ -148,9 +149,7 @@ impl Handler for Admin {
     ) -> impl Future<Output = Result<Reply, Infallible>> + Send + use<> {
         let answered: Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>> = match self.route(&request) {
             Ok(reply) => Box::pin(ready(Ok(reply))),
-            Err(metrics) => {
-                Box::pin(async move { Ok(answer(StatusCode::OK, OPENMETRICS, metrics.render().await)) })
-            }
+            Err(metrics) => Box::pin(async move { Ok(answer(StatusCode::OK, OPENMETRICS, metrics.render().await)) }),
         };
         answered
     }

@@ -1,12 +1,18 @@
 //! The Meridian gateway: one endpoint in front of regional serverless container services.
 
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod core;
+pub mod dialects;
+pub mod http;
 pub mod journal;
 pub mod operation;
 pub mod planner;
 pub mod profiles;
+pub mod refusal;
 pub mod regions;
+pub mod server;
 pub mod status;
+pub mod telemetry;
 pub mod views;

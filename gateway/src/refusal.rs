@@ -15,7 +15,7 @@ pub struct Rejection {
     /// The refusal; its problem is public.
     pub refusal: Refusal,
     /// `RateLimit` headers of the tenant, once it is known.
-    pub limits: Option<LimitHeaders>,
+    pub limits: Option<Box<LimitHeaders>>,
     /// Name of the rate limit that was hit.
     pub violated_policy: Option<&'static str>,
     /// Methods the path offers, for a 405.

@@ -217,7 +217,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 fn note_end(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended && error.is_panic() {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
         tracing::error!(error = %error, "a connection's task panicked");
     }
 }
@@ -382,9 +384,8 @@ fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ServeError> {
         let file = file.display().to_string();
         move |error: rustls_pki_types::pem::Error| ServeError::Pem { file, reason: error.to_string() }
     };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&tls.cert_file)
-        .and_then(Iterator::collect)
-        .map_err(pem(&tls.cert_file))?;
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_file_iter(&tls.cert_file).and_then(Iterator::collect).map_err(pem(&tls.cert_file))?;
     let key = PrivateKeyDer::from_pem_file(&tls.key_file).map_err(pem(&tls.key_file))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)

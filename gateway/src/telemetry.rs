@@ -88,8 +88,7 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Arc<Self> {
         let mut registry = Registry::default();
-        let request_duration =
-            Family::new_with_constructor(duration_histogram as fn() -> Histogram);
+        let request_duration = Family::new_with_constructor(duration_histogram as fn() -> Histogram);
         let in_flight = Gauge::default();
         let refusals = Family::default();
         let rate_limited = Family::default();

@@ -74,26 +74,17 @@ pub const ROUTES: &[PathEntry] = &[
     PathEntry {
         path: "/v1/tenants/{tenant}/instances",
         allow: "GET, HEAD, POST",
-        methods: &[
-            ("GET", Endpoint::ListInstances, Class::Read),
-            ("POST", Endpoint::CreateInstance, Class::Create),
-        ],
+        methods: &[("GET", Endpoint::ListInstances, Class::Read), ("POST", Endpoint::CreateInstance, Class::Create)],
     },
     PathEntry {
         path: "/v1/tenants/{tenant}/instances/{instance}",
         allow: "GET, HEAD, DELETE",
-        methods: &[
-            ("GET", Endpoint::GetInstance, Class::Read),
-            ("DELETE", Endpoint::DeleteInstance, Class::Delete),
-        ],
+        methods: &[("GET", Endpoint::GetInstance, Class::Read), ("DELETE", Endpoint::DeleteInstance, Class::Delete)],
     },
     PathEntry {
         path: "/v1/tenants/{tenant}/instances/{instance}:explain",
         allow: "GET, HEAD, POST",
-        methods: &[
-            ("GET", Endpoint::ExplainInstance, Class::Read),
-            ("POST", Endpoint::ExplainInstance, Class::Read),
-        ],
+        methods: &[("GET", Endpoint::ExplainInstance, Class::Read), ("POST", Endpoint::ExplainInstance, Class::Read)],
     },
     get("/v1/tenants/{tenant}/operations", &[("GET", Endpoint::ListOperations, Class::Read)]),
     get("/v1/tenants/{tenant}/operations/{operation}", &[("GET", Endpoint::GetOperation, Class::Read)]),

@@ -65,7 +65,7 @@ impl Service<Exchange> for Decode {
                 }
             };
             if head {
-                *reply.body_mut() = http_body_util::Full::default();
+                super::without_body(&mut reply);
             }
             Ok(reply)
         })

@@ -98,6 +98,14 @@ macro_rules! stack {
     }};
 }
 
+/// Leaves of an answer to HEAD what an answer to GET would have had, but the body.
+pub(crate) fn without_body(reply: &mut Reply) {
+    let body = std::mem::take(reply.body_mut());
+    if let Some(len) = hyper::body::Body::size_hint(&body).exact().filter(|len| *len > 0) {
+        reply.headers_mut().insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(len));
+    }
+}
+
 /// What the HTTP stack is built from.
 #[derive(Debug)]
 pub struct Parts {

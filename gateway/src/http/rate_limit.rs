@@ -53,7 +53,8 @@ struct Verdict {
 }
 
 fn limit(quota: u32, burst: u32) -> Limit {
-    Limit::new(quota.max(1), WINDOW, burst.max(1)).expect("invariant: quota and burst are at least 1, the window is 60 s")
+    Limit::new(quota.max(1), WINDOW, burst.max(1))
+        .expect("invariant: quota and burst are at least 1, the window is 60 s")
 }
 
 impl TenantLimits {
@@ -137,7 +138,7 @@ impl RateLimitLayer {
         let problem = Problem::new(ErrorCode::RateLimited, detail).with_retry_after(seconds.saturating_add(jitter));
         let mut rejection = Rejection::from(problem);
         rejection.violated_policy = Some(limit);
-        rejection.limits = Some(headers);
+        rejection.limits = Some(Box::new(headers));
         rejection
     }
 }
@@ -185,7 +186,7 @@ where
                     Ok(reply)
                 }
                 Err(mut rejection) => {
-                    rejection.limits = Some(headers);
+                    rejection.limits = Some(Box::new(headers));
                     Err(rejection)
                 }
             }

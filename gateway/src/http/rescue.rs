@@ -99,7 +99,7 @@ where
             let path = path.as_ref().map_or("", |p| p.path());
             let mut reply = layer.answer(rejection, &meta, path);
             if head {
-                *reply.body_mut() = http_body_util::Full::default();
+                super::without_body(&mut reply);
             }
             Ok(reply)
         })
@@ -118,7 +118,7 @@ impl RescueLayer {
         }
         let mut reply = meta.dialect.encode_refusal(&rejection, &meta.request_id, path);
         if let Some(limits) = rejection.limits {
-            add_limits(&mut reply, limits);
+            add_limits(&mut reply, *limits);
         }
         reply
     }

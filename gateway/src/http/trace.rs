@@ -97,9 +97,9 @@ where
 impl<S> Trace<S> {
     /// The caller's identifier when it is one, else ours; as text and as a header.
     fn request_id(&self, headers: &HeaderMap) -> (Arc<str>, HeaderValue) {
-        let given = headers.get(REQUEST_ID).filter(|v| {
-            (1..=REQUEST_ID_LEN_MAX).contains(&v.len()) && v.as_bytes().iter().all(u8::is_ascii_graphic)
-        });
+        let given = headers
+            .get(REQUEST_ID)
+            .filter(|v| (1..=REQUEST_ID_LEN_MAX).contains(&v.len()) && v.as_bytes().iter().all(u8::is_ascii_graphic));
         if let Some((text, value)) = given.and_then(|v| Some((v.to_str().ok()?, v))) {
             return (Arc::from(text), value.clone());
         }

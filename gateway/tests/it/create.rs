@@ -64,20 +64,33 @@ async fn an_unchanged_pod_manifest_is_accepted() {
 async fn bad_bodies_are_refused_with_every_fault() {
     let gateway = Gateway::usual().await;
     let cases = [
-        ("unknown fields, all of them", r#"{"name":"a","sepc":1,"spec":{"containers":[{"name":"c","image":"i","imagee":"x"}],"nodeName":"n"},"metadata":{}}"#),
-        ("bad quantity", r#"{"name":"a","spec":{"containers":[{"name":"c","image":"i","resources":{"limits":{"cpu":"lots"}}}]}}"#),
+        (
+            "unknown fields, all of them",
+            r#"{"name":"a","sepc":1,"spec":{"containers":[{"name":"c","image":"i","imagee":"x"}],"nodeName":"n"},"metadata":{}}"#,
+        ),
+        (
+            "bad quantity",
+            r#"{"name":"a","spec":{"containers":[{"name":"c","image":"i","resources":{"limits":{"cpu":"lots"}}}]}}"#,
+        ),
         ("type error and unknown field", r#"{"name":"a","x/y":1,"spec":{"containers":[{"name":"c","image":7}]}}"#),
         ("bad JSON", "{\"name\":\"a\",\n \"spec\":}"),
         ("repeated keys", r#"{"name":"a","name":"b","spec":{"containers":[],"containers":[]}}"#),
         ("huge number", r#"{"name":"a","spec":{"containers":[],"activeDeadlineSeconds":99999999999999999999}}"#),
         ("number out of range", r#"{"name":"a","spec":{"containers":[],"activeDeadlineSeconds":1e999}}"#),
         ("no name", r#"{"spec":{"containers":[]}}"#),
-        ("generated name", r#"{"apiVersion":"v1","kind":"Pod","metadata":{"generateName":"web-"},"spec":{"containers":[]}}"#),
+        (
+            "generated name",
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"generateName":"web-"},"spec":{"containers":[]}}"#,
+        ),
         ("bad name", r#"{"name":"Web_1","spec":{"containers":[]}}"#),
         ("no spec", r#"{"name":"a"}"#),
         ("other kind", r#"{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a"},"spec":{}}"#),
-        ("other namespace", r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","namespace":"lab"},"spec":{"containers":[]}}"#),
-        ("not an object", "[1,2]"),
+        (
+            "other namespace",
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","namespace":"lab"},"spec":{"containers":[]}}"#,
+        ),
+        ("not an object", "[\"a\",{},{},{\"containers\":[]}]"),
+        ("an array in place of an object", r#"{"name":"a","spec":{"containers":[["c","image"]],"network":[null,{}]}}"#),
         ("empty", " "),
     ];
     let mut shown = String::new();
@@ -117,7 +130,9 @@ async fn only_json_is_read() {
     for good in ["application/json", "application/json; charset=UTF-8", "Application/JSON;charset=\"utf-8\""] {
         assert_eq!(gateway.create("", &[("content-type", good)], SHORT).await.status, 201, "{good}");
     }
-    for bad in ["text/plain", "application/yaml", "", "application/json; charset=latin1", "application/x-www-form-urlencoded"] {
+    for bad in
+        ["text/plain", "application/yaml", "", "application/json; charset=latin1", "application/x-www-form-urlencoded"]
+    {
         let reply = gateway.create("", &[("content-type", bad)], SHORT).await;
         assert_eq!((reply.status, reply.code().as_str()), (415, "unsupported-media-type"), "{bad}");
     }
@@ -127,8 +142,13 @@ async fn only_json_is_read() {
 async fn idempotency_keys_follow_their_rules() {
     let gateway = Gateway::usual().await;
     let long = "k".repeat(256);
-    for bad in [vec![("idempotency-key", "")], vec![("idempotency-key", "\"\"")], vec![("idempotency-key", &long)],
-        vec![("idempotency-key", "é")], vec![("idempotency-key", "a"), ("idempotency-key", "a")]] {
+    for bad in [
+        vec![("idempotency-key", "")],
+        vec![("idempotency-key", "\"\"")],
+        vec![("idempotency-key", &long)],
+        vec![("idempotency-key", "é")],
+        vec![("idempotency-key", "a"), ("idempotency-key", "a")],
+    ] {
         let reply = gateway.create("", &bad, SHORT).await;
         assert_eq!((reply.status, reply.code().as_str()), (400, "invalid-argument"), "{bad:?}");
     }
@@ -168,7 +188,9 @@ async fn unknown_fields_pass_with_a_warning_when_asked() {
     assert_eq!(reply.status, 201);
     assert!(reply.header("warning").unwrap().contains("/spec/containers/0/nodeName"));
     assert!(created(&gateway).await.validate_only);
-    for query in ["?fieldValidation=maybe", "?validateOnly=yes", "?validateonly=true", "?validateOnly=true&validateOnly=true"] {
+    for query in
+        ["?fieldValidation=maybe", "?validateOnly=yes", "?validateonly=true", "?validateOnly=true&validateOnly=true"]
+    {
         let reply = gateway.create(query, &[], SHORT).await;
         assert_eq!((reply.status, reply.code().as_str()), (400, "invalid-argument"), "{query}");
     }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use meridian_gateway::operation::{Action, Operation, Outcome, Refusal};
 use meridian_model::error::{ErrorCode, Problem, QuotaShortage};
 
-use crate::support::{Gateway, NOW_MS, Options, Reply, raw, until};
+use crate::support::{Gateway, Options, Reply, raw, until};
 
 fn answering(answer: impl Fn(&Operation) -> Option<Result<Outcome, Refusal>> + Send + Sync + 'static) -> Options {
     Options { answer: Some(Arc::new(answer)), ..Options::default() }
@@ -25,9 +25,8 @@ async fn wrong_credentials_are_all_refused_alike() {
     let entropy = meridian_gateway::clock::Entropy::from_fn(|| 99);
     let stranger = meridian_gateway::http::authenticate::mint("test", "nobody", &entropy);
     let forged = meridian_gateway::http::authenticate::mint("test", "acme-1", &entropy);
-    let text = |k: &meridian_gateway::http::authenticate::MintedKey| {
-        secrecy::ExposeSecret::expose_secret(&k.key).to_owned()
-    };
+    let text =
+        |k: &meridian_gateway::http::authenticate::MintedKey| secrecy::ExposeSecret::expose_secret(&k.key).to_owned();
     for key in [typo.as_str(), &text(&stranger), &text(&forged), "", "x"] {
         let reply = gateway.send_as(key, "GET /v1/tenants", &[("x-request-id", "r1")], b"").await;
         assert_eq!((reply.status, reply.code().as_str()), (401, "unauthenticated"), "{key}");
@@ -37,7 +36,11 @@ async fn wrong_credentials_are_all_refused_alike() {
         }
     }
     assert!(bodies.windows(2).all(|w| w[0] == w[1]), "every wrong key looks the same");
-    for headers in [vec![], vec![("authorization", "Basic abc")], vec![("authorization", "Bearer a"), ("authorization", "Bearer b")]] {
+    for headers in [
+        vec![],
+        vec![("authorization", "Basic abc")],
+        vec![("authorization", "Bearer a"), ("authorization", "Bearer b")],
+    ] {
         let reply = raw(gateway.api, "GET /v1/tenants", &headers, b"").await;
         assert_eq!(reply.status, 401);
         assert_eq!(reply.header("www-authenticate"), Some("Bearer realm=\"meridian\""));
@@ -81,8 +84,6 @@ async fn a_wrong_method_names_the_right_ones() {
 #[tokio::test]
 async fn request_ids_come_in_and_go_out() {
     let gateway = Gateway::usual().await;
-    let get = |id: &'static str| gateway.send("GET /v1/tenants/acme/instances/web-1", &[], b"").then_id(id);
-    let _ = get;
     let reply = gateway.send("GET /v1/x", &[("x-request-id", "mine-1")], b"").await;
     assert_eq!(reply.header("x-request-id"), Some("mine-1"));
     for bad in ["", " ", &"x".repeat(65), "a b"] {
@@ -93,14 +94,6 @@ async fn request_ids_come_in_and_go_out() {
     let reply = gateway.create("", &[("x-request-id", "mine-2")], "{").await;
     assert_eq!(reply.json()["requestId"], "mine-2");
 }
-
-trait ThenId: Sized {
-    fn then_id(self, id: &'static str) -> (Self, &'static str) {
-        (self, id)
-    }
-}
-
-impl<T> ThenId for T {}
 
 #[tokio::test]
 async fn get_one_sends_the_rendered_bytes_with_their_etag() {
@@ -144,7 +137,11 @@ async fn a_tenant_over_its_rate_is_told_when_to_come_back() {
     let second = gateway.create("", &[], body).await;
     assert_eq!(second.status, 429);
     assert_eq!(second.json()["violated-policies"][0], "create");
-    assert_eq!(gateway.get("/v1/tenants/acme/instances/web-1").await.status, 200, "a refused create costs nothing else");
+    assert_eq!(
+        gateway.get("/v1/tenants/acme/instances/web-1").await.status,
+        200,
+        "a refused create costs nothing else"
+    );
     assert!(gateway.metrics.render().await.contains("meridian_rate_limited_total{limit=\"create\"} 1"));
 }
 
@@ -254,5 +251,4 @@ async fn public_routes_need_no_key() {
     }
     gateway.health.depend_on("ledger", || Err("gone".to_owned()));
     assert_eq!(raw(gateway.api, "GET /readyz", &[], b"").await.status, 503);
-    assert!(NOW_MS > 0);
 }

@@ -56,7 +56,8 @@ async fn a_page_token_holds_for_its_query_tenant_and_time() {
 #[tokio::test]
 async fn page_sizes_and_selectors_are_read() {
     let gateway = Gateway::usual().await;
-    let query = "?pageSize=5000&labelSelector=app%20in%20(a,b),!old&fieldSelector=status.phase%3DRunning&allowPartial=false";
+    let query =
+        "?pageSize=5000&labelSelector=app%20in%20(a,b),!old&fieldSelector=status.phase%3DRunning&allowPartial=false";
     gateway.get(&format!("/v1/tenants/acme/instances{query}")).await;
     let Some(Action::ListInstances(list)) = gateway.actions().pop() else { panic!() };
     assert_eq!(list.page.size, 1000);
@@ -67,7 +68,15 @@ async fn page_sizes_and_selectors_are_read() {
         Requirement::Missing("old".to_owned()),
     ];
     assert_eq!(list.labels, expected);
-    for bad in ["pageSize=-1", "pageSize=x", "labelSelector=a%20b", "fieldSelector=spec.x%3D1", "watch=true", "pagesize=1", "labelSelector=%ff"] {
+    for bad in [
+        "pageSize=-1",
+        "pageSize=x",
+        "labelSelector=a%20b",
+        "fieldSelector=spec.x%3D1",
+        "watch=true",
+        "pagesize=1",
+        "labelSelector=%ff",
+    ] {
         let reply = gateway.get(&format!("/v1/tenants/acme/instances?{bad}")).await;
         assert_eq!((reply.status, reply.code().as_str()), (400, "invalid-argument"), "{bad}");
     }
@@ -76,7 +85,8 @@ async fn page_sizes_and_selectors_are_read() {
 #[tokio::test]
 async fn deletes_are_accepted_with_their_operation() {
     let gateway = Gateway::usual().await;
-    let reply = gateway.send("DELETE /v1/tenants/acme/instances/web-0?allowMissing=true", &[("x-request-id", "r1")], b"").await;
+    let reply =
+        gateway.send("DELETE /v1/tenants/acme/instances/web-0?allowMissing=true", &[("x-request-id", "r1")], b"").await;
     insta::assert_snapshot!(reply.shown());
     let Some(Action::DeleteInstance(delete)) = gateway.actions().pop() else { panic!() };
     assert!(delete.allow_missing && !delete.validate_only && delete.wait.is_zero());

@@ -1,6 +1,6 @@
 //! Listeners: TLS with both protocols, drain, bounds on what a peer can hold open.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
@@ -25,8 +25,7 @@ fn pki() -> Pki {
     let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let server =
-        format!("[server]\ntls = {{ certFile = \"{}\", keyFile = \"{}\" }}", cert.display(), key.display());
+    let server = format!("[server]\ntls = {{ certFile = \"{}\", keyFile = \"{}\" }}", cert.display(), key.display());
     let mut roots = rustls::RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
     Pki { _dir: dir, server, client: Arc::new(roots) }
@@ -46,7 +45,11 @@ async fn tls(gateway: &Gateway, pki: &Pki, alpn: &[&[u8]]) -> tokio_rustls::clie
 }
 
 fn request(key: &str, uri: &str) -> http::Request<Empty<Bytes>> {
-    http::Request::get(uri).header("host", "localhost").header("authorization", format!("Bearer {key}")).body(Empty::new()).unwrap()
+    http::Request::get(uri)
+        .header("host", "localhost")
+        .header("authorization", format!("Bearer {key}"))
+        .body(Empty::new())
+        .unwrap()
 }
 
 #[tokio::test]
@@ -150,7 +153,7 @@ async fn too_many_or_too_large_headers_are_refused() {
     assert_eq!(raw(gateway.api, "GET /healthz", &[("x", &large)], b"").await.status, 431);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_lets_requests_end_and_takes_no_more() {
     let (release, held) = tokio::sync::watch::channel(false);
     let answer = move |_: &meridian_gateway::operation::Operation| {
@@ -184,7 +187,8 @@ async fn a_drain_ends_by_its_bound() {
     let server = "[server]\nlimits = { drainTimeout = \"60ms\" }".to_owned();
     let gateway = Gateway::start(Options { server, stuck: true, ..Options::default() }).await;
     let (api, key) = (gateway.api, gateway.acme.clone());
-    let request = format!("GET /v1/tenants/acme/instances/a HTTP/1.1\r\nhost: g\r\nauthorization: Bearer {key}\r\n\r\n");
+    let request =
+        format!("GET /v1/tenants/acme/instances/a HTTP/1.1\r\nhost: g\r\nauthorization: Bearer {key}\r\n\r\n");
     let mut stream = TcpStream::connect(api).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     until("the request is in work", || gateway.metrics.in_flight.get() == 1).await;
@@ -201,5 +205,4 @@ async fn old_connections_are_asked_to_close() {
     let mut stream = TcpStream::connect(gateway.api).await.unwrap();
     stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: g\r\n\r\n").await.unwrap();
     assert!(closed(&mut stream).await.starts_with(b"HTTP/1.1 200"));
-    assert!(Duration::from_millis(50) < PATIENCE);
 }

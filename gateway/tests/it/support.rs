@@ -36,22 +36,22 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for anything in a test.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// 2026-01-01.
-pub const NOW_MS: i64 = 1_767_225_600_000;
+pub(crate) const NOW_MS: i64 = 1_767_225_600_000;
 
-pub struct Gateway {
-    pub api: SocketAddr,
-    pub admin: SocketAddr,
-    pub drain: CancellationToken,
-    pub acme: String,
-    pub lab: String,
-    pub seen: Arc<Mutex<Vec<Action>>>,
-    pub now: Arc<AtomicU64>,
-    pub order: &'static [&'static str],
-    pub health: Arc<Health>,
-    pub metrics: Arc<Metrics>,
-    pub ended: JoinHandle<Drained>,
+pub(crate) struct Gateway {
+    pub(crate) api: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) drain: CancellationToken,
+    pub(crate) acme: String,
+    pub(crate) lab: String,
+    pub(crate) seen: Arc<Mutex<Vec<Action>>>,
+    pub(crate) now: Arc<AtomicU64>,
+    pub(crate) order: &'static [&'static str],
+    pub(crate) health: Arc<Health>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) ended: JoinHandle<Drained>,
     _admin: JoinHandle<Drained>,
 }
 
@@ -59,15 +59,15 @@ type Answer = Arc<dyn Fn(&Operation) -> Option<Result<Outcome, Refusal>> + Send 
 
 /// What a test changes of the usual gateway.
 #[derive(Default, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// TOML of `[server]` and below.
-    pub server: String,
+    pub(crate) server: String,
     /// TOML of the tenants' `rate`.
-    pub rate: String,
+    pub(crate) rate: String,
     /// Answers instead of the fake, where it gives one.
-    pub answer: Option<Answer>,
+    pub(crate) answer: Option<Answer>,
     /// The operation stack never answers.
-    pub stuck: bool,
+    pub(crate) stuck: bool,
 }
 
 fn config(options: &Options, keys: [&authenticate::MintedKey; 2]) -> Config {
@@ -79,24 +79,27 @@ fn config(options: &Options, keys: [&authenticate::MintedKey; 2]) -> Config {
     );
     for (name, key) in ["acme", "lab"].into_iter().zip(keys) {
         let hash = key.sha256_hex();
-        text += &format!("[[tenants]]\nname = \"{name}\"\nkeys = [{{ id = \"{name}-1\", sha256 = \"{hash}\" }}]\nrate = {rate}\n");
+        text += &format!(
+            "[[tenants]]\nname = \"{name}\"\nkeys = [{{ id = \"{name}-1\", sha256 = \"{hash}\" }}]\nrate = {rate}\n"
+        );
     }
     let env = |_: &str| None;
     Config::parse_with(&text, "test.toml", &Sources { base: Path::new("/"), env: &env }, &|_| Vec::new()).unwrap()
 }
 
 impl Gateway {
-    pub async fn usual() -> Self {
+    pub(crate) async fn usual() -> Self {
         Self::start(Options::default()).await
     }
 
-    pub async fn start(options: Options) -> Self {
+    pub(crate) async fn start(options: Options) -> Self {
         let counter = Arc::new(AtomicU64::new(0));
         let entropy = Entropy::from_fn(move || u128::from(counter.fetch_add(1, Ordering::Relaxed)));
         let now = Arc::new(AtomicU64::new(NOW_MS.unsigned_abs()));
         let hands = Arc::clone(&now);
         let clock = Clock::from_fn(move || Time::from_unix_ms(hands.load(Ordering::Relaxed).try_into().unwrap()));
-        let (acme, lab) = (authenticate::mint("test", "acme-1", &entropy), authenticate::mint("test", "lab-1", &entropy));
+        let (acme, lab) =
+            (authenticate::mint("test", "acme-1", &entropy), authenticate::mint("test", "lab-1", &entropy));
         let config = config(&options, [&acme, &lab]);
         let seen = Arc::new(Mutex::new(Vec::new()));
         let metrics = Metrics::new();
@@ -149,16 +152,16 @@ impl Gateway {
     }
 
     /// A request of tenant acme.
-    pub async fn send(&self, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    pub(crate) async fn send(&self, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
         self.send_as(&self.acme, line, headers, body).await
     }
 
-    pub async fn get(&self, path: &str) -> Reply {
+    pub(crate) async fn get(&self, path: &str) -> Reply {
         self.send(&format!("GET {path}"), &[], b"").await
     }
 
     /// A create of tenant acme.
-    pub async fn create(&self, query: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+    pub(crate) async fn create(&self, query: &str, headers: &[(&str, &str)], body: &str) -> Reply {
         let mut headers = headers.to_vec();
         if !headers.iter().any(|(n, _)| n.eq_ignore_ascii_case("content-type")) {
             headers.push(("content-type", "application/json"));
@@ -166,40 +169,40 @@ impl Gateway {
         self.send(&format!("POST /v1/tenants/acme/instances{query}"), &headers, body.as_bytes()).await
     }
 
-    pub async fn send_as(&self, key: &str, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    pub(crate) async fn send_as(&self, key: &str, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
         let bearer = format!("Bearer {key}");
         let mut all = vec![("authorization", bearer.as_str())];
         all.extend_from_slice(headers);
         raw(self.api, line, &all, body).await
     }
 
-    pub fn actions(&self) -> Vec<Action> {
+    pub(crate) fn actions(&self) -> Vec<Action> {
         self.seen.lock().unwrap().clone()
     }
 }
 
 #[derive(Debug, Clone)]
-pub struct Reply {
-    pub status: u16,
-    pub headers: BTreeMap<String, String>,
-    pub body: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Reply {
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.body)))
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
 
-    pub fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         self.json()["code"].as_str().unwrap_or("").to_owned()
     }
 
     /// Status, headers but the date, and body, for snapshots.
-    pub fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         let mut text = format!("{}\n", self.status);
         for (name, value) in self.headers.iter().filter(|(n, _)| *n != "date") {
             text += &format!("{name}: {value}\n");
@@ -212,7 +215,7 @@ impl Reply {
 }
 
 /// Sends a request on a connection of its own. `line` is method and path.
-pub async fn raw(address: SocketAddr, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+pub(crate) async fn raw(address: SocketAddr, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
     let mut text = format!("{line} HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n");
     if !body.is_empty() && !headers.iter().any(|(n, _)| *n == "content-length" || *n == "transfer-encoding") {
         text += &format!("content-length: {}\r\n", body.len());
@@ -227,7 +230,7 @@ pub async fn raw(address: SocketAddr, line: &str, headers: &[(&str, &str)], body
 }
 
 /// Sends bytes and reads until the server closes.
-pub async fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     // The server may refuse and close before it has read everything: that is what some tests are about.
     let _ = stream.write_all(bytes).await;
@@ -236,7 +239,7 @@ pub async fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     answer
 }
 
-pub fn parse(answer: &[u8]) -> Reply {
+pub(crate) fn parse(answer: &[u8]) -> Reply {
     let text = String::from_utf8_lossy(answer);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no response in {text:?}"));
     let mut lines = head.lines();
@@ -314,7 +317,7 @@ fn usual(operation: &Operation) -> Result<Outcome, Refusal> {
     }
 }
 
-pub fn quota() -> views::Quota {
+pub(crate) fn quota() -> views::Quota {
     views::Quota {
         name: "tenants/acme/quotas/default".to_owned(),
         limits: QuotaLimits { instances: Some(10), ..QuotaLimits::default() },
@@ -322,7 +325,7 @@ pub fn quota() -> views::Quota {
     }
 }
 
-pub fn long_operation() -> views::Operation {
+pub(crate) fn long_operation() -> views::Operation {
     views::Operation {
         name: "tenants/acme/operations/op1".to_owned(),
         verb: "delete",
@@ -338,7 +341,7 @@ pub fn long_operation() -> views::Operation {
     }
 }
 
-pub fn instance(name: &str) -> views::Instance {
+pub(crate) fn instance(name: &str) -> views::Instance {
     views::Instance {
         name: format!("tenants/acme/instances/{name}"),
         uid: InstanceUid::new("inst_1").unwrap(),
@@ -359,7 +362,7 @@ fn rendered(name: &str) -> Arc<views::Rendered> {
 }
 
 /// Waits until a condition holds, with a bound.
-pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = tokio::time::Instant::now();
     while !holds() {
         assert!(start.elapsed() < PATIENCE, "{what} did not come to hold");

@@ -167,7 +167,11 @@ impl Node<'_> {
     }
 
     fn check_depth<E: serde::de::Error>(self) -> Result<(), E> {
-        if self.depth >= DEPTH_MAX { Err(E::custom(format_args!("nested deeper than {DEPTH_MAX} levels"))) } else { Ok(()) }
+        if self.depth >= DEPTH_MAX {
+            Err(E::custom(format_args!("nested deeper than {DEPTH_MAX} levels")))
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -18,9 +18,7 @@ use super::{Endpoint, Rest, body, encode, manifest, query::Query};
 use crate::{
     dialects::{AnswerPlan, BodyLimits, Decoded, View},
     http::Meta,
-    operation::{
-        Action, CreateInstance, DeleteInstance, InstanceRef, ListInstances, PageRequest, Refusal,
-    },
+    operation::{Action, CreateInstance, DeleteInstance, InstanceRef, ListInstances, PageRequest, Refusal},
     refusal::Rejection,
 };
 
@@ -75,6 +73,7 @@ impl Rest {
             headers: &parts.headers,
             method: &parts.method,
         };
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the rest is matched without a wildcard in `bodiless`")]
         match meta.route.endpoint {
             Endpoint::CreateInstance => self.create(&reading, body, limits).await,
             Endpoint::NotFound => Err(Refusal::not_found().into()),
@@ -163,11 +162,7 @@ impl Rest {
         let fields = query.fields("fieldSelector")?;
         let complete_only = !query.flag("allowPartial", true)?;
         let tenant = r.tenant_or_all()?;
-        let binding = [
-            "instances",
-            query.get("labelSelector").unwrap_or(""),
-            query.get("fieldSelector").unwrap_or(""),
-        ];
+        let binding = ["instances", query.get("labelSelector").unwrap_or(""), query.get("fieldSelector").unwrap_or("")];
         let page = self.page(r, &query, plan, &binding)?;
         Ok(Action::ListInstances(Box::new(ListInstances { tenant, page, labels, fields, complete_only })))
     }
@@ -298,7 +293,9 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Rejection> {
     if values.next().is_some() {
         return refused("is given more than once");
     }
-    let Some(text) = value.to_str().ok().map(str::trim) else { return refused("has characters that are not printable") };
+    let Some(text) = value.to_str().ok().map(str::trim) else {
+        return refused("has characters that are not printable");
+    };
     let key = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
     if key.is_empty() {
         return refused("is empty");

@@ -8,7 +8,7 @@ use meridian_model::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::body::{Typed, fault, parse_typed, refuse};
+use super::body::{Typed, fault, parse_typed, push_segment, refuse};
 use crate::refusal::Rejection;
 
 /// `{"name", "labels", "annotations", "spec"}`.
@@ -73,17 +73,56 @@ pub(super) struct Manifest {
 /// # Errors
 /// `invalid-argument` with what is ill-typed or missing.
 pub(super) fn parse(bytes: &[u8], tree: &Value, tenant: &TenantId) -> Result<Manifest, Rejection> {
+    if !tree.is_object() {
+        return Err(refuse(vec![fault("", "invalid", "the body must be a JSON object")]));
+    }
     let text = |key: &str| tree.get(key).map(|v| v.as_str().unwrap_or(""));
-    match (text("apiVersion"), text("kind")) {
-        (None, None) => short(bytes, tree),
-        (Some("meridian.dev/v1"), Some("Instance")) | (Some("v1"), Some("Pod")) => resource(bytes, tree, tenant),
+    let manifest = match (text("apiVersion"), text("kind")) {
+        (None, None) => short(bytes, tree)?,
+        (Some("meridian.dev/v1"), Some("Instance")) | (Some("v1"), Some("Pod")) => resource(bytes, tree, tenant)?,
         (version, kind) => {
             let found = format!("{} {}", version.unwrap_or("(no apiVersion)"), kind.unwrap_or("(no kind)"));
             let mut wrong = fault("/kind", "unsupported-kind", format!("cannot create {found}"));
             wrong.hint = Some("send apiVersion meridian.dev/v1 with kind Instance, v1 with Pod, or neither".to_owned());
-            Err(refuse(vec![wrong]))
+            return Err(refuse(vec![wrong]));
+        }
+    };
+    refuse_positional(tree, &manifest)?;
+    Ok(manifest)
+}
+
+/// serde takes an array for a struct, field by field in order of declaration. Nobody means that: where the model
+/// has an object the body must have one.
+fn refuse_positional(tree: &Value, manifest: &Manifest) -> Result<(), Rejection> {
+    fn walk(given: &Value, meant: &Value, pointer: &mut String, faults: &mut Vec<FieldError>) {
+        let len = pointer.len();
+        match (given, meant) {
+            (Value::Array(_), Value::Object(_)) => {
+                faults.push(fault(pointer.clone(), "invalid", "an object is expected here, not an array"));
+            }
+            (Value::Array(given), Value::Array(meant)) => {
+                for (i, (given, meant)) in given.iter().zip(meant).enumerate() {
+                    push_segment(pointer, &i.to_string());
+                    walk(given, meant, pointer, faults);
+                    pointer.truncate(len);
+                }
+            }
+            (Value::Object(given), Value::Object(meant)) => {
+                for (key, given) in given {
+                    if let Some(meant) = meant.get(key) {
+                        push_segment(pointer, key);
+                        walk(given, meant, pointer, faults);
+                        pointer.truncate(len);
+                    }
+                }
+            }
+            _ => {}
         }
     }
+    let meant = serde_json::to_value(&manifest.spec).unwrap_or(Value::Null);
+    let mut faults = Vec::new();
+    walk(tree.get("spec").unwrap_or(&Value::Null), &meant, &mut "/spec".to_owned(), &mut faults);
+    if faults.is_empty() { Ok(()) } else { Err(refuse(faults)) }
 }
 
 fn short(bytes: &[u8], tree: &Value) -> Result<Manifest, Rejection> {
@@ -118,7 +157,8 @@ fn required(
     name.ok_or_else(|| {
         let mut missing = fault(pointer, "required", "the instance needs a name");
         if generate {
-            missing.hint = Some("generateName is not supported: choose the name, so that a retry means the same".to_owned());
+            missing.hint =
+                Some("generateName is not supported: choose the name, so that a retry means the same".to_owned());
         }
         let mut faults = found.to_vec();
         faults.push(missing);

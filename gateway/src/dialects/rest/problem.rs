@@ -123,7 +123,9 @@ fn headers(rejection: &Rejection, path: &str, reply: &mut Reply) {
     if rejection.refusal.replayed {
         headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }
-    if problem.code == ErrorCode::NotFound && let Ok(path) = HeaderValue::from_str(path) {
+    if problem.code == ErrorCode::NotFound
+        && let Ok(path) = HeaderValue::from_str(path)
+    {
         headers.insert(PROBLEM_INSTANCE, path);
     }
 }
