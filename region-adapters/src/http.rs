@@ -26,7 +26,10 @@ use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{self, Client, connect::HttpConnector},
+    client::legacy::{
+        self, Client,
+        connect::{HttpConnector, capture_connection},
+    },
     rt::{TokioExecutor, TokioTimer},
 };
 use meridian_model::error::{Effect, FaultKind};
@@ -38,8 +41,8 @@ use crate::AdapterError;
 /// under 2 MiB, the largest log under 1 MiB; the rest is room for instances with much environment.
 pub const REPLY_BYTES_MAX: usize = 8 << 20;
 
-/// Longest time for name resolution, TCP and TLS together. Shorter than any create timeout in use, so that a
-/// region that drops packets is told apart (`NotApplied`) from one that took the request and fell silent.
+/// Longest time for name resolution, TCP and TLS together. A region that drops packets then fails early, as
+/// `NotApplied`, and is told apart from one that took the request and fell silent.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long an idle connection is kept: below the shortest idle timeout seen at load balancers (60 s), so
@@ -160,8 +163,10 @@ impl HttpClient {
     /// # Cancel safety
     /// Dropping the future abandons the call; whether the request was sent is then not known.
     pub async fn send(&self, request: Request<Bytes>, timeout: Duration) -> Result<Response<Bytes>, TransportError> {
+        let mut request = request.map(Full::new);
+        let connection = capture_connection(&mut request);
         let exchange = async {
-            let reply = self.inner.request(request.map(Full::new)).await.map_err(|e| from_client(&e))?;
+            let reply = self.inner.request(request).await.map_err(|e| from_client(&e))?;
             let (parts, body) = reply.into_parts();
             match Limited::new(body, REPLY_BYTES_MAX).collect().await {
                 Ok(body) => Ok(Response::from_parts(parts, body.to_bytes())),
@@ -169,12 +174,10 @@ impl HttpClient {
             }
         };
         tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| {
-            // It may still have been connecting; only the connector's own, shorter limit can prove that.
-            Err(TransportError {
-                sent: Sent::Maybe,
-                code: "transport.timeout",
-                detail: format!("no complete reply within {} ms", timeout.as_millis()),
-            })
+            // The exchange is dropped by now: without a connection so far there will be none for it.
+            let sent = if connection.connection_metadata().is_none() { Sent::Never } else { Sent::Maybe };
+            let detail = format!("no complete reply within {} ms", timeout.as_millis());
+            Err(TransportError { sent, code: "transport.timeout", detail })
         })
     }
 }

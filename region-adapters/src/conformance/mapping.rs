@@ -20,6 +20,7 @@ use meridian_model::{
     quantity::{MemoryMib, MilliCpu},
 };
 use secrecy::SecretString;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{CreateCall, RegistryCredential, ResolvedNetwork, ResolvedSpec};
@@ -114,8 +115,7 @@ pub fn check(capability: &Capability, build: impl Fn(&CreateCall) -> String) -> 
     for (label, base) in bases()? {
         let base_spec = parse(&base)?;
         let before = build(&call_for(&base_spec).map_err(|e| e.to_string())?);
-        for (pointer, changed) in changes(&base) {
-            let Ok(spec) = parse(&changed) else { continue };
+        for (pointer, spec) in changes(&base) {
             if spec == base_spec || CONSUMED_BEFORE.iter().any(|p| pointer.starts_with(p)) {
                 continue;
             }
@@ -139,7 +139,7 @@ pub fn check(capability: &Capability, build: impl Fn(&CreateCall) -> String) -> 
 }
 
 fn parse(value: &Value) -> Result<InstanceSpec, String> {
-    serde_json::from_value(value.clone()).map_err(|e| format!("a base spec does not parse: {e}"))
+    InstanceSpec::deserialize(value).map_err(|e| format!("a base spec does not parse: {e}"))
 }
 
 /// The variants of the maximal spec from which leaves are changed.
@@ -171,24 +171,25 @@ fn bases() -> Result<Vec<(&'static str, Value)>, String> {
     ])
 }
 
-/// Every changed copy of the base with the pointer of the change: each leaf replaced, each array element
-/// removed.
-fn changes(base: &Value) -> Vec<(String, Value)> {
+/// Every changed copy of the base that is a spec, with the pointer of the change: each leaf replaced, each
+/// array element removed.
+fn changes(base: &Value) -> Vec<(String, InstanceSpec)> {
     let mut changes = Vec::new();
     let mut pointers = Vec::new();
     collect(base, String::new(), &mut pointers);
     for pointer in pointers {
         let Some(leaf) = base.pointer(&pointer) else { continue };
+        let mut changed = base.clone();
         for new in alternatives(leaf) {
-            let mut changed = base.clone();
             if let Some(place) = changed.pointer_mut(&pointer) {
                 *place = new;
             }
-            // Where the letter parses there is no need of the words.
-            let enough = leaf.is_string() && parse(&changed).is_ok();
-            changes.push((pointer.clone(), changed));
-            if enough && !WORDS.iter().any(|w| leaf.as_str() == Some(w)) {
-                break;
+            if let Ok(spec) = parse(&changed) {
+                changes.push((pointer.clone(), spec));
+                // A free text is one change; only a word of an enumeration has others.
+                if leaf.as_str().is_some_and(|s| !WORDS.contains(&s)) {
+                    break;
+                }
             }
         }
         if let Some((parent, index)) = pointer.rsplit_once('/')
@@ -199,7 +200,7 @@ fn changes(base: &Value) -> Vec<(String, Value)> {
                 && index < items.len()
             {
                 items.remove(index);
-                changes.push((pointer.clone(), changed));
+                changes.extend(parse(&changed).ok().map(|spec| (pointer.clone(), spec)));
             }
         }
     }

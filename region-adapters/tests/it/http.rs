@@ -84,6 +84,17 @@ async fn a_handshake_that_never_ends_sent_nothing() {
     drop(listener);
 }
 
+/// The limit of the call may come before that of connecting: still nothing was sent, and that is known.
+#[tokio::test]
+async fn a_call_that_ends_while_connecting_sent_nothing() {
+    let (listener, url) = listener().await;
+    let url = url.replace("http:", "https:");
+    let error = HttpClient::new().unwrap().send(post(&url), Duration::from_millis(100)).await.unwrap_err();
+    assert_eq!((error.sent, error.code), (Sent::Never, "transport.timeout"), "{error}");
+    assert_eq!(error.of_write().effect, Effect::NotApplied);
+    drop(listener);
+}
+
 #[tokio::test]
 async fn a_cut_after_the_request_is_unknown() {
     let (listener, url) = listener().await;
