@@ -126,16 +126,27 @@ impl Tencent {
 
     /// A signed request at a given time.
     pub(crate) fn signed(&self, action: &str, body: &str, at_secs: i64) -> Vec<u8> {
-        let host = host_of(&self.backend.url);
         let date = jiff::Timestamp::from_second(at_secs).unwrap().strftime("%Y-%m-%d").to_string();
-        let scope = format!("{date}/tke/tc3_request");
+        self.signed_in((&date, "tke", "tc3_request"), action, body, at_secs)
+    }
+
+    /// The same under any credential scope.
+    pub(crate) fn signed_in(
+        &self,
+        (date, service, terminator): (&str, &str, &str),
+        action: &str,
+        body: &str,
+        at_secs: i64,
+    ) -> Vec<u8> {
+        let host = host_of(&self.backend.url);
+        let scope = format!("{date}/{service}/{terminator}");
         let canonical = format!(
             "POST\n/\n\ncontent-type:application/json\nhost:{host}\n\ncontent-type;host\n{}",
             hex(&Sha256::digest(body))
         );
         let to_sign = format!("TC3-HMAC-SHA256\n{at_secs}\n{scope}\n{}", hex(&Sha256::digest(canonical)));
-        let key = mac(format!("TC3{}", self.backend.key_secret).as_bytes(), &date);
-        let key = mac(&mac(&key, "tke"), "tc3_request");
+        let key = mac(format!("TC3{}", self.backend.key_secret).as_bytes(), date);
+        let key = mac(&mac(&key, service), terminator);
         let signature = hex(&mac(&key, &to_sign));
         let authorization = format!(
             "TC3-HMAC-SHA256 Credential={}/{scope}, SignedHeaders=content-type;host, Signature={signature}",

@@ -1,11 +1,16 @@
 //! State that survives the process.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use meridian_cloudsim::{SimError, Simulator};
+use meridian_cloudsim::{BackendInfo, CloudsimInfo, SimError, Simulator};
 use serde_json::{Value, json};
 
 use crate::client::*;
+
+/// Where the killed process keeps its state.
+const CHILD_DIR: &str = "CLOUDSIM_TEST_DIR";
 
 #[tokio::test]
 async fn everything_survives_a_restart_on_the_same_ports() {
@@ -90,4 +95,85 @@ async fn another_scenario_over_the_same_state_is_refused() {
     other.regions.remove(0);
     let error = Simulator::start(other, Some(dir.path().into())).await.unwrap_err();
     assert!(error.to_string().contains("ap-guangzhou"), "{error}");
+}
+
+/// Not a test: the process that `a_killed_process_forgets_nothing_it_answered` kills.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "started by a_killed_process_forgets_nothing_it_answered"]
+async fn process_to_be_killed() {
+    let Some(dir) = std::env::var_os(CHILD_DIR) else {
+        return;
+    };
+    let simulator = Simulator::start(quick(), Some(dir.into())).await.unwrap();
+    println!("\nINFO {}", serde_json::to_string(&simulator.info()).unwrap());
+    tokio::time::sleep(Duration::from_secs(120)).await;
+}
+
+fn spawn_process(dir: &std::path::Path) -> (Child, CloudsimInfo) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "persist::process_to_be_killed", "--ignored", "--nocapture"])
+        .env(CHILD_DIR, dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = lines.map_while(Result::ok).find_map(|l| l.strip_prefix("INFO ").map(str::to_owned)).unwrap();
+    let value: Value = serde_json::from_str(&line).unwrap();
+    // The ids and keys are those of the scenario; only the addresses are news.
+    let url = |v: &Value| v["url"].as_str().unwrap().to_owned();
+    let backends = value["backends"].as_array().unwrap();
+    let backend = backends.iter().find(|b| b["region"] == "ap-guangzhou").unwrap();
+    let scenario = quick();
+    let region = &scenario.regions[0];
+    let backend = BackendInfo {
+        vendor: region.vendor,
+        url: url(backend),
+        key_id: scenario.accounts[0].key_id.clone(),
+        key_secret: scenario.accounts[0].key_secret.clone(),
+        region: region.region.clone(),
+        account: scenario.accounts[0].name.clone(),
+        zones: Vec::new(),
+        vpc_id: region.vpc_id.clone(),
+        security_group_id: region.security_group_id.clone(),
+    };
+    (child, CloudsimInfo { control: value["control"].as_str().unwrap().to_owned(), backends: vec![backend] })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_process_forgets_nothing_it_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut child, info) = spawn_process(dir.path());
+    let tencent = Tencent::new(&info, "ap-guangzhou");
+    let subnet = quick().regions[0].zones[0].subnet_id.clone();
+    let spec = |name: String| {
+        json!({"EksCiName": name, "Cpu": 1, "Memory": 2, "VpcId": tencent.backend.vpc_id, "SubnetId": subnet,
+               "SecurityGroupIds": [tencent.backend.security_group_id],
+               "Containers": [{"Name": "app", "Image": "nginx"}]})
+    };
+    let mut calls = tokio::task::JoinSet::new();
+    for n in 0..200 {
+        let (tencent, spec) = (tencent.clone(), spec(format!("job-{n}")));
+        calls.spawn(async move { tencent.raw("CreateEKSContainerInstances", &spec).await.ok().map(|r| r.json()) });
+    }
+    let mut answered = Vec::new();
+    while let Some(reply) = calls.join_next().await {
+        if let Some(reply) = reply.unwrap() {
+            answered.push(reply["Response"]["EksCiIds"][0].as_str().unwrap().to_owned());
+        }
+        if answered.len() == 50 {
+            // SIGKILL, in the middle of the other creates.
+            child.kill().unwrap();
+        }
+    }
+    child.wait().unwrap();
+    assert!(answered.len() >= 50);
+    let simulator = Simulator::start(quick(), Some(dir.path().into())).await.unwrap();
+    let again = simulator.info();
+    assert_eq!(again.control, info.control);
+    let known: std::collections::BTreeSet<_> =
+        ledger(&again.control, "").await.iter().map(|t| t["id"].as_str().unwrap().to_owned()).collect();
+    for id in &answered {
+        assert!(known.contains(id), "{id} was answered and is forgotten");
+    }
 }

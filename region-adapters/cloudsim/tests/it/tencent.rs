@@ -179,6 +179,31 @@ async fn wrong_credentials_clock_region_and_form_are_refused() {
     assert_eq!(code(request("GET", "/other", &[("Host", &host)], "")).await, "InvalidRequest");
 }
 
+/// Good signatures under another day, service or terminator prove nothing: they were made for something else.
+#[tokio::test]
+async fn other_credential_scopes_are_refused_though_well_signed() {
+    let (_simulator, info) = start(quick()).await;
+    let tencent = Tencent::new(&info, "ap-guangzhou");
+    let now = now_secs();
+    let date = jiff::Timestamp::from_second(now).unwrap().strftime("%Y-%m-%d").to_string();
+    let outcome = |scope: (&'static str, &'static str, &'static str)| {
+        let day = if scope.0.is_empty() { date.as_str() } else { scope.0 };
+        let raw = tencent.signed_in((day, scope.1, scope.2), "DescribeEKSContainerInstances", "{}", now);
+        let url = &tencent.backend.url;
+        async move { send(url, &raw).await.unwrap().json()["Response"]["Error"]["Code"].clone() }
+    };
+    assert_eq!(outcome(("", "tke", "tc3_request")).await, Value::Null);
+    assert_eq!(outcome(("", "127", "tc3_request")).await, Value::Null, "what some SDKs sign for 127.0.0.1");
+    for scope in [
+        ("2020-01-01", "tke", "tc3_request"),
+        ("", "cvm", "tc3_request"),
+        ("", "0", "tc3_request"),
+        ("", "tke", "tc2_request"),
+    ] {
+        assert_eq!(outcome(scope).await, "AuthFailure.SignatureFailure", "{scope:?}");
+    }
+}
+
 #[tokio::test]
 async fn image_caches_are_made_matched_changed_and_deleted() {
     let (_simulator, info) = start(quick()).await;
