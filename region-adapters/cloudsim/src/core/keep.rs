@@ -1,5 +1,6 @@
 //! Tags that change, and ended instances that a vendor forgets.
 
+use super::fault::{FaultKind, Subject};
 use super::types::{Instance, Scope, State};
 use super::world::World;
 
@@ -25,6 +26,20 @@ impl World {
         self.existing(scope, id)?;
         self.dirty.instances.insert(id.to_owned());
         self.instances.get_mut(id).map(|instance| &mut instance.spec.tags)
+    }
+
+    /// Those of [`World::list`] that have one of these ids, without reading the others.
+    pub fn list_of(&mut self, scope: &Scope, ids: &[String], now_ms: i64) -> Vec<&Instance> {
+        self.advance(now_ms);
+        let subject = Subject::of_scope(scope);
+        let empty = self.faults.hit(&subject, now_ms, &mut self.rng, |k| (*k == FaultKind::EmptyList).then_some(()));
+        if empty.is_some() {
+            return Vec::new();
+        }
+        let mut found: Vec<&Instance> = ids.iter().filter_map(|id| self.instance(scope, id, now_ms)).collect();
+        found.sort_by_key(|instance| instance.seq);
+        found.dedup_by_key(|instance| instance.seq);
+        found
     }
 
     /// Deletes what ECI no longer lists: of the instances that ended more than an hour ago all but the last 100.
@@ -96,6 +111,20 @@ mod tests {
         let left: Vec<String> = world.list(&scope, 2 * HOUR_MS).iter().map(|one| one.id.clone()).collect();
         assert_eq!(left, ids[30..], "the oldest go");
         assert_eq!(world.ledger(2 * HOUR_MS).len(), 130, "the truth forgets nothing");
+    }
+
+    #[test]
+    fn a_list_of_ids_is_the_list_without_the_rest() {
+        let mut world = World::new(&Scenario::demo(1));
+        let scope =
+            Scope { vendor: Vendor::AlibabaEci, region: "cn-hangzhou".to_owned(), account: "alibaba-demo".to_owned() };
+        let ids: Vec<String> = (0..4).map(|n| world.create(&scope, task(&format!("t-{n}")), 0).unwrap()).collect();
+        world.delete(&scope, &ids[1], 1).unwrap();
+        let asked = [ids[3].clone(), ids[1].clone(), "eci-none".to_owned(), ids[0].clone(), ids[3].clone()];
+        let found: Vec<String> = world.list_of(&scope, &asked, 2).iter().map(|one| one.id.clone()).collect();
+        assert_eq!(found, [ids[0].clone(), ids[3].clone()]);
+        let other = Scope { region: "cn-beijing".to_owned(), ..scope };
+        assert!(world.list_of(&other, &asked, 2).is_empty());
     }
 
     #[test]

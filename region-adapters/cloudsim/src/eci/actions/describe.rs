@@ -46,8 +46,7 @@ impl<'a> Filter<'a> {
     fn takes(&self, instance: &Instance) -> bool {
         let extra = |name: &str| instance.spec.extra.get(name).and_then(Value::as_str);
         let categories = instance.spec.extra.get("ComputeCategory").and_then(Value::as_array);
-        self.ids.as_ref().is_none_or(|ids| ids.contains(&instance.id))
-            && self.zone.is_none_or(|zone| zone == instance.zone)
+        self.zone.is_none_or(|zone| zone == instance.zone)
             && self.vswitch.is_none_or(|id| id == instance.subnet_id)
             && self.resource_group.is_none_or(|id| extra("ResourceGroupId") == Some(id))
             && self.name.is_none_or(|name| name == instance.spec.name)
@@ -61,10 +60,13 @@ impl<'a> Filter<'a> {
 }
 
 /// The instances a filter takes, in order of creation, after forgetting those the vendor has forgotten.
-fn select<'w>(call: &'w mut Call<'_>, takes: impl Fn(&Instance) -> bool) -> Vec<(u64, &'w Instance)> {
+fn select<'w>(call: &'w mut Call<'_>, filter: &Filter<'_>) -> Vec<(u64, &'w Instance)> {
     call.world.forget_ended(call.scope, call.now_ms);
-    let all = call.world.list(call.scope, call.now_ms);
-    all.into_iter().filter(|instance| takes(instance)).map(|instance| (instance.seq, instance)).collect()
+    let all = match &filter.ids {
+        Some(ids) => call.world.list_of(call.scope, ids, call.now_ms),
+        None => call.world.list(call.scope, call.now_ms),
+    };
+    all.into_iter().filter(|instance| filter.takes(instance)).map(|instance| (instance.seq, instance)).collect()
 }
 
 pub(super) fn groups(call: &mut Call<'_>) -> Result<Value, EciError> {
@@ -77,7 +79,7 @@ pub(super) fn groups(call: &mut Call<'_>) -> Result<Value, EciError> {
             return Err(EciError::not_found("ContainerGroupId", id));
         }
     }
-    let page = page(select(call, |instance| filter.takes(instance)), limit, token)?;
+    let page = page(select(call, &filter), limit, token)?;
     let groups: Vec<Value> = page.items.iter().map(|instance| render::group(instance, with_events)).collect();
     Ok(json!({"TotalCount": page.total, "NextToken": page.next_token, "ContainerGroups": groups}))
 }
@@ -88,10 +90,9 @@ pub(super) fn status(call: &mut Call<'_>) -> Result<Value, EciError> {
     let since =
         call.integer("SinceSecond").map(|_| call.bounded("SinceSecond", (1, 1, STATUS_SINCE_MAX))).transpose()?;
     let oldest_ms = since.map(|secs| call.now_ms - secs * 1_000);
-    let takes = |instance: &Instance| {
-        filter.takes(instance) && oldest_ms.is_none_or(|oldest| render::last_change_ms(instance) >= oldest)
-    };
-    let page = page(select(call, takes), limit, token)?;
+    let mut found = select(call, &filter);
+    found.retain(|(_, instance)| oldest_ms.is_none_or(|oldest| render::last_change_ms(instance) >= oldest));
+    let page = page(found, limit, token)?;
     let data: Vec<Value> = page.items.iter().map(|instance| render::pod_status(instance)).collect();
     Ok(json!({"TotalCount": page.total, "NextToken": page.next_token, "Data": data}))
 }
@@ -105,7 +106,7 @@ pub(super) fn events(call: &mut Call<'_>) -> Result<Value, EciError> {
     }
     let since = call.bounded("SinceSecond", EVENTS_SINCE)?;
     let oldest_ms = call.now_ms - since * 1_000;
-    let page = page(select(call, |instance| filter.takes(instance)), limit, token)?;
+    let page = page(select(call, &filter), limit, token)?;
     let data: Vec<Value> = page.items.iter().map(|instance| instance_events(instance, source, oldest_ms)).collect();
     Ok(json!({"TotalCount": page.total, "NextToken": page.next_token, "Data": data}))
 }
