@@ -106,6 +106,15 @@ pub(super) struct Endpoint {
     pub(super) host: String,
 }
 
+impl Endpoint {
+    /// Nobody between us and the endpoint reads along: TLS, or this machine.
+    pub(super) fn is_private(&self) -> bool {
+        let host = self.url.host().unwrap_or_default().trim_matches(['[', ']']);
+        let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        loopback || self.url.scheme_str() == Some("https")
+    }
+}
+
 impl Config {
     /// Checks what the types do not.
     pub(super) fn endpoint(&self) -> Result<Endpoint, ConfigError> {
@@ -159,6 +168,14 @@ mod tests {
         {
             assert_eq!(host(wrong).unwrap_err().setting, "endpoint", "{wrong}");
         }
+    }
+
+    #[test]
+    fn plain_http_is_private_only_on_this_machine() {
+        let private = |url: &str| config(url).endpoint().unwrap().is_private();
+        assert!(private("https://tke.tencentcloudapi.com"));
+        assert!(private("http://127.0.0.1:1") && private("http://[::1]:1") && private("http://localhost"));
+        assert!(!private("http://tke.tencentcloudapi.com") && !private("http://10.0.0.1"));
     }
 
     #[test]

@@ -71,6 +71,12 @@ impl Configure for TencentEksci {
                 return Err(ConfigError::new(setting, "must be visible ASCII characters without spaces"));
             }
         }
+        if !endpoint.is_private() {
+            tracing::warn!(
+                host = %endpoint.host,
+                "requests go over plain HTTP: whoever reads one can replay it under another action for five minutes"
+            );
+        }
         let gpu_sizes: Vec<GpuSize> = config.gpu_sizes.iter().cloned().map(GpuSize::from).collect();
         let gpu_names = gpu_sizes.iter().map(|g| (g.vendor_name.clone(), g.gpu_type.clone())).collect();
         let capability = Arc::new(capability(gpu_sizes, config.effect_bound()?));
@@ -263,8 +269,9 @@ impl RegionAdapter for TencentEksci {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
+        let asked = |page: Page| page.items.into_iter().filter(|i| i.id.as_ref().is_some_and(|id| ids.contains(id)));
         match self.instances(at, request::describe(&ids)?).await {
-            Ok(page) => Ok(page.items),
+            Ok(page) => Ok(asked(page).collect()),
             Err(error) if error.kind == FaultKind::NotFound && ids.len() == 1 => Ok(Vec::new()),
             // The vendor may answer for all ids at once that one is not there; then each is asked alone.
             Err(error) if error.kind == FaultKind::NotFound => {
@@ -272,7 +279,7 @@ impl RegionAdapter for TencentEksci {
                     let mut found = Vec::new();
                     for id in &ids {
                         match self.instances(at, request::describe(std::slice::from_ref(id))?).await {
-                            Ok(page) => found.extend(page.items),
+                            Ok(page) => found.extend(asked(page)),
                             Err(error) if error.kind == FaultKind::NotFound => {}
                             Err(error) => return Err(error),
                         }

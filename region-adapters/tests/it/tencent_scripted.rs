@@ -148,6 +148,16 @@ async fn ids_are_asked_alone_when_one_spoils_the_batch() {
 }
 
 #[tokio::test]
+async fn what_was_not_asked_for_is_not_answered() {
+    let all = json!({"TotalCount": 2, "EksCis": [instance("eksci-1", "a"), instance("eksci-9", "z")]});
+    let (url, _server) = script(vec![(JSON, all)]).await;
+    let Reply::Instances(found) = ask(&url, Request::Describe(ids(&["eksci-1"]))).await.unwrap() else {
+        panic!("instances")
+    };
+    assert_eq!(found.iter().map(|o| o.name.as_str()).collect::<Vec<_>>(), ["a"]);
+}
+
+#[tokio::test]
 async fn a_find_reads_every_page_and_keeps_only_the_name() {
     let first: Vec<Value> = (0..100).map(|i| instance(&format!("eksci-{i}"), "web")).collect();
     let (url, server) = script(vec![
