@@ -106,15 +106,13 @@ impl Activity {
             (0, idle) => (self.at(idle) + self.idle, Verdict::Close),
             (header, _) => (self.at(header) + self.headers, Verdict::Cut("headers")),
         };
-        if let Some(closing) = closing.filter(|c| now >= *c + CLOSE_GRACE) {
-            let _ = closing;
+        if closing.is_some_and(|asked| now >= asked + CLOSE_GRACE) {
             return Verdict::Cut("close");
         }
-        match late {
-            Verdict::Close if closing.is_some() => Verdict::Fine(look_again),
-            late if now >= due => late,
-            _ => Verdict::Fine(due.min(look_again)),
+        if late == Verdict::Close && closing.is_some() {
+            return Verdict::Fine(look_again);
         }
+        if now >= due { late } else { Verdict::Fine(due.min(look_again)) }
     }
 }
 
