@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 use crate::control::Control;
@@ -45,7 +45,7 @@ pub enum SimError {
 }
 
 /// What a client needs to use the simulated clouds; the `cloudsim` object of `meridian demo`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CloudsimInfo {
     /// URL of the control API.
@@ -55,7 +55,7 @@ pub struct CloudsimInfo {
 }
 
 /// One region as seen by one account.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendInfo {
     /// Cloud.
@@ -79,7 +79,7 @@ pub struct BackendInfo {
 }
 
 /// One zone.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ZoneInfo {
     /// Zone name.

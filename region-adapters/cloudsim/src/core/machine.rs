@@ -5,8 +5,8 @@ use super::create::{CreateError, no_capacity_event, resized};
 use super::fault::{FaultKind, draw};
 use super::program::Program;
 use super::types::{
-    Container, ContainerState, Event, EventKind, Instance, InstanceSpec, RestartPolicy, Scope, State, Step,
-    Termination, Timer, Vendor,
+    Container, ContainerSpec, ContainerState, Event, EventKind, Instance, InstanceSpec, RestartPolicy, Scope, State,
+    Step, Termination, Timer, Vendor,
 };
 use super::world::{World, subject_of};
 
@@ -382,6 +382,7 @@ impl World {
         if state == State::Deleted {
             instance.deleted_ms = Some(at_ms);
             instance.timers.clear();
+            keep_truth_only(instance);
             if let Some(live) = self.live.get_mut(&instance.scope) {
                 live.remove(&instance.seq);
             }
@@ -631,6 +632,23 @@ pub struct ExitOrder<'a> {
     pub code: i32,
     /// With a signal, as a crash has it.
     pub crash: bool,
+}
+
+/// Nobody can describe a deleted instance: what the truth ledger does not show is dropped, because the ledger itself
+/// is kept for ever.
+fn keep_truth_only(instance: &mut Instance) {
+    let env = instance.spec.containers.first().map(|c| c.env.clone()).unwrap_or_default();
+    instance.spec = InstanceSpec {
+        name: std::mem::take(&mut instance.spec.name),
+        tags: std::mem::take(&mut instance.spec.tags),
+        client_token: instance.spec.client_token.take(),
+        containers: vec![ContainerSpec { env, ..ContainerSpec::default() }],
+        ..InstanceSpec::default()
+    };
+    instance.containers = Vec::new();
+    instance.init_containers = Vec::new();
+    instance.events = Vec::new();
+    instance.next_spec = None;
 }
 
 struct Ending<'a> {

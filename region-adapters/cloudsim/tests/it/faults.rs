@@ -112,7 +112,7 @@ async fn server_errors_before_and_after_with_and_without_html() {
 async fn late_effect_comes_after_the_error() {
     let (_simulator, info) = start(quick()).await;
     let tencent = Tencent::new(&info, "ap-guangzhou");
-    fault(&info.control, json!({"kind": "lateEffect", "afterMs": 300, "times": 1})).await;
+    fault(&info.control, json!({"kind": "lateEffect", "afterMs": 1_500, "times": 1})).await;
     assert!(tencent.raw(CREATE, &tencent.spec("late")).await.is_err());
     assert_eq!(ledger(&info.control, "namePrefix=late").await.len(), 0);
     let deadline = deadline();
@@ -127,9 +127,9 @@ async fn late_effect_comes_after_the_error() {
 async fn a_client_that_goes_away_does_not_stop_the_effect() {
     let (_simulator, info) = start(quick()).await;
     let tencent = Tencent::new(&info, "ap-guangzhou");
-    fault(&info.control, json!({"kind": "latency", "ms": 200, "times": 1})).await;
+    fault(&info.control, json!({"kind": "latency", "ms": 2_000, "times": 1})).await;
     let raw = tencent.signed(CREATE, &tencent.spec("left").to_string(), now_secs());
-    let gone = tokio::time::timeout(Duration::from_millis(50), send(&tencent.backend.url, &raw)).await;
+    let gone = tokio::time::timeout(Duration::from_millis(1_000), send(&tencent.backend.url, &raw)).await;
     assert!(gone.is_err(), "the client gives up first");
     let deadline = deadline();
     while ledger(&info.control, "namePrefix=left").await.is_empty() {
@@ -141,10 +141,10 @@ async fn a_client_that_goes_away_does_not_stop_the_effect() {
 async fn latency_adds_to_other_faults() {
     let (_simulator, info) = start(quick()).await;
     let tencent = Tencent::new(&info, "ap-guangzhou");
-    fault(&info.control, json!({"kind": "latency", "ms": 150, "jitterMs": 10})).await;
+    fault(&info.control, json!({"kind": "latency", "ms": 1_500, "jitterMs": 10})).await;
     fault(&info.control, json!({"kind": "throttle", "times": 1})).await;
     let list = || tencent.call("DescribeEKSContainerInstances", json!({}));
-    assert!(tokio::time::timeout(Duration::from_millis(100), list()).await.is_err());
+    assert!(tokio::time::timeout(Duration::from_millis(1_000), list()).await.is_err());
     assert!(list().await.is_ok(), "the call that was given up took the throttle with it");
 }
 
@@ -157,18 +157,27 @@ async fn throttle_by_fault_and_by_limit() {
     let tencent = Tencent::new(&info, "ap-guangzhou");
     fault(&info.control, json!({"kind": "throttle", "action": CREATE, "times": 1})).await;
     assert_eq!(tencent.call(CREATE, tencent.spec("a")).await.unwrap_err(), "RequestLimitExceeded");
-    let mut outcomes = Vec::new();
-    for _ in 0..3 {
-        outcomes.push(tencent.call("DescribeEKSContainerInstanceRegions", json!({})).await.is_ok());
+    // One a second: two in a row are fast enough sooner or later, also on a busy machine.
+    let (mut allowed, mut throttled) = (0, 0);
+    let deadline = deadline();
+    while throttled == 0 {
+        match tencent.call("DescribeEKSContainerInstanceRegions", json!({})).await {
+            Ok(_) => allowed += 1,
+            Err(code) => {
+                assert_eq!(code, "RequestLimitExceeded");
+                throttled += 1;
+            }
+        }
+        assert!(!is_over(deadline));
     }
-    assert_eq!(outcomes, [true, false, false]);
+    assert!(allowed >= 1);
     let calls = control(&info.control, "GET", "/v1/calls", Value::Null).await.json();
     let count = |outcome: &str| {
         let all = calls["calls"].as_array().unwrap().iter();
         let of = all.filter(|c| c["action"] == "DescribeEKSContainerInstanceRegions" && c["outcome"] == outcome);
         of.map(|c| c["count"].as_i64().unwrap()).sum::<i64>()
     };
-    assert_eq!((count("ok"), count("Throttled")), (1, 2), "{calls}");
+    assert_eq!((count("ok"), count("Throttled")), (allowed, throttled), "{calls}");
 }
 
 #[tokio::test]
@@ -182,7 +191,7 @@ async fn unauthenticated_and_empty_list_and_list_lag() {
     fault(&info.control, json!({"kind": "emptyList", "times": 1})).await;
     assert_eq!(tencent.get(&id).await, None);
     assert!(tencent.get(&id).await.is_some());
-    fault(&info.control, json!({"kind": "listLag", "ms": 300, "name": "young*", "times": 1})).await;
+    fault(&info.control, json!({"kind": "listLag", "ms": 2_000, "name": "young*", "times": 1})).await;
     let young = tencent.create(tencent.spec("young")).await;
     assert_eq!(tencent.get(&young).await, None);
     // A call that names the id finds it all the same.
@@ -225,7 +234,7 @@ async fn black_hole_never_answers_and_keeps_effects_from_happening() {
     let tencent = Tencent::new(&info, "ap-guangzhou");
     fault(&info.control, json!({"kind": "regionOutage", "mode": "blackhole", "region": "ap-guangzhou"})).await;
     let raw = tencent.signed(CREATE, &tencent.spec("hole").to_string(), now_secs());
-    let reply = tokio::time::timeout(Duration::from_millis(300), send(&tencent.backend.url, &raw)).await;
+    let reply = tokio::time::timeout(Duration::from_millis(1_000), send(&tencent.backend.url, &raw)).await;
     assert!(reply.is_err(), "no answer: {reply:?}");
     assert!(ledger(&info.control, "").await.is_empty());
     let calls = control(&info.control, "GET", "/v1/calls", Value::Null).await.json();
@@ -240,7 +249,7 @@ async fn black_hole_never_answers_and_keeps_effects_from_happening() {
 async fn outage_ends_by_itself() {
     let (_simulator, info) = start(quick()).await;
     let tencent = Tencent::new(&info, "ap-guangzhou");
-    let outage = json!({"kind": "regionOutage", "mode": "blackhole", "region": "ap-guangzhou", "forMs": 200});
+    let outage = json!({"kind": "regionOutage", "mode": "blackhole", "region": "ap-guangzhou", "forMs": 1_500});
     fault(&info.control, outage).await;
     let raw = tencent.signed("DescribeEKSContainerInstances", "{}", now_secs());
     // What waited in the hole is cut when it ends; what comes later is answered.

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use meridian_cloudsim::{BackendInfo, CloudsimInfo, SimError, Simulator};
+use meridian_cloudsim::{CloudsimInfo, SimError, Simulator};
 use serde_json::{Value, json};
 
 use crate::client::*;
@@ -119,25 +119,7 @@ fn spawn_process(dir: &std::path::Path) -> (Child, CloudsimInfo) {
         .unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let line = lines.map_while(Result::ok).find_map(|l| l.strip_prefix("INFO ").map(str::to_owned)).unwrap();
-    let value: Value = serde_json::from_str(&line).unwrap();
-    // The ids and keys are those of the scenario; only the addresses are news.
-    let url = |v: &Value| v["url"].as_str().unwrap().to_owned();
-    let backends = value["backends"].as_array().unwrap();
-    let backend = backends.iter().find(|b| b["region"] == "ap-guangzhou").unwrap();
-    let scenario = quick();
-    let region = &scenario.regions[0];
-    let backend = BackendInfo {
-        vendor: region.vendor,
-        url: url(backend),
-        key_id: scenario.accounts[0].key_id.clone(),
-        key_secret: scenario.accounts[0].key_secret.clone(),
-        region: region.region.clone(),
-        account: scenario.accounts[0].name.clone(),
-        zones: Vec::new(),
-        vpc_id: region.vpc_id.clone(),
-        security_group_id: region.security_group_id.clone(),
-    };
-    (child, CloudsimInfo { control: value["control"].as_str().unwrap().to_owned(), backends: vec![backend] })
+    (child, serde_json::from_str(&line).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,15 +127,9 @@ async fn a_killed_process_forgets_nothing_it_answered() {
     let dir = tempfile::tempdir().unwrap();
     let (mut child, info) = spawn_process(dir.path());
     let tencent = Tencent::new(&info, "ap-guangzhou");
-    let subnet = quick().regions[0].zones[0].subnet_id.clone();
-    let spec = |name: String| {
-        json!({"EksCiName": name, "Cpu": 1, "Memory": 2, "VpcId": tencent.backend.vpc_id, "SubnetId": subnet,
-               "SecurityGroupIds": [tencent.backend.security_group_id],
-               "Containers": [{"Name": "app", "Image": "nginx"}]})
-    };
     let mut calls = tokio::task::JoinSet::new();
     for n in 0..200 {
-        let (tencent, spec) = (tencent.clone(), spec(format!("job-{n}")));
+        let (tencent, spec) = (tencent.clone(), tencent.spec(&format!("job-{n}")));
         calls.spawn(async move { tencent.raw("CreateEKSContainerInstances", &spec).await.ok().map(|r| r.json()) });
     }
     let mut answered = Vec::new();
@@ -170,7 +146,7 @@ async fn a_killed_process_forgets_nothing_it_answered() {
     assert!(answered.len() >= 50);
     let simulator = Simulator::start(quick(), Some(dir.path().into())).await.unwrap();
     let again = simulator.info();
-    assert_eq!(again.control, info.control);
+    assert_eq!(again, info);
     let known: std::collections::BTreeSet<_> =
         ledger(&again.control, "").await.iter().map(|t| t["id"].as_str().unwrap().to_owned()).collect();
     for id in &answered {

@@ -6,7 +6,10 @@ use crate::client::*;
 
 #[tokio::test]
 async fn create_runs_logs_updates_restarts_and_goes() {
-    let (simulator, info) = start(quick()).await;
+    let mut scenario = quick();
+    // Long enough to be seen on a busy machine.
+    scenario.timing.restart_ms = 1_500;
+    let (simulator, info) = start(scenario).await;
     let tencent = Tencent::new(&info, "ap-guangzhou");
     let mut spec = tencent.spec("web-1");
     spec["AutoCreateEip"] = json!(true);
