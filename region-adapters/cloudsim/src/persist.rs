@@ -17,7 +17,7 @@ const PORTS_FILE: &str = "cloudsim-ports.json";
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The disk said no.
-    #[error("{}: {source}", path.display())]
+    #[error("cannot read or write {}", path.display())]
     Io {
         /// File.
         path: PathBuf,

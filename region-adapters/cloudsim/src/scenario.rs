@@ -279,7 +279,7 @@ fn default_spot_factor() -> f64 {
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
     /// Not TOML, an unknown key, or a value of the wrong type; the text names line and column.
-    #[error("scenario is not valid: {0}")]
+    #[error(transparent)]
     Syntax(#[from] toml::de::Error),
     /// The parts do not fit together.
     #[error("scenario: {at}: {problem}")]

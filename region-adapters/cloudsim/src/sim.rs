@@ -30,10 +30,10 @@ pub enum SimError {
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
     /// The data directory cannot be used.
-    #[error("state of the simulated clouds: {0}")]
+    #[error(transparent)]
     State(#[from] StateError),
     /// An address cannot be listened on.
-    #[error("cannot listen on {addr} for {name}: {source}")]
+    #[error("cannot listen on {addr} for {name}")]
     Listen {
         /// Region or `control`.
         name: String,

@@ -1,6 +1,7 @@
 //! Image caches. Their state is a function of time, so nothing has to be advanced.
 
-use super::machine::{ChangeError, is_missing};
+use super::change::ChangeError;
+use super::machine::is_missing;
 use super::types::{ImageCache, ImageCacheSpec, ImageCacheState, Scope, State, Vendor};
 use super::world::World;
 

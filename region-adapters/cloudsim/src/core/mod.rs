@@ -6,6 +6,7 @@
 //! per second (they belong to the rim, which counts real requests).
 
 mod calls;
+mod change;
 mod create;
 mod fault;
 mod images;
@@ -20,13 +21,14 @@ mod world;
 mod zone;
 
 pub use calls::Calls;
+pub use change::{ChangeError, ExitOrder};
 pub use create::{CreateError, Placement};
 pub use fault::{
     After, FAULTS_MAX, Fault, FaultInput, FaultKind, Faults, FieldError, Outage, Refusal, ServerError, Subject, Verdict,
 };
 pub use images::{IMAGE_CACHE_GIB_DEFAULT, IMAGE_CACHES_MAX};
 pub use keep::Tags;
-pub use machine::{ChangeError, EVENTS_MAX, ExitOrder};
+pub use machine::EVENTS_MAX;
 pub use program::{LOG_LINES_MAX, LogLine, Program, log_of, log_of_life};
 pub use rng::Rng;
 pub use specs::{ALIBABA_DEFAULT, INSTANCE_TYPES, InstanceType, all_specs, instance_type, round_spec, spec_key};
