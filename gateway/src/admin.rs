@@ -6,7 +6,6 @@ use std::{
     fmt,
     future::{Future, ready},
     net::SocketAddr,
-    pin::Pin,
     sync::{Arc, Mutex},
 };
 
@@ -120,13 +119,13 @@ impl Admin {
         json_answer(status, &body)
     }
 
-    fn route(&self, request: &Request<Incoming>) -> Result<Reply, Arc<Metrics>> {
+    fn route(&self, request: &Request<Incoming>) -> Reply {
         let verbose =
             request.uri().query().is_some_and(|q| q.split('&').any(|p| p == "verbose" || p == "verbose=true"));
-        Ok(match (request.method(), request.uri().path()) {
+        match (request.method(), request.uri().path()) {
             (&Method::GET, "/livez") => json_answer(StatusCode::OK, &json!({ "status": "ok" })),
             (&Method::GET, "/readyz") => self.ready(verbose),
-            (&Method::GET, "/metrics") => return Err(Arc::clone(&self.metrics)),
+            (&Method::GET, "/metrics") => answer(StatusCode::OK, OPENMETRICS, self.metrics.render()),
             (&Method::GET, "/config") => json_answer(StatusCode::OK, &self.config),
             (&Method::POST, "/drain") => {
                 tracing::info!("drain asked for on the admin listener");
@@ -137,7 +136,7 @@ impl Admin {
                 json_answer(StatusCode::METHOD_NOT_ALLOWED, &json!({ "status": "method not allowed" }))
             }
             _ => json_answer(StatusCode::NOT_FOUND, &json!({ "status": "not found" })),
-        })
+        }
     }
 }
 
@@ -147,10 +146,6 @@ impl Handler for Admin {
         request: Request<Incoming>,
         _: SocketAddr,
     ) -> impl Future<Output = Result<Reply, Infallible>> + Send + use<> {
-        let answered: Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>> = match self.route(&request) {
-            Ok(reply) => Box::pin(ready(Ok(reply))),
-            Err(metrics) => Box::pin(async move { Ok(answer(StatusCode::OK, OPENMETRICS, metrics.render().await)) }),
-        };
-        answered
+        ready(Ok(self.route(&request)))
     }
 }

@@ -3,14 +3,16 @@
 //! Labels are closed sets: route templates, status codes, error codes. Never an instance, a request or a key.
 //! Logs go to standard error; standard output belongs to the commands.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use tokio::sync::Mutex;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::config::{LogFormat, Telemetry};
@@ -123,19 +125,17 @@ impl Metrics {
         })
     }
 
-    /// Lets another part of the gateway register its metrics; called at start-up only.
+    /// Lets another part of the gateway register its metrics.
     pub fn register(&self, add: impl FnOnce(&mut Registry)) {
-        // Start-up is single-threaded; a scrape that holds the lock at this moment cannot exist yet.
-        if let Ok(mut registry) = self.registry.try_lock() {
-            add(&mut registry);
-        }
+        add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// All metrics in the OpenMetrics text format.
-    pub async fn render(&self) -> String {
+    #[must_use]
+    pub fn render(&self) -> String {
         let mut text = String::new();
-        let registry = self.registry.lock().await;
-        // Writing to a String cannot fail; an encoder's own fault would show as a cut scrape.
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // Writing to a String cannot fail; a metric that cannot encode itself would show as an empty scrape.
         if encode(&mut text, &registry).is_err() {
             text.clear();
         }

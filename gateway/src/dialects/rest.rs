@@ -3,6 +3,7 @@
 pub mod body;
 mod decode;
 mod encode;
+mod hints;
 mod manifest;
 mod problem;
 pub mod query;

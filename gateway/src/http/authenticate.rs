@@ -242,9 +242,19 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use secrecy::ExposeSecret as _;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_key_panics(key in "\\PC{0,80}") {
+            prop_assert!(parse(&key).is_none());
+            let prefixed = format!("mrd_a_b_{key}");
+            prop_assert!(parse(&prefixed).is_none());
+        }
+    }
 
     #[test]
     fn base32_follows_rfc_4648() {

@@ -105,7 +105,7 @@ impl TenantLimits {
             Take::TooLarge => (0, WINDOW, Some((name, WINDOW))),
         };
         let state = format!("\"{name}\";r={remaining};t={}", ceil_seconds(after));
-        let state = HeaderValue::from_str(&state).unwrap_or(HeaderValue::from_static("\"tenant\";r=0"));
+        let state = HeaderValue::try_from(state).unwrap_or(HeaderValue::from_static("\"tenant\";r=0"));
         Verdict { headers: LimitHeaders { policy: self.policy.clone(), state }, refused }
     }
 }

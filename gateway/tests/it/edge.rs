@@ -142,7 +142,7 @@ async fn a_tenant_over_its_rate_is_told_when_to_come_back() {
         200,
         "a refused create costs nothing else"
     );
-    assert!(gateway.metrics.render().await.contains("meridian_rate_limited_total{limit=\"create\"} 1"));
+    assert!(gateway.metrics.render().contains("meridian_rate_limited_total{limit=\"create\"} 1"));
 }
 
 #[tokio::test]
@@ -202,7 +202,7 @@ async fn a_panic_is_a_problem_and_the_gateway_lives() {
     insta::assert_snapshot!(reply.shown());
     assert!(!String::from_utf8_lossy(&reply.body).contains("canary"));
     assert_eq!(gateway.get("/v1/tenants/acme/instances/web-1").await.status, 200);
-    assert!(gateway.metrics.render().await.contains("meridian_panics_total 1"));
+    assert!(gateway.metrics.render().contains("meridian_panics_total 1"));
 }
 
 #[tokio::test]
@@ -251,4 +251,27 @@ async fn public_routes_need_no_key() {
     }
     gateway.health.depend_on("ledger", || Err("gone".to_owned()));
     assert_eq!(raw(gateway.api, "GET /readyz", &[], b"").await.status, 503);
+}
+
+#[tokio::test]
+async fn every_route_but_the_public_ones_needs_a_key() {
+    let gateway = Gateway::usual().await;
+    for entry in meridian_gateway::dialects::rest::ROUTES {
+        for (method, _, class) in entry.methods {
+            let path = entry.path.replace("{tenant}", "acme").replace("{instance}", "web-1").replace(['{', '}'], "");
+            let status = raw(gateway.api, &format!("{method} {path}"), &[], b"").await.status;
+            let public = *class == meridian_gateway::dialects::Class::Public;
+            assert_eq!(status, if public { 200 } else { 401 }, "{method} {path}");
+        }
+    }
+    assert!(gateway.actions().is_empty());
+}
+
+#[tokio::test]
+async fn the_metrics_have_their_catalogue() {
+    let gateway = Gateway::usual().await;
+    gateway.get("/v1/tenants/acme/instances/web-1").await;
+    let text = gateway.metrics.render();
+    let catalogue: Vec<&str> = text.lines().filter(|l| l.starts_with("# ")).collect();
+    insta::assert_snapshot!(catalogue.join("\n"));
 }

@@ -206,3 +206,56 @@ async fn old_connections_are_asked_to_close() {
     stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: g\r\n\r\n").await.unwrap();
     assert!(closed(&mut stream).await.starts_with(b"HTTP/1.1 200"));
 }
+
+#[tokio::test]
+async fn a_half_handshake_is_not_waited_for() {
+    let pki = pki();
+    let server = format!("{}\nlimits = {{ handshakeTimeout = \"40ms\" }}", pki.server);
+    let gateway = Gateway::start(Options { server, ..Options::default() }).await;
+    let mut stream = TcpStream::connect(gateway.api).await.unwrap();
+    // The first bytes of a ClientHello and no more.
+    stream.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01]).await.unwrap();
+    assert!(closed(&mut stream).await.is_empty());
+    assert_eq!(dropped(&gateway, "handshake-timeout").await, 1);
+    let mut plain = TcpStream::connect(gateway.api).await.unwrap();
+    plain.write_all(b"GET / HTTP/1.1\r\nhost: g\r\n\r\n").await.unwrap();
+    closed(&mut plain).await;
+    assert_eq!(dropped(&gateway, "handshake").await, 1);
+}
+
+/// A peer that negotiated HTTP/2 and then says nothing, or half a preface.
+#[tokio::test]
+async fn a_silent_http2_peer_is_cut() {
+    let pki = pki();
+    let limits = "limits = { handshakeTimeout = \"500ms\", headerTimeout = \"60ms\" }";
+    let gateway = Gateway::start(Options { server: format!("{}\n{limits}", pki.server), ..Options::default() }).await;
+    for (said, reason) in [(&b""[..], "first-byte"), (b"PRI * HTT", "headers")] {
+        let mut stream = tls(&gateway, &pki, &[b"h2"]).await;
+        stream.write_all(said).await.unwrap();
+        stream.flush().await.unwrap();
+        let mut rest = Vec::new();
+        let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the server did not close");
+        assert_eq!(dropped(&gateway, reason).await, 1, "{reason}");
+    }
+}
+
+/// Ambiguous framing must never make one request look like two.
+#[tokio::test]
+async fn ambiguous_lengths_are_one_request_at_most() {
+    let gateway = Gateway::usual().await;
+    let inner = "GET /healthz HTTP/1.1\r\nhost: g\r\n\r\n";
+    for framing in [
+        "content-length: 5\r\ncontent-length: 6\r\n",
+        "content-length: +5\r\n",
+        "transfer-encoding: identity\r\n",
+        "transfer-encoding: chunked, identity\r\n",
+        " folded: header\r\n",
+        "bad header: x\r\n",
+    ] {
+        let text = format!("POST /v1/tenants HTTP/1.1\r\nhost: g\r\n{framing}\r\n{inner}");
+        let answer =
+            String::from_utf8_lossy(&crate::support::exchange(gateway.api, text.as_bytes()).await).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 400"), "{framing:?}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{framing:?}: {answer}");
+    }
+}

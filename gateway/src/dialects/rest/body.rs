@@ -266,7 +266,11 @@ pub(super) fn parse_typed<T: DeserializeOwned>(bytes: &[u8]) -> Result<Typed<T>,
         ignored_pointer(&path, &mut pointer);
         let name = pointer.rsplit('/').next().unwrap_or("");
         let detail = format!("there is no field {name:?} here");
-        unknown.push(fault(pointer, "unknown-field", detail));
+        // Past the bound the answer lists no more, so no more is looked for.
+        let hint = if unknown.len() < FAULTS_MAX { super::hints::nearest_field(&pointer) } else { None };
+        let mut unknown_field = fault(pointer, "unknown-field", detail);
+        unknown_field.hint = hint.map(|field| format!("did you mean {field}?"));
+        unknown.push(unknown_field);
     });
     match value {
         Ok(value) => Ok(Typed { value, unknown }),
@@ -374,6 +378,8 @@ fn canonical_number(n: &Number, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn canon(text: &str) -> String {
@@ -393,6 +399,46 @@ mod tests {
         }
         assert_ne!(canon("9007199254740993"), canon("9007199254740992"));
         assert_eq!(canon("-0.0"), "0");
+    }
+
+    /// Any JSON without floats, whose spelling is somebody else's property.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::Bool),
+            any::<i64>().prop_map(Value::from),
+            ".{0,8}".prop_map(Value::String),
+        ];
+        leaf.prop_recursive(4, 32, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::Array),
+                prop::collection::btree_map(".{0,6}", inner, 0..6)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_fingerprint_is_stable_under_spelling(value in any_json()) {
+            let (compact, pretty) = (value.to_string(), serde_json::to_string_pretty(&value).unwrap());
+            prop_assert_eq!(canon(&compact), canon(&pretty));
+            // The canonical form is JSON again, and its own canonical form.
+            prop_assert_eq!(canon(&canon(&compact)), canon(&compact));
+            prop_assert_eq!(parse_tree(compact.as_bytes()).unwrap(), value);
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse_tree(&bytes);
+            let _ = parse_typed::<meridian_model::instance::InstanceSpec>(&bytes);
+        }
+
+        #[test]
+        fn no_spec_panics(value in any_json()) {
+            let text = serde_json::json!({ "containers": [value.clone()], "volumes": value }).to_string();
+            let _ = parse_typed::<meridian_model::instance::InstanceSpec>(text.as_bytes());
+        }
     }
 
     #[test]

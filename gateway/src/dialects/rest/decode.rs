@@ -37,7 +37,7 @@ pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempote
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const MERIDIAN_VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The committed description; a test holds it equal to what the types give.
-const OPENAPI: &[u8] = include_bytes!("../../../openapi.json");
+pub(super) const OPENAPI: &[u8] = include_bytes!("../../../openapi.json");
 
 /// A request while it is decoded.
 struct Reading<'a> {

@@ -251,7 +251,18 @@ pub fn field_selector(text: &str) -> Result<Vec<(FieldPath, bool, String)>, Stri
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC{0,60}") {
+            let _ = label_selector(&text);
+            let _ = field_selector(&text);
+            let _ = Query::parse(Some(&text), &["a"]);
+        }
+    }
 
     fn one(s: &str) -> String {
         s.to_owned()
