@@ -5,13 +5,15 @@ use std::process::Stdio;
 
 use meridian_cloudsim::{CloudsimInfo, Scenario, Simulator};
 
-/// `MERIDIAN_SDK_PYTHON`, else `sdk-venv` in the workspace's target directory.
+/// `MERIDIAN_SDK_PYTHON`, else that of `sdk-venv` in the target directory this test was built in.
 fn python() -> PathBuf {
     if let Some(path) = std::env::var_os("MERIDIAN_SDK_PYTHON") {
         return path.into();
     }
+    let built = std::env::current_exe().unwrap();
+    let found = built.ancestors().map(|dir| dir.join("sdk-venv/bin/python")).find(|path| path.exists());
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-    root.join("target/sdk-venv/bin/python")
+    found.unwrap_or_else(|| root.join("target/sdk-venv/bin/python"))
 }
 
 /// Runs a script with the backend of a region; its own assertions are the test.

@@ -208,6 +208,34 @@ async fn other_credential_scopes_are_refused_though_well_signed() {
 }
 
 #[tokio::test]
+async fn accounts_do_not_see_each_other() {
+    let mut scenario = quick();
+    let mut second = scenario.accounts[0].clone();
+    (second.name, second.key_id) = ("tencent-second".into(), "AKIDsecond".into());
+    second.max_instances = 1;
+    scenario.accounts.push(second);
+    scenario.regions[0].accounts.push("tencent-second".into());
+    let (_simulator, info) = start(scenario).await;
+    let first = Tencent::new(&info, "ap-guangzhou");
+    let mut here = info.backends.iter().filter(|b| b.region == "ap-guangzhou");
+    let second = Tencent { backend: here.nth(1).unwrap().clone() };
+    assert_eq!((second.backend.account.as_str(), &second.backend.url), ("tencent-second", &first.backend.url));
+    let id = first.create(first.spec("mine")).await;
+    assert_eq!(second.get(&id).await, None);
+    let delete = json!({"EksCiIds": [id]});
+    assert_eq!(second.call("DeleteEKSContainerInstances", delete).await.unwrap_err(), "ResourceNotFound");
+    second.create(second.spec("theirs")).await;
+    let over = second.call("CreateEKSContainerInstances", second.spec("more")).await;
+    assert_eq!(over.unwrap_err(), "LimitExceeded", "quotas are apart, too");
+    first.create(first.spec("more")).await;
+    // A key of one region's account opens no other region.
+    let mut elsewhere = Tencent::new(&info, "ap-shanghai");
+    elsewhere.backend.key_id.clone_from(&second.backend.key_id);
+    let refused = elsewhere.call("DescribeEKSContainerInstances", json!({})).await;
+    assert_eq!(refused.unwrap_err(), "AuthFailure.SecretIdNotFound");
+}
+
+#[tokio::test]
 async fn image_caches_are_made_matched_changed_and_deleted() {
     let (_simulator, info) = start(quick()).await;
     let tencent = Tencent::new(&info, "ap-guangzhou");
