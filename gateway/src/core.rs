@@ -248,7 +248,7 @@ fn adapter_settings(backend: &config::Backend, profiles: &Profiles) -> toml::Tab
     let mut settings = backend.settings.clone();
     settings.entry("region").or_insert_with(|| backend.region.to_string().into());
     let zones: toml::Table = profiles.subnet_zones(&backend.id).into_iter().map(|(s, z)| (s, z.into())).collect();
-    if !zones.is_empty() {
+    if registry::subnets_tell_zones(backend.adapter.as_str()) && !zones.is_empty() {
         settings.entry("subnetZones").or_insert_with(|| zones.into());
     }
     settings

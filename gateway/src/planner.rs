@@ -10,7 +10,7 @@ use meridian_adapters::{AdapterError, ResolvedSpec};
 use meridian_model::{
     error::{ErrorCode, FieldError, Problem},
     ids::{AdapterName, RegionId, TenantId},
-    instance::{CapacityType, InstanceSpec},
+    instance::{CapacityType, InstanceSpec, Shape},
     operation::{Charge, Decision, OperationRecord},
     time::Time,
 };
@@ -68,10 +68,10 @@ impl Planner {
 
     /// Ranks the zones that can take the instance.
     #[must_use]
-    pub fn plan(&self, tenant: &TenantId, spec: &Arc<InstanceSpec>, seed: u64, now: Time) -> Planned {
+    pub fn plan(&self, tenant: &TenantId, spec: &InstanceSpec, seed: u64, now: Time) -> Planned {
         let counts = self.fleet.counts(Some(tenant));
         let running = counts.into_iter().map(|((backend, zone), n)| (ZoneKey::new(backend, zone), n as u64)).collect();
-        let demand = Demand { running, ..Demand::new(Arc::clone(spec)) };
+        let demand = Demand { running, ..Demand::new(spec) };
         let rules = self.tenants.get(tenant).map(Rules::from).unwrap_or_default();
         let rules = Rules { attempts_default: self.limits.attempts_max, ..rules };
         let snapshot =
@@ -87,12 +87,9 @@ impl Planner {
         let zones = backend.zones.iter().map(|zone| {
             let facts = backend.market.zone_facts(zone, now);
             let price = shape.as_ref().and_then(|s| Some((s, backend.market.price_view(zone, s)?.price_per_hour)));
-            // Only list prices are known: a spot instance is never dearer, so its list price ranks it.
-            let class = |shape: &_, capacity| ShapeClass { shape: Clone::clone(shape), capacity };
-            let prices: BTreeMap<_, _> = price
-                .iter()
-                .flat_map(|(s, p)| [CapacityType::OnDemand, CapacityType::Spot].map(|c| (class(*s, c), *p)))
-                .collect();
+            // Only on-demand prices are known; a spot price that nobody told rules nothing out.
+            let class = |shape: &Shape| ShapeClass { shape: shape.clone(), capacity: CapacityType::OnDemand };
+            let prices: BTreeMap<_, _> = price.iter().map(|(shape, price)| (class(shape), *price)).collect();
             ZoneView {
                 zone: zone.clone(),
                 network_profiles: self.profiles.networks_in(&backend.id, zone),

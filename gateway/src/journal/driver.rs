@@ -10,7 +10,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -82,7 +85,19 @@ type Key = (TenantId, OperationId);
 #[derive(Debug, Clone)]
 struct Running {
     wake: Arc<Notify>,
+    /// Somebody changed the record in the ledger; the task must look again before it ends.
+    asked: Arc<AtomicBool>,
     updates: watch::Sender<Arc<OperationRecord>>,
+}
+
+impl Running {
+    /// Has the task look at its record again; returns where its changes show. Called under the lock of the map,
+    /// so that a task that is about to end sees it.
+    fn ask(&self) -> watch::Receiver<Arc<OperationRecord>> {
+        self.asked.store(true, Ordering::Release);
+        self.wake.notify_one();
+        self.updates.subscribe()
+    }
 }
 
 /// Owns the operations of this process.
@@ -169,28 +184,23 @@ impl Driver {
         let key = (record.tenant.clone(), record.op_id.clone());
         let mut running = self.0.running();
         if let Some(already) = running.get(&key) {
-            already.wake.notify_one();
-            return already.updates.subscribe();
+            return already.ask();
         }
-        let entry = Running { wake: Arc::new(Notify::new()), updates: watch::Sender::new(Arc::new((*record).clone())) };
+        let entry = Running {
+            wake: Arc::new(Notify::new()),
+            asked: Arc::new(AtomicBool::new(false)),
+            updates: watch::Sender::new(Arc::new((*record).clone())),
+        };
         let receiver = entry.updates.subscribe();
         running.insert(key.clone(), entry.clone());
         drop(running);
         let inner = Arc::clone(&self.0);
         self.0.tasks.spawn(async move {
             let span = tracing::info_span!("operation", meridian.tenant.id = %key.0, meridian.operation.id = %key.1);
-            let task =
-                tracing::Instrument::instrument(Task { inner: Arc::clone(&inner), running: entry }.drive(record), span);
-            task.await;
-            inner.running().remove(&key);
+            let task = Task { inner, running: entry };
+            tracing::Instrument::instrument(task.run(&key, record), span).await;
         });
         receiver
-    }
-
-    /// Where the changes of an operation under way in this process can be followed.
-    #[must_use]
-    pub fn follow(&self, tenant: &TenantId, op: &OperationId) -> Option<watch::Receiver<Arc<OperationRecord>>> {
-        self.0.running().get(&(tenant.clone(), op.clone())).map(|r| r.updates.subscribe())
     }
 
     /// Takes over every record that is not finished, and fills the fleet with all others.
@@ -205,7 +215,7 @@ impl Driver {
             for record in page.records {
                 let unfinished = machine::next(&record) != Next::Done;
                 parts.fleet.put(Arc::new(record.clone()));
-                if unfinished && self.adopt(&record.tenant, &record.op_id).await?.is_some() {
+                if unfinished && self.adopt(Box::new(record)).await?.is_some() {
                     taken += 1;
                 }
             }
@@ -216,25 +226,21 @@ impl Driver {
         }
     }
 
-    /// Makes this process the owner of a record and drives it.
+    /// Drives a record, taking it over first unless it is this process' own. `None` when another process holds it.
     ///
     /// # Errors
     /// The ledger cannot be written.
     pub async fn adopt(
         &self,
-        tenant: &TenantId,
-        op_id: &OperationId,
+        record: Box<OperationRecord>,
     ) -> Result<Option<watch::Receiver<Arc<OperationRecord>>>, LedgerError> {
-        if let Some(following) = self.follow(tenant, op_id) {
-            if let Some(running) = self.0.running().get(&(tenant.clone(), op_id.clone())) {
-                running.wake.notify_one();
-            }
-            return Ok(Some(following));
+        if record.fence.owner == self.0.owner {
+            return Ok(Some(self.start(record)));
         }
         let now = self.0.parts.clock.now();
         let wish = TakeOver {
-            tenant: tenant.clone(),
-            op_id: op_id.clone(),
+            tenant: record.tenant,
+            op_id: record.op_id,
             owner: self.0.owner.clone(),
             now,
             lease_until: self.lease_until(now),
@@ -294,16 +300,39 @@ impl Task {
         self.parts().clock.now()
     }
 
-    async fn drive(self, mut record: Box<OperationRecord>) {
+    /// Drives the record until nothing is left to do and nobody asked meanwhile.
+    async fn run(self, key: &Key, mut record: Box<OperationRecord>) {
+        loop {
+            let last = self.drive(record).await;
+            {
+                let mut running = self.inner.running();
+                if last.is_none() || !self.running.asked.swap(false, Ordering::AcqRel) {
+                    running.remove(key);
+                    return;
+                }
+            }
+            let Some(last) = last else { return };
+            match self.reload(last).await {
+                Ok(current) => record = current,
+                Err(_) => {
+                    self.inner.running().remove(key);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Walks until nothing is left to do (the last record) or the task must stop (`None`).
+    async fn drive(&self, mut record: Box<OperationRecord>) -> Option<Box<OperationRecord>> {
         let mut backoff = Backoff::new(BACKOFF);
         loop {
             self.publish(&record);
             if self.inner.stop.is_cancelled() {
-                return;
+                return None;
             }
             let before = (record.attempts.len(), record.attempts.last().map(|a| a.state));
             let driven = match machine::next(&record) {
-                Next::Done => return,
+                Next::Done => return Some(record),
                 Next::Plan => self.plan(record).await,
                 Next::Arm(candidate) => self.attempt(record, &candidate).await,
                 Next::GiveUp(problem) => {
@@ -322,10 +351,10 @@ impl Task {
                     }
                     record = next;
                 }
-                Err(Stop::Draining) => return,
+                Err(Stop::Draining) => return None,
                 Err(why @ (Stop::Fenced | Stop::Missing)) => {
                     tracing::warn!(?why, "the record has another owner; this process stops driving it");
-                    return;
+                    return None;
                 }
             }
         }
@@ -367,7 +396,11 @@ impl Task {
                     record = current;
                     rewrites += 1;
                 }
-                Ok(Stepped::Fenced) => return Err(Stop::Fenced),
+                // Taken over by this very process: two requests found it without an owner at once.
+                Ok(Stepped::Fenced) => {
+                    record = self.reload(record).await?;
+                    rewrites += 1;
+                }
                 Ok(Stepped::QuotaExceeded(shortage)) => return Ok(Err((record, shortage))),
                 Err(error) => {
                     tracing::error!(%error, "the ledger did not take a step; it is tried again");
@@ -390,7 +423,7 @@ impl Task {
     /// The record as the ledger has it now.
     async fn reload(&self, record: Box<OperationRecord>) -> Driven {
         match self.parts().ledger.operation(&record.tenant, &record.op_id).await {
-            Ok(Some(current)) if current.fence == record.fence => Ok(current),
+            Ok(Some(current)) if current.fence.owner == self.inner.owner => Ok(current),
             Ok(Some(_)) => Err(Stop::Fenced),
             Ok(None) => Err(Stop::Missing),
             Err(error) => {

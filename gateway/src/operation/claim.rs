@@ -137,13 +137,14 @@ async fn claim(core: &Core, operation: Operation, create: CreateInstance) -> Res
             Ok(Follow { operation, key, record: seen, updates, replayed: false })
         }
         Claimed::Joined(record) => {
-            let updates = if record.state.is_final() {
+            let seen = Arc::new((*record).clone());
+            let replayed = record.state.is_final();
+            let updates = if replayed {
                 None
             } else {
-                core.driver.adopt(&record.tenant, &record.op_id).await.map_err(|e| with_key(store_refusal(&e)))?
+                core.driver.adopt(record).await.map_err(|e| with_key(store_refusal(&e)))?
             };
-            let replayed = record.state.is_final();
-            Ok(Follow { operation, key, record: Arc::new(*record), updates, replayed })
+            Ok(Follow { operation, key, record: seen, updates, replayed })
         }
         Claimed::KeyReused(_) => Err(with_key(Refusal::new(
             ErrorCode::IdempotencyKeyReused,

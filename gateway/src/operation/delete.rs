@@ -1,5 +1,7 @@
 //! Deletes an instance: makes the wish durable, has the driver carry it out, and waits as long as the caller wants.
 
+use std::sync::Arc;
+
 use meridian_model::{error::ErrorCode, ids::TenantId};
 use tokio::time::Instant;
 
@@ -26,14 +28,15 @@ pub async fn delete(
     let accepted =
         core.ledger.request_removal(tenant, &record.op_id, core.clock.now()).await.map_err(|e| store_refusal(&e))?;
     let Some(record) = accepted else { return Err(Refusal::not_found()) };
-    core.fleet.put(std::sync::Arc::new((*record).clone()));
+    let seen = Arc::new((*record).clone());
+    core.fleet.put(Arc::clone(&seen));
     if record.is_gone() {
         return Ok(Outcome::Deleted);
     }
-    let updates = core.driver.adopt(tenant, &record.op_id).await.map_err(|e| store_refusal(&e))?;
+    let updates = core.driver.adopt(record).await.map_err(|e| store_refusal(&e))?;
     let latest = match updates {
         Some(updates) => settled(updates, (Instant::now() + wish.wait).min(deadline), |r| r.is_gone()).await,
-        None => std::sync::Arc::new(*record),
+        None => seen,
     };
     if latest.is_gone() {
         return Ok(Outcome::Deleted);

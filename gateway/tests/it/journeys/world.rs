@@ -1,0 +1,218 @@
+//! A gateway core over simulated clouds on real sockets: what every journey starts from.
+
+use std::{fmt::Write as _, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use meridian_adapters::http::HttpClient;
+use meridian_cloudsim::{CloudsimInfo, Scenario, Simulator};
+use meridian_gateway::{
+    clock::{Clock, Entropy},
+    config::Config,
+    core::{Core, Deps},
+    operation::{
+        self, Action, Caller, CreateInstance, DeleteInstance, InstanceRef, ListInstances, Operation, Outcome,
+        PageRequest, Refusal,
+    },
+    views,
+};
+use meridian_ledger::embedded::{EmbeddedLedger, Options, SealKey};
+use meridian_model::{ids::TenantId, instance::InstanceSpec};
+use serde_json::Value;
+use tower::ServiceExt as _;
+
+/// Longest wait for anything in a test.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct World {
+    pub core: Arc<Core>,
+    pub sim: Arc<Simulator>,
+    http: HttpClient,
+    folder: Arc<tempfile::TempDir>,
+}
+
+/// The configuration of a gateway in front of every simulated region.
+pub fn config(info: &CloudsimInfo, folder: &Path, extra: &str) -> Config {
+    let mut text = format!(
+        "[deployment]\nid = \"test\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n[ledger]\npath = \"{}\"\n\
+         [status]\nsweepInterval = \"300ms\"\nfastInterval = \"200ms\"\nstaleAfter = \"1500ms\"\nunreachableAfter = \"2s\"\n\
+         [driver]\nplaceTimeout = \"8s\"\ncallTimeout = \"2s\"\n{extra}\n\
+         [[tenants]]\nname = \"acme\"\ndefaultNetworkProfile = \"default\"\n\
+         [[tenants]]\nname = \"lab\"\ndefaultNetworkProfile = \"default\"\nquota = {{ instances = 37 }}\n",
+        folder.join("ledger.redb").display()
+    );
+    let mut networks = String::from("[[networkProfiles]]\nname = \"default\"\n");
+    for backend in &info.backends {
+        let vendor = serde_json::to_value(backend.vendor).unwrap();
+        let vendor = vendor.as_str().unwrap();
+        let region = &backend.region;
+        let (id, secret) =
+            if vendor == "tencent-eksci" { ("secretId", "secretKey") } else { ("accessKeyId", "accessKeySecret") };
+        write!(
+            text,
+            "[[backends]]\nid = \"{region}\"\nadapter = \"{vendor}\"\nregion = \"{region}\"\ncallsPerSecond = 100\n\
+             priceBook = {{ currency = \"CNY\", cpuPerHour = \"0.12\", memoryGibPerHour = \"0.05\" }}\n\
+             settings = {{ endpoint = \"{}\", {id} = \"{}\", {secret} = \"{}\", effectBoundMs = 3000 }}\n",
+            backend.url, backend.key_id, backend.key_secret
+        )
+        .unwrap();
+        let subnets: Vec<String> =
+            backend.zones.iter().map(|z| format!("\"{}\" = \"{}\"", z.zone, z.subnet_id)).collect();
+        write!(
+            networks,
+            "[[networkProfiles.backends]]\nbackend = \"{region}\"\nvpcId = \"{}\"\nsecurityGroupIds = [\"{}\"]\nsubnets = {{ {} }}\n",
+            backend.vpc_id,
+            backend.security_group_id,
+            subnets.join(", ")
+        )
+        .unwrap();
+    }
+    text.push_str(&networks);
+    Config::parse(&text, "test.toml", &|_| Vec::new()).unwrap_or_else(|m| panic!("{m:?}\n{text}"))
+}
+
+async fn core(info: &CloudsimInfo, folder: &Path, extra: &str) -> Arc<Core> {
+    let config = config(info, folder, extra);
+    let options = Options::new(config.ledger.path.clone(), SealKey::new([7; 32]), |why| panic!("ledger: {why}"));
+    let ledger = Arc::new(EmbeddedLedger::open(options).unwrap());
+    let deps = Deps { clock: Clock::system(), entropy: Entropy::system(), ledger };
+    Core::start(&config, deps).await.unwrap()
+}
+
+impl World {
+    pub async fn start() -> Self {
+        Self::with(Scenario::demo(7), "").await
+    }
+
+    pub async fn with(mut scenario: Scenario, extra: &str) -> Self {
+        scenario.limits.enabled = false;
+        let folder = tempfile::tempdir().unwrap();
+        let sim = Simulator::start(scenario, None).await.unwrap();
+        let core = core(&sim.info(), folder.path(), extra).await;
+        Self { core, sim: Arc::new(sim), http: HttpClient::new().unwrap(), folder: Arc::new(folder) }
+    }
+
+    /// A gateway that ends and one that begins anew on the same ledger and clouds.
+    pub async fn restart(self) -> Self {
+        let Self { core: old, sim, http, folder } = self;
+        old.stop().await;
+        let old = Arc::into_inner(old).expect("nobody else holds the core");
+        drop(old);
+        let core = core(&sim.info(), folder.path(), "").await;
+        Self { core, sim, http, folder }
+    }
+
+    pub async fn control(&self, method: &str, path: &str, body: Value) -> Value {
+        let uri = format!("{}{path}", self.sim.info().control);
+        let request = http::Request::builder().method(method).uri(uri).body(Bytes::from(body.to_string())).unwrap();
+        let reply = self.http.send(request, PATIENCE).await.unwrap();
+        assert!(reply.status().is_success(), "{method} {path}: {:?}", reply.body());
+        serde_json::from_slice(reply.body()).unwrap_or(Value::Null)
+    }
+
+    pub async fn fault(&self, fault: Value) -> Value {
+        self.control("POST", "/v1/faults", fault).await
+    }
+
+    /// Every instance that exists at any cloud now.
+    pub async fn existing(&self) -> Vec<Value> {
+        let ledger = self.control("GET", "/v1/ledger?exists=true", Value::Null).await;
+        ledger["instances"].as_array().unwrap().clone()
+    }
+
+    /// Every instance that ever existed.
+    pub async fn ever(&self) -> Vec<Value> {
+        let ledger = self.control("GET", "/v1/ledger", Value::Null).await;
+        ledger["instances"].as_array().unwrap().clone()
+    }
+
+    pub async fn ask(&self, tenant: &str, action: Action) -> Result<Outcome, Refusal> {
+        ask(&self.core, tenant, action).await
+    }
+
+    pub async fn create(&self, tenant: &str, name: &str, key: &str, spec: &InstanceSpec) -> Result<Outcome, Refusal> {
+        self.ask(tenant, create(tenant, name, key, spec)).await
+    }
+
+    pub async fn delete(&self, tenant: &str, name: &str) -> Result<Outcome, Refusal> {
+        let instance = at(tenant, name);
+        let wish = DeleteInstance { instance, allow_missing: false, validate_only: false, wait: PATIENCE };
+        self.ask(tenant, Action::DeleteInstance(wish)).await
+    }
+
+    pub async fn get(&self, tenant: &str, name: &str) -> Option<views::Instance> {
+        match self.ask(tenant, Action::GetInstance(at(tenant, name))).await {
+            Ok(Outcome::Instance(rendered)) => Some(rendered.instance.clone()),
+            _ => None,
+        }
+    }
+
+    pub async fn list(&self, tenant: &str) -> views::InstancePage {
+        let page = PageRequest { size: 1000, after: None };
+        let wish = ListInstances { tenant: None, page, ..ListInstances::default() };
+        match self.ask(tenant, Action::ListInstances(Box::new(wish))).await {
+            Ok(Outcome::Instances(page)) => *page,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn explain(&self, tenant: &str, name: &str) -> views::Explanation {
+        match self.ask(tenant, Action::ExplainInstance(at(tenant, name))).await {
+            Ok(Outcome::Explanation(e)) => *e,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn used_instances(&self, tenant: &str) -> u64 {
+        match self.ask(tenant, Action::GetQuota(tenant.parse().unwrap())).await {
+            Ok(Outcome::Quota(q)) => q.used.instances,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub fn at(tenant: &str, name: &str) -> InstanceRef {
+    InstanceRef { tenant: Some(tenant.parse().unwrap()), name: name.parse().unwrap() }
+}
+
+pub fn create(tenant: &str, name: &str, key: &str, spec: &InstanceSpec) -> Action {
+    Action::CreateInstance(Box::new(CreateInstance {
+        tenant: tenant.parse().unwrap(),
+        name: name.parse().unwrap(),
+        labels: Default::default(),
+        annotations: Default::default(),
+        spec: spec.clone(),
+        idempotency_key: Some(key.to_owned()),
+        fingerprint: format!("{name}{}", serde_json::to_string(spec).unwrap().len()),
+        validate_only: false,
+        wait: PATIENCE,
+    }))
+}
+
+pub async fn ask(core: &Arc<Core>, tenant: &str, action: Action) -> Result<Outcome, Refusal> {
+    let operation = Operation {
+        caller: Arc::new(Caller { tenant: TenantId::new(tenant).unwrap(), principal: "test".to_owned() }),
+        request_id: Arc::from("req_test"),
+        deadline: tokio::time::Instant::now() + PATIENCE,
+        action,
+    };
+    operation::stack(core).oneshot(operation).await
+}
+
+/// A small web server.
+pub fn spec() -> InstanceSpec {
+    spec_from(serde_json::json!({"containers": [{"name": "app", "image": "nginx:1.27"}]}))
+}
+
+pub fn spec_from(value: Value) -> InstanceSpec {
+    serde_json::from_value(value).unwrap()
+}
+
+/// Waits until a condition holds.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("never came: {what}"));
+}
