@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::core::{
-    ChangeError, ExitOrder, FaultInput, FieldError, RegionKey, Scope, StockChange, TruthEntry, Vendor, World,
+    ChangeError, ExitOrder, FaultInput, FieldError, RegionKey, SPEC_KEYS, Scope, StockChange, TruthEntry, Vendor,
+    World, is_spec_key,
 };
 use crate::http::{BoxFuture, Face, FaceReply};
 use crate::rim::Rim;
@@ -182,6 +183,9 @@ impl Control {
         let input: StockInput = parse(body)?;
         let region = self.find_region(&input.region, input.vendor)?;
         let spec = input.spec.unwrap_or_else(|| "*".to_owned());
+        if !is_spec_key(&spec) {
+            return Err(FieldError::new("spec", SPEC_KEYS).into());
+        }
         self.rim.with(|world, now_ms| {
             let all: Vec<String> = world
                 .region(region.vendor, &region.region)

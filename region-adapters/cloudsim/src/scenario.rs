@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::Vendor;
+use crate::core::{Vendor, is_spec_key};
 
 /// Most regions of one scenario; each has a listener.
 pub const REGIONS_MAX: usize = 64;
@@ -369,6 +369,9 @@ impl Scenario {
             };
             if zone.free_ips > hosts {
                 return Err(invalid(at("free_ips"), format!("{} holds at most {hosts}", zone.cidr)));
+            }
+            if let Some(key) = zone.stock.keys().find(|key| *key == "*" || !is_spec_key(key)) {
+                return Err(invalid(at("stock"), format!("{key:?} is no size: vCPU-GiB[-GPUxCOUNT], for example 2-4")));
             }
             if !(0.0..=1.0).contains(&zone.spot_factor) {
                 return Err(invalid(at("spot_factor"), "must be 0 to 1"));

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::rng::Rng;
+use super::specs::is_spec_key;
 use super::types::{RegionKey, Scope, Vendor};
 use crate::scenario::DURATION_MS_MAX;
 
@@ -188,6 +189,9 @@ pub struct Fault {
     pub kind: FaultKind,
 }
 
+/// What the control API says about a size key it does not take.
+pub const SPEC_KEYS: &str = "* or vCPU-GiB[-GPUxCOUNT] without trailing zeros, for example 2-4 or 0.25-0.5";
+
 const KINDS: &str = "soldOut, throttle, unauthenticated, latency, serverError, replyLost, lateEffect, listLag, \
                      emptyList, zoneOutage, regionOutage, containerCrash, exit, spotReclaim";
 
@@ -208,6 +212,9 @@ impl Fault {
         }
         if input.times == Some(0) {
             return Err(FieldError::new("times", "1 or more"));
+        }
+        if input.spec.as_deref().is_some_and(|spec| !is_spec_key(spec)) {
+            return Err(FieldError::new("spec", SPEC_KEYS));
         }
         let kind = parse_kind(&input)?;
         refuse_foreign_fields(&input)?;

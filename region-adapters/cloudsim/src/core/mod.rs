@@ -24,14 +24,17 @@ pub use calls::Calls;
 pub use change::{ChangeError, ExitOrder};
 pub use create::{CreateError, Placement};
 pub use fault::{
-    After, FAULTS_MAX, Fault, FaultInput, FaultKind, Faults, FieldError, Outage, Refusal, ServerError, Subject, Verdict,
+    After, FAULTS_MAX, Fault, FaultInput, FaultKind, Faults, FieldError, Outage, Refusal, SPEC_KEYS, ServerError,
+    Subject, Verdict,
 };
 pub use images::{IMAGE_CACHE_GIB_DEFAULT, IMAGE_CACHES_MAX};
 pub use keep::Tags;
 pub use machine::EVENTS_MAX;
 pub use program::{LOG_LINES_MAX, LogLine, Program, log_of, log_of_life};
 pub use rng::Rng;
-pub use specs::{ALIBABA_DEFAULT, INSTANCE_TYPES, InstanceType, all_specs, instance_type, round_spec, spec_key};
+pub use specs::{
+    ALIBABA_DEFAULT, INSTANCE_TYPES, InstanceType, all_specs, instance_type, is_spec_key, round_spec, spec_key,
+};
 pub use truth::TruthEntry;
 pub use types::*;
 pub use world::{LimitChange, Quota, Record, Region, StockChange, TokenCheck, TokenKey, TokenRecord, World};

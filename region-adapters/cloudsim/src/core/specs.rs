@@ -93,6 +93,17 @@ pub fn spec_key(cpu: f64, memory_gib: f64, gpu_type: Option<&str>, gpu_count: u3
     }
 }
 
+/// Whether a text is `*` or names a size as [`spec_key`] writes it. A rule for `2.0-4` would silently match nothing.
+#[must_use]
+pub fn is_spec_key(text: &str) -> bool {
+    let mut parts = text.splitn(3, '-');
+    let canonical = |part: Option<&str>| {
+        part.is_some_and(|p| p.parse::<f64>().is_ok_and(|n| n.is_finite() && n > 0.0 && n.to_string() == p))
+    };
+    text == "*"
+        || (canonical(parts.next()) && canonical(parts.next()) && parts.next().is_none_or(|gpu| !gpu.is_empty()))
+}
+
 /// An ECS instance type that ECI can run on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct InstanceType {
@@ -158,5 +169,11 @@ mod tests {
         assert_eq!(spec_key(2.0, 4.0, None, 0), "2-4");
         assert_eq!(spec_key(0.25, 0.5, None, 0), "0.25-0.5");
         assert_eq!(spec_key(8.0, 32.0, Some("1/4*T4"), 1), "8-32-1/4*T4x1");
+        for good in ["*", "2-4", "0.25-0.5", "8-32-1/4*T4x1"] {
+            assert!(is_spec_key(good), "{good}");
+        }
+        for bad in ["", "2", "2.0-4", "2-4-", "two-four", "2-4Gi", "-2-4", "inf-1", "NaN-1"] {
+            assert!(!is_spec_key(bad), "{bad}");
+        }
     }
 }

@@ -48,6 +48,8 @@ async fn mistakes_name_the_field_and_what_is_allowed() {
     check("POST", "/v1/faults", json!({"kind": "throttle", "colour": "red"}), "colour").await;
     check("POST", "/v1/faults", json!({"kind": "serverError", "status": 404}), "status").await;
     check("POST", "/v1/faults", json!({"kind": "exit", "exitCode": 256}), "exitCode").await;
+    check("POST", "/v1/faults", json!({"kind": "soldOut", "spec": "2.0-4.0"}), "spec").await;
+    check("PUT", "/v1/stock", json!({"region": "ap-shanghai", "zone": "*", "spec": "2x4", "count": 1}), "spec").await;
     check("PUT", "/v1/stock", json!({"region": "mars", "zone": "*", "count": 1}), "region").await;
     check("PUT", "/v1/stock", json!({"region": "ap-shanghai", "zone": "x", "count": 1}), "zone").await;
     check("PUT", "/v1/stock", json!({"region": "ap-shanghai", "zone": "*"}), "count").await;
