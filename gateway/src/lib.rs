@@ -1,14 +1,17 @@
 //! The Meridian gateway: one endpoint in front of regional serverless container services.
 
 pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod core;
+pub mod demo;
 pub mod dialects;
 pub mod http;
 pub mod journal;
 pub mod operation;
 pub mod planner;
+pub mod process;
 pub mod profiles;
 pub mod refusal;
 pub mod regions;

@@ -20,7 +20,7 @@ const WAIT_DEFAULT: &str = "120s";
                   6 conflict, 7 timeout or outcome unknown, 8 partial data with --require-complete",
     max_term_width = 110
 )]
-pub struct Cli {
+pub(super) struct Cli {
     /// Flags of every verb.
     #[command(flatten)]
     pub global: Global,
@@ -32,7 +32,7 @@ pub struct Cli {
 /// Flags of every verb.
 #[derive(Debug, Args, Default)]
 #[command(next_help_heading = "Connection and output of errors")]
-pub struct Global {
+pub(super) struct Global {
     /// Address of the gateway, for example https://meridian.example [env: MERIDIAN_SERVER]
     #[arg(long, global = true, value_name = "URL")]
     pub server: Option<String>,
@@ -62,7 +62,7 @@ pub struct Global {
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub(super) enum Verb {
     /// Create what manifests describe; what is there already stays as it is
     #[command(after_help = "Examples:\n  meridian apply -f web.yaml --wait\n  meridian apply -f manifests/\n  \
                             kubectl create deployment x --image=nginx --dry-run=client -o yaml | ... | meridian apply -f -\n\n\
@@ -95,12 +95,17 @@ pub enum Verb {
                             meridian wait inst/job --for=phase=Succeeded --timeout 10m\n  meridian wait web --for=deleted")]
     Wait(Wait),
     /// Keep servers, keys and tenants under names
-    #[command(subcommand, after_help = "Examples:\n  meridian context set demo --server http://127.0.0.1:8080 --token -\n  \
-                                        meridian context use demo\n  meridian context list")]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  meridian context set demo --server http://127.0.0.1:8080 --token -\n  \
+                                        meridian context use demo\n  meridian context list"
+    )]
     Context(Context),
     /// Run the gateway
-    #[command(after_help = "Example:\n  meridian serve --config /etc/meridian/meridian.toml\n\nWhen it listens, one JSON \
-                            line on stdout says where. SIGTERM drains and ends with 0.")]
+    #[command(
+        after_help = "Example:\n  meridian serve --config /etc/meridian/meridian.toml\n\nWhen it listens, one JSON \
+                            line on stdout says where. SIGTERM drains and ends with 0."
+    )]
     Serve(ConfigFile),
     /// Check a configuration file; every mistake with its place and cure
     #[command(after_help = "Example:\n  meridian check --config meridian.toml")]
@@ -111,8 +116,10 @@ pub enum Verb {
                             one JSON object with addresses and keys.")]
     Demo(Demo),
     /// Run the simulated clouds alone
-    #[command(after_help = "Example:\n  meridian cloudsim --scenario clouds.toml --data-dir ./clouds\n\nWhen they are ready, \
-                            the last line on stdout is one JSON object with addresses, keys and ids.")]
+    #[command(
+        after_help = "Example:\n  meridian cloudsim --scenario clouds.toml --data-dir ./clouds\n\nWhen they are ready, \
+                            the last line on stdout is one JSON object with addresses, keys and ids."
+    )]
     Cloudsim(Cloudsim),
     /// Print the version of this program, and of the server if there is one
     Version(OutputOnly),
@@ -128,7 +135,7 @@ pub enum Verb {
 
 /// Shells with a completion script.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Shell {
+pub(super) enum Shell {
     /// GNU bash
     Bash,
     /// Z shell
@@ -141,7 +148,7 @@ pub enum Shell {
 
 /// Forms of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Format {
+pub(super) enum Format {
     /// Columns for people
     #[default]
     Table,
@@ -157,7 +164,7 @@ pub enum Format {
 
 /// `-o`.
 #[derive(Debug, Args, Clone, Copy, Default)]
-pub struct OutputOnly {
+pub(super) struct OutputOnly {
     /// Form of the answer
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Format,
@@ -165,7 +172,7 @@ pub struct OutputOnly {
 
 /// How long and whether to wait for a create.
 #[derive(Debug, Args)]
-pub struct Waiting {
+pub(super) struct Waiting {
     /// Wait until it runs (or cannot), and show on stderr what is tried
     #[arg(long)]
     pub wait: bool,
@@ -185,7 +192,7 @@ pub struct Waiting {
 
 /// `apply`.
 #[derive(Debug, Args)]
-pub struct Apply {
+pub(super) struct Apply {
     /// File, directory (its *.yaml, *.yml and *.json), or - for stdin; may be given several times
     #[arg(long = "filename", short, required = true, value_name = "FILE")]
     pub file: Vec<PathBuf>,
@@ -196,7 +203,7 @@ pub struct Apply {
 
 /// `create`.
 #[derive(Debug, Args)]
-pub struct Create {
+pub(super) struct Create {
     /// Name of the instance: 1 to 63 lower-case letters, digits or '-'
     pub name: String,
     /// Image to run
@@ -260,7 +267,7 @@ pub struct Create {
 
 /// `get`.
 #[derive(Debug, Args)]
-pub struct Get {
+pub(super) struct Get {
     /// TYPE, TYPE/NAME
     #[arg(value_name = "TYPE")]
     pub kind: String,
@@ -285,7 +292,7 @@ pub struct Get {
 
 /// `describe`.
 #[derive(Debug, Args)]
-pub struct Describe {
+pub(super) struct Describe {
     /// TYPE or TYPE/NAME
     #[arg(value_name = "TYPE")]
     pub kind: String,
@@ -295,7 +302,7 @@ pub struct Describe {
 
 /// `explain`.
 #[derive(Debug, Args)]
-pub struct Explain {
+pub(super) struct Explain {
     /// [placement|instance] NAME, or error CODE
     #[arg(required = true, num_args = 1..=2, value_name = "WHAT")]
     pub what: Vec<String>,
@@ -306,7 +313,7 @@ pub struct Explain {
 
 /// `delete`.
 #[derive(Debug, Args)]
-pub struct Delete {
+pub(super) struct Delete {
     /// Names, also as inst/NAME
     #[arg(required_unless_present = "file", value_name = "NAME")]
     pub names: Vec<String>,
@@ -335,7 +342,7 @@ pub struct Delete {
 
 /// `wait`.
 #[derive(Debug, Args)]
-pub struct Wait {
+pub(super) struct Wait {
     /// Name, also as inst/NAME
     pub name: String,
     /// phase=PHASE or deleted
@@ -348,7 +355,7 @@ pub struct Wait {
 
 /// What `wait` waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Until {
+pub(super) enum Until {
     /// The instance is in this phase.
     Phase(String),
     /// It does not exist any more.
@@ -357,7 +364,7 @@ pub enum Until {
 
 /// `context`.
 #[derive(Debug, Subcommand)]
-pub enum Context {
+pub(super) enum Context {
     /// Keep the given --server, --token (- reads it from stdin), --tenant and --ca-file under a name
     Set {
         /// Name of the context
@@ -374,7 +381,7 @@ pub enum Context {
 
 /// `serve`, `check`.
 #[derive(Debug, Args)]
-pub struct ConfigFile {
+pub(super) struct ConfigFile {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,

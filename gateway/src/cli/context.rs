@@ -18,7 +18,7 @@ const FILE_LEN_MAX: u64 = 1024 * 1024;
 
 /// How to reach a gateway.
 #[derive(Debug, Clone)]
-pub struct Connection {
+pub(super) struct Connection {
     /// URL without a trailing slash.
     pub server: String,
     /// API key.
@@ -108,14 +108,12 @@ fn no_such(name: &str, file: &ContextFile) -> Failure {
 ///
 /// # Errors
 /// A context file that cannot be read, or a context that does not exist.
-pub fn resolve(global: &Global, env: &Environment) -> Result<Connection, Failure> {
+pub(super) fn resolve(global: &Global, env: &Environment) -> Result<Connection, Failure> {
     let file = merged(env)?;
     let named = global.context.clone().or_else(|| env.set("MERIDIAN_CONTEXT")).or_else(|| file.current.clone());
     let entry = match named {
         None => Entry::default(),
-        Some(name) => {
-            file.contexts.iter().find(|e| e.name == name).cloned().ok_or_else(|| no_such(&name, &file))?
-        }
+        Some(name) => file.contexts.iter().find(|e| e.name == name).cloned().ok_or_else(|| no_such(&name, &file))?,
     };
     let pick = |flag: &Option<String>, var: &str, kept: Option<String>| flag.clone().or_else(|| env.set(var)).or(kept);
     let server = pick(&global.server, "MERIDIAN_SERVER", entry.server).unwrap_or_else(|| SERVER_DEFAULT.to_owned());
@@ -132,10 +130,11 @@ pub fn resolve(global: &Global, env: &Environment) -> Result<Connection, Failure
 ///
 /// # Errors
 /// The file cannot be read or written, or there is no such context.
-pub fn run(command: &args::Context, global: &Global, env: &Environment) -> Result<(), Failure> {
+pub(super) fn run(command: &args::Context, global: &Global, env: &Environment) -> Result<(), Failure> {
     let path = paths(env).into_iter().next();
     let path = path.ok_or_else(|| {
-        Failure::new(Exit::Error, "there is no home directory to keep contexts in").next("set MERIDIAN_CONFIG to a file")
+        Failure::new(Exit::Error, "there is no home directory to keep contexts in")
+            .next("set MERIDIAN_CONFIG to a file")
     })?;
     match command {
         args::Context::Set { name } => set(&path, name, global),
@@ -239,6 +238,7 @@ mod tests {
         Environment {
             var: Box::new(move |n| vars.iter().find(|(k, _)| *k == n).map(|(_, v)| v.clone())),
             now: Time::from_unix_ms(0),
+            program: String::new(),
             stdin_is_terminal: false,
             stderr_is_terminal: false,
         }

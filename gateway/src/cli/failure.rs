@@ -61,7 +61,7 @@ pub struct Failure {
     /// What to do next.
     pub next: Option<String>,
     /// Public error code, if the gateway answered with one.
-    pub code: Option<String>,
+    pub code: Option<ErrorCode>,
 }
 
 impl Failure {
@@ -122,7 +122,7 @@ impl Failure {
 /// A problem as the gateway sends it; also the `error` of an operation.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct ProblemBody {
+pub(super) struct ProblemBody {
     /// Stable code.
     pub code: String,
     /// Short title.
@@ -144,7 +144,7 @@ pub struct ProblemBody {
 /// One fault in a request body.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub struct Fault {
+pub(super) struct Fault {
     /// JSON pointer into the body.
     pub pointer: String,
     /// Stable code of the fault.
@@ -158,7 +158,7 @@ pub struct Fault {
 impl Fault {
     /// The fault in one line, without its pointer.
     #[must_use]
-    pub fn line(&self) -> String {
+    pub(super) fn line(&self) -> String {
         self.hint.as_ref().map_or_else(|| self.detail.clone(), |hint| format!("{} ({hint})", self.detail))
     }
 }
@@ -166,19 +166,19 @@ impl Fault {
 impl ProblemBody {
     /// Reads a problem; anything else becomes one without a code.
     #[must_use]
-    pub fn read(body: &Bytes) -> Self {
+    pub(super) fn read(body: &Bytes) -> Self {
         serde_json::from_slice(body).unwrap_or_default()
     }
 
     /// The public code, if it is one this program knows.
     #[must_use]
-    pub fn known_code(&self) -> Option<ErrorCode> {
+    pub(super) fn known_code(&self) -> Option<ErrorCode> {
         known_code(&self.code)
     }
 
     /// The failure it means. Faults by field stay in `details` until somebody finds their places.
     #[must_use]
-    pub fn failure(&self, status: u16, verbose: bool) -> Failure {
+    pub(super) fn failure(&self, status: u16, verbose: bool) -> Failure {
         let code = self.known_code();
         let exit = code.map_or_else(|| exit_of_status(status), exit_of);
         let cause = match (self.detail.is_empty(), self.code.is_empty()) {
@@ -188,7 +188,7 @@ impl ProblemBody {
             (true, true) => format!("the server answered {status} without a problem document"),
         };
         let mut failure = Failure::new(exit, cause);
-        failure.code = Some(self.code.clone()).filter(|c| !c.is_empty());
+        failure.code = code;
         failure.details = self.attempts.iter().map(attempt_line).collect();
         if let Some(operation) = &self.operation {
             failure.details.push(format!("operation: meridian get op {operation}"));
@@ -203,7 +203,7 @@ impl ProblemBody {
 
 /// One attempt as a line of text.
 #[must_use]
-pub fn attempt_line(attempt: &Value) -> String {
+pub(super) fn attempt_line(attempt: &Value) -> String {
     let text = |key: &str| attempt.get(key).and_then(Value::as_str).unwrap_or("");
     let ms = attempt.get("durationMs").and_then(Value::as_u64).unwrap_or(0);
     let line = format!(
@@ -220,13 +220,13 @@ pub fn attempt_line(attempt: &Value) -> String {
 
 /// The code of that name.
 #[must_use]
-pub fn known_code(name: &str) -> Option<ErrorCode> {
+pub(super) fn known_code(name: &str) -> Option<ErrorCode> {
     ErrorCode::ALL.into_iter().find(|c| c.as_str() == name)
 }
 
 /// The exit code of a public error code; a new code breaks the build here, on purpose.
 #[must_use]
-pub const fn exit_of(code: ErrorCode) -> Exit {
+pub(super) const fn exit_of(code: ErrorCode) -> Exit {
     match code {
         ErrorCode::InvalidArgument
         | ErrorCode::UnknownField
@@ -245,10 +245,9 @@ pub const fn exit_of(code: ErrorCode) -> Exit {
         ErrorCode::QuotaExceeded | ErrorCode::RateLimited | ErrorCode::NoCapacity | ErrorCode::Overloaded => {
             Exit::Exhausted
         }
-        ErrorCode::AlreadyExists
-        | ErrorCode::Conflict
-        | ErrorCode::IdempotencyKeyReused
-        | ErrorCode::Cancelled => Exit::Conflict,
+        ErrorCode::AlreadyExists | ErrorCode::Conflict | ErrorCode::IdempotencyKeyReused | ErrorCode::Cancelled => {
+            Exit::Conflict
+        }
         ErrorCode::DeadlineExceeded => Exit::Timeout,
     }
 }

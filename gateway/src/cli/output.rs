@@ -7,12 +7,17 @@ use serde_json::Value;
 
 use super::failure::{Exit, Failure};
 
+/// Looks up an environment variable.
+pub type Variables = Box<dyn Fn(&str) -> Option<String>>;
+
 /// What surrounds the program; read once, passed on, so that nothing below reads the environment.
 pub struct Environment {
     /// Looks up an environment variable.
-    pub var: Box<dyn Fn(&str) -> Option<String>>,
+    pub var: Variables,
     /// Now.
     pub now: Time,
+    /// How this program was called, to show commands that work when they are copied.
+    pub program: String,
     /// Standard input is a person.
     pub stdin_is_terminal: bool,
     /// Standard error is a person.
@@ -28,10 +33,11 @@ impl std::fmt::Debug for Environment {
 impl Environment {
     /// The surroundings of this process.
     #[must_use]
-    pub fn of_process(var: impl Fn(&str) -> Option<String> + 'static, now: Time) -> Self {
+    pub fn of_process(program: String, var: impl Fn(&str) -> Option<String> + 'static, now: Time) -> Self {
         Self {
             var: Box::new(var),
             now,
+            program,
             stdin_is_terminal: io::stdin().is_terminal(),
             stderr_is_terminal: io::stderr().is_terminal(),
         }
@@ -83,7 +89,7 @@ pub fn note(text: &str) {
 
 /// The value as indented JSON with a newline.
 #[must_use]
-pub fn json(value: &Value) -> String {
+pub(super) fn json(value: &Value) -> String {
     let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
     text.push('\n');
     text
@@ -93,7 +99,7 @@ pub fn json(value: &Value) -> String {
 ///
 /// # Errors
 /// Values that YAML cannot hold; there are none in JSON.
-pub fn yaml(value: &Value) -> Result<String, Failure> {
+pub(super) fn yaml(value: &Value) -> Result<String, Failure> {
     let mut text = serde_saphyr::to_string(value)
         .map_err(|e| Failure::new(Exit::Error, format!("the answer cannot be written as YAML: {e}")))?;
     if !text.ends_with('\n') {
@@ -104,7 +110,7 @@ pub fn yaml(value: &Value) -> Result<String, Failure> {
 
 /// Columns for people: upper-case headers, no borders, two blanks between columns.
 #[derive(Debug)]
-pub struct Table {
+pub(super) struct Table {
     headers: Vec<&'static str>,
     rows: Vec<Vec<String>>,
 }
@@ -112,29 +118,28 @@ pub struct Table {
 impl Table {
     /// An empty table.
     #[must_use]
-    pub fn new(headers: Vec<&'static str>) -> Self {
+    pub(super) fn new(headers: Vec<&'static str>) -> Self {
         Self { headers, rows: Vec::new() }
     }
 
     /// Adds a row; an empty cell is shown as `-`.
-    pub fn row(&mut self, cells: Vec<String>) {
+    pub(super) fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 
     /// Has no rows.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
     /// The table as text.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub(super) fn render(&self) -> String {
         let cell = |text: &str| if text.is_empty() { "-".to_owned() } else { one_line(text) };
         let head: Vec<String> = self.headers.iter().map(|h| (*h).to_owned()).collect();
-        let rows: Vec<Vec<String>> = std::iter::once(head)
-            .chain(self.rows.iter().map(|row| row.iter().map(|c| cell(c)).collect()))
-            .collect();
+        let rows: Vec<Vec<String>> =
+            std::iter::once(head).chain(self.rows.iter().map(|row| row.iter().map(|c| cell(c)).collect())).collect();
         let widths: Vec<usize> = (0..self.headers.len())
             .map(|i| rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count()).max().unwrap_or(0))
             .collect();
@@ -155,20 +160,20 @@ impl Table {
 
 /// Text from a server, fit for a terminal: no line breaks, no control characters.
 #[must_use]
-pub fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// An age in its largest unit, as Kubernetes shows it: `5s`, `5m`, `3h`, `2d`.
 #[must_use]
-pub fn age(now: Time, then: Option<&str>) -> String {
+pub(super) fn age(now: Time, then: Option<&str>) -> String {
     let Some(then) = then.and_then(|t| Time::parse(t).ok()) else { return String::new() };
     duration(now.since(then).as_secs())
 }
 
 /// Seconds in their largest unit.
 #[must_use]
-pub fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds}s"),
         120..7200 => format!("{}m", seconds / 60),
@@ -179,13 +184,13 @@ pub fn duration(seconds: u64) -> String {
 
 /// The text at a path of keys, empty when there is none.
 #[must_use]
-pub fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
+pub(super) fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
 }
 
 /// The number or text at a path of keys, empty when there is none.
 #[must_use]
-pub fn scalar(value: &Value, pointer: &str) -> String {
+pub(super) fn scalar(value: &Value, pointer: &str) -> String {
     match value.pointer(pointer) {
         Some(Value::String(s)) => s.clone(),
         Some(Value::Number(n)) => n.to_string(),
@@ -196,13 +201,13 @@ pub fn scalar(value: &Value, pointer: &str) -> String {
 
 /// The items of a list, or of nothing.
 #[must_use]
-pub fn items<'v>(value: &'v Value, pointer: &str) -> &'v [Value] {
+pub(super) fn items<'v>(value: &'v Value, pointer: &str) -> &'v [Value] {
     value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// The last part of a resource name.
 #[must_use]
-pub fn short(name: &str) -> &str {
+pub(super) fn short(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
 
@@ -220,7 +225,9 @@ mod tests {
 
     #[test]
     fn ages_use_one_unit() {
-        for (seconds, expected) in [(0, "0s"), (119, "119s"), (120, "2m"), (7199, "119m"), (7200, "2h"), (172_800, "2d")] {
+        for (seconds, expected) in
+            [(0, "0s"), (119, "119s"), (120, "2m"), (7199, "119m"), (7200, "2h"), (172_800, "2d")]
+        {
             assert_eq!(duration(seconds), expected);
         }
     }

@@ -1,0 +1,175 @@
+//! The verbs that run something in this process: `serve`, `check`, `demo`, `cloudsim`.
+
+use std::{io, net::SocketAddr, path::Path};
+
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{
+    args::{Cloudsim, ConfigFile, Demo},
+    failure::{Exit, Failure},
+    output::{Environment, emit, note},
+};
+use crate::{
+    config::{Backend, Config, SettingsMistake},
+    core::check_backend,
+    demo,
+    process::{Process, StartError},
+    server::ServeError,
+    telemetry,
+};
+
+/// What to do about a setting that an adapter refuses.
+const SETTINGS_MEND: &str = "see the adapter's docs.md for its settings";
+
+fn failed(what: &str, why: impl std::fmt::Display) -> Failure {
+    Failure::new(Exit::Error, format!("{what}: {why}"))
+}
+
+/// Has the adapter look at its settings.
+fn check_settings(backend: &Backend) -> Vec<SettingsMistake> {
+    let Err(error) = check_backend(backend) else { return Vec::new() };
+    let path = match error.setting.as_str() {
+        "adapter" => "adapter".to_owned(),
+        "" | "." => "settings".to_owned(),
+        setting => format!("settings.{setting}"),
+    };
+    vec![SettingsMistake { path, what: error.problem, mend: SETTINGS_MEND.to_owned() }]
+}
+
+fn load(path: &Path) -> Result<Config, Failure> {
+    Config::load(path, &check_settings).map_err(|mistakes| {
+        let count = mistakes.list.len();
+        let plural = if count == 1 { "mistake" } else { "mistakes" };
+        let mut failure = failed(&mistakes.file, format!("{count} {plural}"));
+        failure.details = mistakes.to_string().lines().map(str::to_owned).collect();
+        failure
+    })
+}
+
+/// `meridian check`.
+pub(super) fn check(args: &ConfigFile) -> Result<(), Failure> {
+    let config = load(&args.config)?;
+    let (tenants, backends) = (config.tenants.len(), config.backends.len());
+    emit(&format!("{}: ok; {tenants} tenants, {backends} backends\n", args.config.display()))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    built.map_err(|e| failed("the runtime does not start", e))
+}
+
+/// SIGTERM and SIGINT.
+struct Signals(Signal, Signal);
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let on = |kind| signal(kind).map_err(|e| failed("signals cannot be received", e));
+        Ok(Self(on(SignalKind::terminate())?, on(SignalKind::interrupt())?))
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
+}
+
+/// The start of a gateway in words that say what to do.
+fn not_started(error: &StartError) -> Failure {
+    let mut failure = failed("the gateway does not start", chain(error));
+    if let StartError::Serve(ServeError::Bind { address, source }) = error
+        && source.kind() == io::ErrorKind::AddrInUse
+    {
+        failure.cause = format!("cannot listen on {address}: another program uses the port");
+        failure.next = Some("stop that program, or listen elsewhere; port 0 takes a free one".to_owned());
+    }
+    failure
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn url(address: SocketAddr, tls: bool) -> String {
+    format!("{}://{address}", if tls { "https" } else { "http" })
+}
+
+/// Runs a gateway until a signal or a drain over the admin listener; a second signal ends it at once.
+async fn until_signal(process: Process, signals: &mut Signals) -> Result<(), Failure> {
+    tokio::select! {
+        () = signals.next() => {}
+        () = process.stopping() => {}
+    }
+    tokio::select! {
+        stopped = process.stop() => stopped.map_err(|why| failed("the gateway stopped by itself", why)),
+        () = signals.next() => Err(Failure::new(Exit::Error, "a second signal ended the drain; restart recovers what was open")),
+    }
+}
+
+/// `meridian serve`.
+pub(super) fn serve(args: &ConfigFile) -> Result<(), Failure> {
+    let config = load(&args.config)?;
+    telemetry::init(&config.telemetry).map_err(|e| failed("logging does not start", e))?;
+    runtime()?.block_on(async {
+        let mut signals = Signals::new()?;
+        let tls = config.server.tls.is_some();
+        let process = Process::start(config).await.map_err(|e| not_started(&e))?;
+        let ready = json!({"ready": true, "gateway": url(process.api(), tls), "admin": url(process.admin(), false)});
+        emit(&format!("{ready}\n"))?;
+        until_signal(process, &mut signals).await
+    })
+}
+
+/// `meridian demo`.
+pub(super) fn demo(args: &Demo, env: &Environment) -> Result<(), Failure> {
+    runtime()?.block_on(async {
+        // Before anything starts: a signal in between must still end in order.
+        let mut signals = Signals::new()?;
+        let demo = demo::Demo::start(args).await?;
+        let result = run_demo(&demo, &env.program, &mut signals).await;
+        demo.stop().await;
+        result
+    })
+}
+
+async fn run_demo(demo: &demo::Demo, program: &str, signals: &mut Signals) -> Result<(), Failure> {
+    let config = load(&demo.config_path())?;
+    telemetry::init(&config.telemetry).map_err(|e| failed("logging does not start", e))?;
+    let process = Process::start(config).await.map_err(|e| not_started(&e))?;
+    let (gateway, admin) = (url(process.api(), false), url(process.admin(), false));
+    let said =
+        emit(&demo.hints(program, &gateway)).and_then(|()| emit(&format!("{}\n", demo.ready_line(&gateway, &admin))));
+    if let Err(failure) = said {
+        let _ = process.stop().await;
+        return Err(failure);
+    }
+    until_signal(process, signals).await?;
+    note("stopped\n");
+    Ok(())
+}
+
+/// `meridian cloudsim`.
+pub(super) fn cloudsim(args: &Cloudsim) -> Result<(), Failure> {
+    runtime()?.block_on(async {
+        let mut signals = Signals::new()?;
+        let mut scenario = demo::scenario(args.scenario.as_deref(), args.seed, 1)?;
+        if let Some(listen) = args.control_listen {
+            scenario.control_listen = listen;
+        }
+        let simulator = demo::simulate(scenario, args.data_dir.clone()).await?;
+        let info = serde_json::to_string(&simulator.info()).map_err(|e| failed("the simulated clouds", e))?;
+        emit(&format!("{info}\n"))?;
+        signals.next().await;
+        simulator.shutdown().await;
+        Ok(())
+    })
+}
