@@ -27,8 +27,10 @@ pub type DialectFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Rejection>
 pub enum Class {
     /// Needs no credential, is never shed or counted.
     Public,
-    /// Changes nothing.
+    /// Reads one resource.
     Read,
+    /// Reads many resources, or a decision record: the first to be shed.
+    List,
     /// Makes something.
     Create,
     /// Removes something.

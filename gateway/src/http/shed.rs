@@ -1,7 +1,8 @@
 //! Refuses when too many requests are in work. It never queues: a queue would only make the answer late.
 //!
-//! Deletes and the public routes (health, version) are let through whatever the load: they relieve it, or tell
-//! about it (RELIABILITY section 3, "Shed order").
+//! What is shed first is what can best wait (RELIABILITY section 3, "Shed order"): lists and explanations at
+//! [`LIST_PERCENT`] of the bound, creates at [`CREATE_PERCENT`], reads of one resource at the bound itself. Deletes
+//! and the public routes (health, version) are let through whatever the load: they relieve it, or tell about it.
 
 use std::{
     sync::{
@@ -17,6 +18,11 @@ use tower::{Layer, Service};
 use super::{Exchange, LayerFuture, Reply};
 use crate::{dialects::Class, refusal::Rejection, telemetry::Metrics};
 
+/// Part of the bound from which lists are shed: dashboards come back by themselves.
+pub const LIST_PERCENT: usize = 80;
+/// Part of the bound from which creates are shed: each brings more work than it is.
+pub const CREATE_PERCENT: usize = 90;
+
 /// Makes [`Shed`].
 #[derive(Debug, Clone)]
 pub struct ShedLayer {
@@ -30,6 +36,17 @@ impl ShedLayer {
     #[must_use]
     pub fn new(in_flight_max: usize, metrics: Arc<Metrics>) -> Self {
         Self { in_flight_max, in_flight: Arc::default(), metrics }
+    }
+
+    /// How many requests may be in work for one more of this class to be let in.
+    fn bound(&self, class: Class) -> usize {
+        let part = |percent: usize| self.in_flight_max.saturating_mul(percent).div_ceil(100);
+        match class {
+            Class::List => part(LIST_PERCENT),
+            Class::Create => part(CREATE_PERCENT),
+            Class::Read => self.in_flight_max,
+            Class::Public | Class::Delete => usize::MAX,
+        }
     }
 }
 
@@ -74,8 +91,7 @@ where
         let before = self.layer.in_flight.fetch_add(1, Ordering::Relaxed);
         self.layer.metrics.in_flight.inc();
         let place = Place(Arc::clone(&self.layer.in_flight), Arc::clone(&self.layer.metrics));
-        let exempt = matches!(exchange.meta.route.class, Class::Public | Class::Delete);
-        if before >= self.layer.in_flight_max && !exempt {
+        if before >= self.layer.bound(exchange.meta.route.class) {
             let refused = Rejection::new(ErrorCode::Overloaded, "more requests are in work than the gateway takes");
             return Box::pin(std::future::ready(Err(refused)));
         }
@@ -84,5 +100,19 @@ where
             let _place = place;
             inner.await
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_wait_is_shed_first() {
+        let layer = ShedLayer::new(100, Metrics::new());
+        let bounds = [Class::List, Class::Create, Class::Read].map(|c| layer.bound(c));
+        assert_eq!(bounds, [80, 90, 100]);
+        assert_eq!(ShedLayer::new(1, Metrics::new()).bound(Class::List), 1);
+        assert_eq!(layer.bound(Class::Delete), usize::MAX);
     }
 }

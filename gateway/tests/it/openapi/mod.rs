@@ -179,7 +179,8 @@ fn headers(class: Class) -> Vec<Value> {
             all.push(header("Prefer", text(), "`wait=N` or `respond-async`."));
         }
         Class::Delete => all.push(header("Prefer", text(), "`wait=N` waits for the proof that it is gone.")),
-        Class::Read => all.push(header("If-None-Match", text(), "Only on single instances.")),
+        Class::Read => all.push(header("If-None-Match", text(), "Only on instances.")),
+        Class::List => {}
         Class::Public => all.clear(),
     }
     all
