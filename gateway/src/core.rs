@@ -27,6 +27,7 @@ use crate::{
         fleet::Fleet,
         poll::{PollSettings, Poller, Pollers, ended_channel},
     },
+    telemetry::core::CoreMetrics,
 };
 
 /// How often the ledger is asked to shrink what is long gone, and at most how many records at a time.
@@ -89,6 +90,8 @@ pub struct Deps {
     pub entropy: Entropy,
     /// The open ledger.
     pub ledger: Arc<dyn Ledger>,
+    /// Counts what happens.
+    pub metrics: Arc<CoreMetrics>,
 }
 
 impl Core {
@@ -134,6 +137,7 @@ impl Core {
                 deployment: deployment.clone(),
                 clock: deps.clock.clone(),
                 entropy: deps.entropy.clone(),
+                metrics: Arc::clone(&deps.metrics),
                 settings: DriverSettings { limits, lease: config.driver.lease.0 },
             },
             stop.clone(),
@@ -240,6 +244,7 @@ fn build_backend(
         deployment: deployment.clone(),
         clock: deps.clock.clone(),
         entropy: deps.entropy.clone(),
+        metrics: Arc::clone(&deps.metrics),
     }))
 }
 

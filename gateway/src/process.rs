@@ -23,7 +23,7 @@ use crate::{
     http::{Http, Parts},
     operation,
     server::{Drained, ServeError, Server, Setup},
-    telemetry::Metrics,
+    telemetry::{Metrics, core::CoreMetrics},
 };
 
 /// Bytes of the key that seals the ledger.
@@ -112,7 +112,8 @@ impl Process {
         let (clock, entropy) = (Clock::system(), Entropy::system());
         let metrics = Metrics::new();
         let health = Health::new(drain.clone());
-        let deps = Deps { clock: clock.clone(), entropy: entropy.clone(), ledger };
+        let core_metrics = CoreMetrics::register(&metrics);
+        let deps = Deps { clock: clock.clone(), entropy: entropy.clone(), ledger, metrics: core_metrics };
         let core = Core::start(&config, deps).await?;
         let parts = Parts {
             operations: operation::stack(&core),

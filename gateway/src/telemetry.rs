@@ -3,6 +3,8 @@
 //! Labels are closed sets: route templates, status codes, error codes. Never an instance, a request or a key.
 //! Logs go to standard error; standard output belongs to the commands.
 
+pub mod core;
+
 use std::{
     fmt::Debug,
     sync::{Arc, Mutex, PoisonError},

@@ -101,6 +101,13 @@ pub(super) enum Verb {
                                         meridian context use demo\n  meridian context list"
     )]
     Context(Context),
+    /// Make API keys
+    #[command(
+        subcommand,
+        after_help = "Example:\n  meridian auth new-key --id acme-ci --env prod\n\nPut the printed line into the \
+                      tenant's keys in the gateway's configuration."
+    )]
+    Auth(Auth),
     /// Run the gateway
     #[command(
         after_help = "Example:\n  meridian serve --config /etc/meridian/meridian.toml\n\nWhen it listens, one JSON \
@@ -379,6 +386,23 @@ pub(super) enum Context {
     List(OutputOnly),
 }
 
+/// `auth`.
+#[derive(Debug, Subcommand)]
+pub enum Auth {
+    /// Make an API key: the key is shown once, the configuration gets only its hash
+    NewKey {
+        /// Public name of the key: lower-case letters, digits or '-'
+        #[arg(long, value_parser = label)]
+        id: String,
+        /// Where the key is for; part of the key, so that one for tests is known at sight
+        #[arg(long, default_value = "prod", value_parser = label)]
+        env: String,
+        /// Form of the answer
+        #[arg(long, short, value_enum, default_value_t)]
+        output: Format,
+    },
+}
+
 /// `serve`, `check`.
 #[derive(Debug, Args)]
 pub(super) struct ConfigFile {
@@ -425,6 +449,11 @@ pub struct Cloudsim {
     /// Seed instead of the scenario's
     #[arg(long)]
     pub seed: Option<u64>,
+}
+
+fn label(text: &str) -> Result<String, String> {
+    let label = meridian_model::ids::ProfileName::new(text);
+    label.map(String::from).map_err(|e| e.rule.to_owned())
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

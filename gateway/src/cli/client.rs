@@ -224,6 +224,18 @@ impl Client {
         Ok(answer.json())
     }
 
+    /// The same, and says what is missing: the gateway's own 404 is the same for all that cannot be seen.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) async fn read_named(&self, path: &str, what: &str) -> Result<Value, Failure> {
+        self.read(path).await.map_err(|failure| {
+            let Exit::NotFound = failure.exit else { return failure };
+            let cause = format!("not-found: there is no {what}, or the key may not see it");
+            Failure { cause, ..failure }
+        })
+    }
+
     /// Lets good answers pass.
     ///
     /// # Errors

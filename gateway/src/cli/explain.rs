@@ -78,7 +78,7 @@ pub(super) async fn placement(client: &Client, args: &Explain) -> Result<(), Fai
         }
         None => client.instance_path(&name).await?,
     };
-    let record = client.read(&format!("{path}:explain")).await?;
+    let record = client.read_named(&format!("{path}:explain"), &format!("instance {}", one_line(&name))).await?;
     match args.output {
         Format::Json => emit(&output::json(&record)),
         Format::Yaml => emit(&output::yaml(&record)?),

@@ -159,7 +159,8 @@ impl Fault {
     /// The fault in one line, without its pointer.
     #[must_use]
     pub(super) fn line(&self) -> String {
-        self.hint.as_ref().map_or_else(|| self.detail.clone(), |hint| format!("{} ({hint})", self.detail))
+        let detail = without_position(&self.detail);
+        self.hint.as_ref().map_or_else(|| detail.to_owned(), |hint| format!("{detail} ({hint})"))
     }
 }
 
@@ -182,7 +183,7 @@ impl ProblemBody {
         let code = self.known_code();
         let exit = code.map_or_else(|| exit_of_status(status), exit_of);
         let cause = match (self.detail.is_empty(), self.code.is_empty()) {
-            (false, false) => format!("{}: {}", self.code, self.detail),
+            (false, false) => format!("{}: {}", self.code, without_position(&self.detail)),
             (false, true) => self.detail.clone(),
             (true, false) => self.code.clone(),
             (true, true) => format!("the server answered {status} without a problem document"),
@@ -199,6 +200,15 @@ impl ProblemBody {
         failure.next = code.map(|c| c.advice().to_owned());
         failure
     }
+}
+
+/// The text without `at line 1 column 468`: that counts in the body as it was sent, which nobody wrote.
+fn without_position(text: &str) -> &str {
+    let is_position = |tail: &str| tail.chars().all(|c| c.is_ascii_digit() || " column".contains(c));
+    text.rfind(" at line ")
+        .and_then(|at| text.split_at_checked(at))
+        .filter(|(_, tail)| is_position(tail.trim_start_matches(" at line ")))
+        .map_or(text, |(head, _)| head)
 }
 
 /// One attempt as a line of text.

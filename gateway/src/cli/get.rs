@@ -145,7 +145,13 @@ async fn fetch(client: &Client, kind: Kind, name: Option<&str>) -> Result<(Value
         (Kind::Types, None) => "/v1/instanceTypes".to_owned(),
         (Kind::Zones, region) => return Ok((zones(client, region).await?, false)),
     };
-    let value = client.read(&path).await?;
+    let what = match (kind, name) {
+        (Kind::Instances, Some(name)) => format!("instance {name} in tenant {}", client.tenant().await?),
+        (Kind::Operations, Some(name)) => format!("operation {name} in tenant {}", client.tenant().await?),
+        (Kind::Instances | Kind::Operations | Kind::Quota, _) => format!("tenant {}", client.tenant().await?),
+        (_, name) => format!("{} {}", kind.word(), name.unwrap_or_default()),
+    };
+    let value = client.read_named(&path, &one_line(&what)).await?;
     let single = value.get("items").is_none();
     if kind == Kind::Adapters
         && let Some(name) = name
@@ -162,7 +168,7 @@ async fn fetch(client: &Client, kind: Kind, name: Option<&str>) -> Result<(Value
 /// The zones of a region, or of all, each with its region and backend.
 async fn zones(client: &Client, region: Option<String>) -> Result<Value, Failure> {
     let regions = match region {
-        Some(region) => vec![client.read(&format!("/v1/regions/{region}")).await?],
+        Some(region) => vec![client.read_named(&format!("/v1/regions/{region}"), &format!("region {region}")).await?],
         None => items(&client.read("/v1/regions").await?, "/items").to_vec(),
     };
     let mut found = Vec::new();
@@ -190,7 +196,7 @@ async fn instances(client: &Client, args: &Get) -> Result<Value, Failure> {
             let _ = write!(base, "&{name}={}", encode(value));
         }
     }
-    let mut whole = client.read(&base).await?;
+    let mut whole = client.read_named(&base, &format!("tenant {tenant}")).await?;
     let mut all = items(&whole, "/items").to_vec();
     let mut token = text(&whole, "/nextPageToken").to_owned();
     let mut pages = 1;

@@ -2,18 +2,21 @@
 
 use std::{io, net::SocketAddr, path::Path};
 
+use secrecy::ExposeSecret as _;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
-    args::{Cloudsim, ConfigFile, Demo},
+    args::{Auth, Cloudsim, ConfigFile, Demo, Format},
     failure::{Exit, Failure},
-    output::{Environment, emit, note},
+    output::{self, Environment, emit, note},
 };
 use crate::{
+    clock::Entropy,
     config::{Backend, Config, SettingsMistake},
     core::check_backend,
     demo,
+    http::authenticate,
     process::{Process, StartError},
     server::ServeError,
     telemetry,
@@ -52,6 +55,23 @@ pub(super) fn check(args: &ConfigFile) -> Result<(), Failure> {
     let config = load(&args.config)?;
     let (tenants, backends) = (config.tenants.len(), config.backends.len());
     emit(&format!("{}: ok; {tenants} tenants, {backends} backends\n", args.config.display()))
+}
+
+/// `meridian auth`.
+pub(super) fn auth(command: &Auth) -> Result<(), Failure> {
+    let Auth::NewKey { id, env, output } = command;
+    let minted = authenticate::mint(env, id, &Entropy::system());
+    let (key, sha256) = (minted.key.expose_secret(), minted.sha256_hex());
+    let value = json!({"id": id, "apiKey": key, "sha256": sha256});
+    match output {
+        Format::Json => emit(&output::json(&value)),
+        Format::Yaml => emit(&output::yaml(&value)?),
+        Format::Name => emit(&format!("{key}\n")),
+        Format::Table | Format::Wide => {
+            note("The key is not shown again. The second line is for the tenant's keys in the configuration.\n");
+            emit(&format!("{key}\n{{ id = \"{id}\", sha256 = \"{sha256}\" }}\n"))
+        }
+    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {

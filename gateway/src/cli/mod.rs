@@ -61,6 +61,7 @@ fn refused(error: &clap::Error) -> ExitCode {
 
 fn run(cli: &Cli, env: &Environment) -> Result<(), Failure> {
     match &cli.verb {
+        Verb::Auth(command) => local::auth(command),
         Verb::Serve(args) => local::serve(args),
         Verb::Check(args) => local::check(args),
         Verb::Demo(args) => local::demo(args, env),
@@ -94,7 +95,8 @@ fn ask(cli: &Cli, env: &Environment) -> Result<(), Failure> {
             Verb::Delete(args) => life::delete(&client, args, env, global.no_input).await,
             Verb::Wait(args) => life::wait(&client, args).await,
             Verb::Version(args) => tree::version(Some(&client), args.output).await,
-            Verb::Serve(_)
+            Verb::Auth(_)
+            | Verb::Serve(_)
             | Verb::Check(_)
             | Verb::Demo(_)
             | Verb::Cloudsim(_)

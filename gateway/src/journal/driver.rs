@@ -46,6 +46,7 @@ use crate::{
         fleet::Fleet,
         poll::{Ended, Poller, Pollers, Watched},
     },
+    telemetry::core::CoreMetrics,
 };
 
 /// Operations driven at once; beyond it new creates are refused as overloaded. Each costs a task and a record,
@@ -130,6 +131,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Randomness.
     pub entropy: Entropy,
+    /// Counts attempts and operations.
+    pub metrics: Arc<CoreMetrics>,
     /// Settings.
     pub settings: DriverSettings,
 }
@@ -193,6 +196,7 @@ impl Driver {
         };
         let receiver = entry.updates.subscribe();
         running.insert(key.clone(), entry.clone());
+        self.0.parts.metrics.running(running.len());
         drop(running);
         let inner = Arc::clone(&self.0);
         self.0.tasks.spawn(async move {
@@ -331,6 +335,7 @@ impl Task {
                 return None;
             }
             let before = (record.attempts.len(), record.attempts.last().map(|a| a.state));
+            let was_final = record.state.is_final();
             let driven = match machine::next(&record) {
                 Next::Done => return Some(record),
                 Next::Plan => self.plan(record).await,
@@ -348,6 +353,11 @@ impl Task {
                 Ok(next) => {
                     if before != (next.attempts.len(), next.attempts.last().map(|a| a.state)) {
                         backoff = Backoff::new(BACKOFF);
+                        self.count_attempt(&next);
+                    }
+                    if next.state.is_final() && !was_final {
+                        let took = self.now().since(next.created_at);
+                        self.parts().metrics.operation(next.state.as_str(), took);
                     }
                     record = next;
                 }
@@ -357,6 +367,12 @@ impl Task {
                     return None;
                 }
             }
+        }
+    }
+
+    fn count_attempt(&self, record: &OperationRecord) {
+        if let Some(attempt) = record.attempts.last() {
+            self.parts().metrics.attempt(attempt.backend.as_str(), attempt.state.as_str());
         }
     }
 

@@ -41,6 +41,7 @@ use crate::{
     clock::{Clock, Entropy},
     journal::identity::Deployment,
     status::fleet::Counts,
+    telemetry::core::CoreMetrics,
     views,
 };
 
@@ -75,6 +76,7 @@ pub struct Backend {
     entropy: Entropy,
     call_timeout: Duration,
     deployment: Deployment,
+    metrics: Arc<CoreMetrics>,
 }
 
 impl std::fmt::Debug for Backend {
@@ -110,6 +112,8 @@ pub struct BackendParts {
     pub clock: Clock,
     /// Randomness for nonces.
     pub entropy: Entropy,
+    /// Counts calls.
+    pub metrics: Arc<CoreMetrics>,
 }
 
 impl Backend {
@@ -143,7 +147,14 @@ impl Backend {
             entropy: parts.entropy,
             call_timeout: parts.call_timeout,
             deployment: parts.deployment,
+            metrics: parts.metrics,
         }
+    }
+
+    /// Where this backend's calls are counted.
+    #[must_use]
+    pub fn metrics(&self) -> &CoreMetrics {
+        &self.metrics
     }
 
     /// Whether a cloud name is one that this deployment gives.
@@ -167,12 +178,18 @@ impl Backend {
     async fn call(&self, request: Request, signed_at: Time) -> Result<Reply, AdapterError> {
         let at = CallContext { signed_at, nonce: self.entropy.next(), timeout: self.call_timeout };
         let verb = request.verb();
+        let started = tokio::time::Instant::now();
         let mut service = self.service.clone();
         std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
         let result = service.call(Call { at, request }).await;
         if let Err(error) = &result {
             tracing::debug!(backend = %self.id, verb, %error, "vendor call failed");
+            if error.kind == FaultKind::Unexpected {
+                self.metrics.unexpected(self.id.as_str());
+            }
         }
+        let outcome = result.as_ref().map_or_else(|e| e.kind.as_str(), |_| "ok");
+        self.metrics.call(self.id.as_str(), verb, outcome, started.elapsed());
         result
     }
 

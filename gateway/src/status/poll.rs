@@ -216,6 +216,7 @@ impl Poller {
                 Err(error) => {
                     let mut sweeps = lock(&self.sweeps);
                     sweeps.failing_since.get_or_insert(started);
+                    self.backend.metrics().sweep(self.backend.id.as_str(), "failed");
                     tracing::debug!(backend = %self.backend.id, %error, "sweep failed");
                 }
             }
@@ -253,6 +254,8 @@ impl Poller {
         if sweeps.distrusted {
             tracing::warn!(backend = %self.backend.id, seen, known, "sweep shows far fewer instances than known; its silence is not believed");
         }
+        let outcome = if sweeps.distrusted { "distrusted" } else { "complete" };
+        self.backend.metrics().sweep(self.backend.id.as_str(), outcome);
         sweeps.failing_since = None;
         sweeps.observed_at = Some(started);
     }
@@ -359,7 +362,11 @@ impl Poller {
         let mut tick = tokio::time::interval(Duration::from_millis(500));
         loop {
             tick.tick().await;
-            let stale = self.freshness().state != views::FreshnessState::Fresh;
+            let freshness = self.freshness();
+            let (id, metrics) = (self.backend.id.as_str(), self.backend.metrics());
+            metrics.data_age(id, Duration::from_millis(freshness.age_ms.unwrap_or(u64::MAX)));
+            metrics.breakers(id, self.backend.breakers.state(false), self.backend.breakers.state(true));
+            let stale = freshness.state != views::FreshnessState::Fresh;
             let changed = {
                 let mut sweeps = lock(&self.sweeps);
                 std::mem::replace(&mut sweeps.marked_stale, stale) != stale

@@ -37,7 +37,7 @@ pub(super) fn json_bytes(status: StatusCode, bytes: Bytes) -> Reply {
 fn json(status: StatusCode, value: &impl Serialize) -> Result<Reply, Rejection> {
     match serde_json::to_vec(value) {
         Ok(bytes) => Ok(json_bytes(status, Bytes::from(bytes))),
-        Err(error) => Err(Refusal::internal(format_args!("an answer could not be written: {error}")).into()),
+        Err(error) => Err(unwritable(&error)),
     }
 }
 
@@ -73,10 +73,12 @@ impl Rest {
             }
             Outcome::Validated(validation) => json(StatusCode::OK, &validation)?,
             Outcome::Instances(page) => self.instances(&page, plan)?,
-            Outcome::Explanation(explanation) => explained(&explanation)?,
-            Outcome::Operation(operation) => json(StatusCode::OK, &operation_value(&operation)?)?,
+            Outcome::Explanation(explanation) => {
+                json(StatusCode::OK, &with_problem(&*explanation, explanation.error.as_ref())?)?
+            }
+            Outcome::Operation(operation) => json(StatusCode::OK, &operation_json(&operation)?)?,
             Outcome::Operations(page) => {
-                let items = page.items.iter().map(operation_value).collect::<Result<Vec<_>, _>>()?;
+                let items = page.items.iter().map(operation_json).collect::<Result<Vec<_>, _>>()?;
                 self.collection(views::Page { items, next_after: page.next_after }, plan)?
             }
             Outcome::Quota(quota) if plan.view == View::ListOfOne => {
@@ -143,8 +145,7 @@ impl Rest {
             unreachable: &page.unreachable,
             freshness: &page.freshness,
         };
-        let tail = serde_json::to_vec(&tail)
-            .map_err(|error| Refusal::internal(format_args!("a page could not be written: {error}")))?;
+        let tail = serde_json::to_vec(&tail).map_err(|error| unwritable(&error))?;
         let items: Vec<Bytes> = page.items.iter().map(|item| item.json()).collect();
         let len = items.iter().map(|i| i.len() + 1).sum::<usize>() + tail.len() + PAGE_FRAME_LEN;
         let mut body = Vec::with_capacity(len);
@@ -199,7 +200,7 @@ fn created(instance: &views::Instance, key: &str, replayed: bool) -> Result<Repl
 }
 
 fn accepted(operation: &views::Operation, key: Option<&str>) -> Result<Reply, Rejection> {
-    let mut reply = json(StatusCode::ACCEPTED, &operation_value(operation)?)?;
+    let mut reply = json(StatusCode::ACCEPTED, &operation_json(operation)?)?;
     set(&mut reply, header::LOCATION, &format!("/v1/{}", operation.name));
     if let Some(key) = key {
         set(&mut reply, IDEMPOTENCY_KEY, key);
@@ -207,24 +208,26 @@ fn accepted(operation: &views::Operation, key: Option<&str>) -> Result<Reply, Re
     Ok(reply)
 }
 
-fn to_value(value: &impl Serialize) -> Result<Value, Rejection> {
-    serde_json::to_value(value)
-        .map_err(|error| Refusal::internal(format_args!("an answer could not be written: {error}")).into())
+type Raw = Box<serde_json::value::RawValue>;
+
+fn unwritable(error: &serde_json::Error) -> Rejection {
+    Refusal::internal(format_args!("an answer could not be written: {error}")).into()
 }
 
 /// An operation whose error, if it has one, is a whole problem object.
-fn operation_value(operation: &views::Operation) -> Result<Value, Rejection> {
-    with_problem(to_value(operation)?, operation.error.as_ref())
+fn operation_json(operation: &views::Operation) -> Result<Raw, Rejection> {
+    with_problem(operation, operation.error.as_ref())
 }
 
-fn explained(explanation: &views::Explanation) -> Result<Reply, Rejection> {
-    let value = with_problem(to_value(explanation)?, explanation.error.as_ref())?;
-    json(StatusCode::OK, &value)
-}
-
-fn with_problem(mut value: Value, error: Option<&meridian_model::error::Problem>) -> Result<Value, Rejection> {
-    if let (Some(error), Some(object)) = (error, value.as_object_mut()) {
-        object.insert("error".to_owned(), to_value(&problem::Body::new(error))?);
-    }
-    Ok(value)
+/// The value as JSON in its own order of members, with `error` in place of what the type says of it.
+fn with_problem(value: &impl Serialize, error: Option<&meridian_model::error::Problem>) -> Result<Raw, Rejection> {
+    let write = || {
+        let Some(error) = error else { return serde_json::value::to_raw_value(value) };
+        let mut whole = serde_json::to_value(value)?;
+        if let Some(object) = whole.as_object_mut() {
+            object.insert("error".to_owned(), serde_json::to_value(problem::Body::new(error))?);
+        }
+        serde_json::value::to_raw_value(&whole)
+    };
+    write().map_err(|error| unwritable(&error))
 }

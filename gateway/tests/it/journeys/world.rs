@@ -13,6 +13,7 @@ use meridian_gateway::{
         self, Action, Caller, CreateInstance, DeleteInstance, InstanceRef, ListInstances, Operation, Outcome,
         PageRequest, Refusal,
     },
+    telemetry::core::CoreMetrics,
     views,
 };
 use meridian_ledger::embedded::{EmbeddedLedger, Options, SealKey};
@@ -74,7 +75,7 @@ async fn core(info: &CloudsimInfo, folder: &Path, extra: &str) -> Arc<Core> {
     let config = config(info, folder, extra);
     let options = Options::new(config.ledger.path.clone(), SealKey::new([7; 32]), |why| panic!("ledger: {why}"));
     let ledger = Arc::new(EmbeddedLedger::open(options).unwrap());
-    let deps = Deps { clock: Clock::system(), entropy: Entropy::system(), ledger };
+    let deps = Deps { clock: Clock::system(), entropy: Entropy::system(), ledger, metrics: CoreMetrics::detached() };
     Core::start(&config, deps).await.unwrap()
 }
 
