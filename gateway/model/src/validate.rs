@@ -29,7 +29,7 @@ pub const MOUNTS_MAX: usize = 64;
 pub const WORDS_MAX: usize = 256;
 /// Most volumes.
 pub const VOLUMES_MAX: usize = 64;
-/// Most bytes in all inline files of one volume: ECI takes 60 KB (Createcreate, ConfigFileVolume).
+/// Most bytes in all inline files of one volume: ECI takes 60 KB (its create action, inline file volumes).
 pub const CONFIG_FILES_LEN_MAX: usize = 60 * 1024;
 /// Most inline files of one volume.
 pub const CONFIG_FILES_MAX: usize = 100;
