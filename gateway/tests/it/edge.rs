@@ -11,9 +11,29 @@ fn answering(answer: impl Fn(&Operation) -> Option<Result<Outcome, Refusal>> + S
     Options { answer: Some(Arc::new(answer)), ..Options::default() }
 }
 
+/// The layers of a stack as its builder names them, top first.
+fn layers(source: &str) -> Vec<String> {
+    let (_, builder) = source.split_once("ServiceBuilder::new()").expect("the stack is built with ServiceBuilder");
+    let builder = builder.split(';').next().unwrap();
+    let called = builder.lines().filter_map(|l| {
+        let line = l.trim();
+        line.strip_prefix(".layer(").or_else(|| line.strip_prefix(".service("))
+    });
+    called.map(|l| l.chars().take_while(|c| c.is_alphanumeric() || "._".contains(*c)).collect()).collect()
+}
+
 #[tokio::test]
-async fn the_http_stack_has_its_order() {
-    insta::assert_snapshot!(Gateway::usual().await.order.join("\n"));
+async fn the_three_stacks_have_their_order() {
+    let http = Gateway::usual().await.order.join("\n");
+    let operation = layers(include_str!("../../src/operation/mod.rs"));
+    let region = layers(include_str!("../../src/regions/mod.rs"));
+    assert_eq!(operation.len(), meridian_gateway::operation::STAGES.len());
+    assert_eq!(region.len(), meridian_gateway::regions::STAGES.len() + 1, "the adapter is at the bottom");
+    insta::assert_snapshot!(format!(
+        "HTTP\n{http}\n\noperation\n{}\n\nregion\n{}",
+        operation.join("\n"),
+        region.join("\n")
+    ));
 }
 
 #[tokio::test]
