@@ -1,3 +1,119 @@
-//! Open-loop load tests and reports.
+//! The `meridian-loadtests` binary: arguments, and what is printed.
 
-fn main() {}
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use meridian_loadtests::{
+    bench::{self, Options},
+    hello,
+};
+use meridian_model::quantity::Span;
+use tokio::net::TcpListener;
+
+/// Open-loop load tests of the gateway.
+#[derive(Debug, Parser)]
+#[command(name = "meridian-loadtests", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Measure gateway and bare hyper side by side, and write a report
+    Bench(Bench),
+    /// Serve the yardstick: bare hyper, the same bytes to every request
+    Hello {
+        /// Bytes of the body
+        #[arg(long, default_value_t = 1024)]
+        bytes: usize,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Bench {
+    /// What to measure
+    #[arg(long, value_name = "FILE", default_value = "loadtests/scenarios/first.toml")]
+    scenario: PathBuf,
+    /// Measured time of each server under each load
+    #[arg(long, default_value = "10s")]
+    duration: Span,
+    /// The gateway's binary; the one beside this program when left out
+    #[arg(long, value_name = "PATH")]
+    meridian: Option<PathBuf>,
+    /// Name of the report
+    #[arg(long, default_value = "first-bench")]
+    name: String,
+    /// Folder of the report; without it the report is only printed
+    #[arg(long, value_name = "DIR")]
+    results: Option<PathBuf>,
+    /// Remark for the report; may be given several times
+    #[arg(long = "profile-note", value_name = "TEXT")]
+    notes: Vec<String>,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().verb {
+        Verb::Hello { bytes } => {
+            // As many threads as the gateway has.
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(serve_hello(bytes))
+        }
+        Verb::Bench(args) => {
+            // One thread: the other core is the server's.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(run_bench(args))
+        }
+    }
+}
+
+async fn serve_hello(body_len: usize) -> anyhow::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on 127.0.0.1")?;
+    print(&hello::ready_line(listener.local_addr()?))?;
+    hello::serve(listener, body_len).await
+}
+
+async fn run_bench(args: Bench) -> anyhow::Result<()> {
+    let meridian = match args.meridian {
+        Some(path) => path,
+        None => bench::meridian_beside()?,
+    };
+    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+    let options = Options {
+        scenario: args.scenario,
+        duration: args.duration.0,
+        meridian,
+        command: format!("meridian-loadtests {command}"),
+        notes: args.notes,
+        name: args.name.clone(),
+        progress: |what| {
+            // Progress that nobody reads is no reason to stop.
+            let _ = writeln!(std::io::stderr(), "- {what}");
+        },
+    };
+    let report = bench::run(options).await?;
+    let date = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
+    let page = report.markdown(&date);
+    print(&page)?;
+    if let Some(folder) = args.results {
+        let path = write(&folder, &date, &args.name, &page)?;
+        print(&format!("written to {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn write(folder: &Path, date: &str, name: &str, page: &str) -> anyhow::Result<PathBuf> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let path = folder.join(format!("{date}-{name}.md"));
+    std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).context("standard output is closed")
+}
