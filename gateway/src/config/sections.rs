@@ -9,7 +9,7 @@ use std::{
 };
 
 use meridian_model::{
-    ids::{AdapterName, BackendId, ProfileName, RegionId, SubnetId, TenantId, ZoneId},
+    ids::{AdapterName, BackendId, ProfileName, RegionId, TenantId},
     instance::Strategy,
     operation::QuotaLimits,
     quantity::{PricePerHour, Span},
@@ -17,7 +17,10 @@ use meridian_model::{
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::reader::{Report, Section};
+use super::{
+    profiles::{ImageProfile, NetworkProfile, SecretProfile},
+    reader::{Report, Section},
+};
 
 const fn ms(n: u64) -> Span {
     Span(Duration::from_millis(n))
@@ -32,7 +35,7 @@ const SECRET_LEN_MIN: usize = 32;
 /// Length of a SHA-256 in hexadecimal.
 const SHA256_HEX_LEN: usize = 64;
 
-fn redact<S: Serializer>(_: &SecretString, s: S) -> Result<S::Ok, S::Error> {
+pub(super) fn redact<S: Serializer>(_: &SecretString, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_str("[redacted]")
 }
 
@@ -501,131 +504,6 @@ impl PriceBook {
     }
 }
 
-/// `[[networkProfiles]]`: one name for each backend's own network ids.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct NetworkProfile {
-    /// Name that specs use.
-    pub name: ProfileName,
-    /// One entry per backend; backends left out cannot be used with this profile.
-    pub backends: Vec<BackendNetwork>,
-}
-
-/// A network at one backend.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BackendNetwork {
-    /// Backend.
-    pub backend: BackendId,
-    /// VPC; may be left out where the vendor derives it from the subnet.
-    pub vpc_id: String,
-    /// Security groups.
-    pub security_group_ids: Vec<String>,
-    /// Subnet (vSwitch) by zone; zones left out are not used.
-    pub subnets: BTreeMap<ZoneId, SubnetId>,
-}
-
-impl NetworkProfile {
-    fn read(mut s: Section<'_, '_>) -> Option<Self> {
-        let name = s.required("name", "\"default\"");
-        let backends: Vec<_> = s.sections("backends").into_iter().map(BackendNetwork::read).collect();
-        s.finish();
-        Some(Self { name: name?, backends: backends.into_iter().collect::<Option<_>>()? })
-    }
-}
-
-impl BackendNetwork {
-    fn read(mut s: Section<'_, '_>) -> Option<Self> {
-        let backend = s.required("backend", "\"gz-main\"");
-        let vpc_id = s.value("vpcId").unwrap_or_default();
-        let security_group_ids = s.value("securityGroupIds").unwrap_or_default();
-        let subnets = s.required("subnets", "{ \"ap-guangzhou-3\" = \"subnet-1\" }");
-        s.finish();
-        Some(Self { backend: backend?, vpc_id, security_group_ids, subnets: subnets? })
-    }
-}
-
-/// `[[imageProfiles]]`: rewrites image names to registries near the backend.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ImageProfile {
-    /// Name that specs use.
-    pub name: ProfileName,
-    /// The first rule whose prefix matches is used.
-    pub rules: Vec<ImageRule>,
-}
-
-/// One rewrite.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageRule {
-    /// Prefix of the image name.
-    pub from: String,
-    /// What stands in its place.
-    pub to: String,
-    /// Backends it holds for; all when empty.
-    pub backends: Vec<BackendId>,
-}
-
-impl ImageProfile {
-    fn read(mut s: Section<'_, '_>) -> Option<Self> {
-        let name = s.required("name", "\"mirror\"");
-        let rules: Vec<_> = s.sections("rules").into_iter().map(ImageRule::read).collect();
-        s.finish();
-        Some(Self { name: name?, rules: rules.into_iter().collect::<Option<_>>()? })
-    }
-}
-
-impl ImageRule {
-    fn read(mut s: Section<'_, '_>) -> Option<Self> {
-        let from = s.required("from", "\"docker.io/\"");
-        let to = s.required("to", "\"mirror.example/\"");
-        let backends = s.value("backends").unwrap_or_default();
-        s.finish();
-        Some(Self { from: from?, to: to?, backends })
-    }
-}
-
-/// `[[secretProfiles]]`: registry credentials that specs name but never see.
-#[derive(Debug, Clone, Serialize)]
-pub struct SecretProfile {
-    /// Name that specs use in `imagePullSecrets`.
-    pub name: ProfileName,
-    /// Credentials.
-    pub entries: Vec<SecretEntry>,
-}
-
-/// Credentials of one registry.
-#[derive(Debug, Clone, Serialize)]
-pub struct SecretEntry {
-    /// Backends they are sent to; all when empty.
-    pub backends: Vec<BackendId>,
-    /// Registry host.
-    pub server: String,
-    /// User.
-    pub username: String,
-    /// Password.
-    #[serde(serialize_with = "redact")]
-    pub password: SecretString,
-}
-
-impl SecretProfile {
-    fn read(mut s: Section<'_, '_>) -> Option<Self> {
-        let name = s.required("name", "\"registry\"");
-        let entries: Vec<_> = s.sections("entries").into_iter().map(SecretEntry::read).collect();
-        s.finish();
-        Some(Self { name: name?, entries: entries.into_iter().collect::<Option<_>>()? })
-    }
-}
-
-impl SecretEntry {
-    fn read(mut s: Section<'_, '_>) -> Option<Self> {
-        let backends = s.value("backends").unwrap_or_default();
-        let server = s.required("server", "\"registry.example\"");
-        let username = s.required("username", "\"robot\"");
-        let password = s.secret("password", true);
-        s.finish();
-        Some(Self { backends, server: server?, username: username?, password: password? })
-    }
-}
-
 scalars! {
     /// `[status]`: how fresh the fleet snapshot is kept.
     Status {
@@ -671,14 +549,9 @@ scalars! {
         call_timeout "callTimeout": Span = secs(10), ms(10), secs(60);
         /// Longest time between the durable intent and the send: RELIABILITY 2.3, step 4.
         arm_valid "armValid": Span = secs(2), ms(10), secs(60);
-        /// First pause between looks at an attempt that is starting; doubles up to `watchIntervalMax`.
-        watch_interval "watchInterval": Span = ms(500), ms(10), secs(60);
-        /// Longest pause between such looks, and between look-ups of an attempt in doubt: RELIABILITY 2.5.
-        watch_interval_max "watchIntervalMax": Span = secs(15), ms(10), secs(300);
-        /// Operations driven at once; more wait in the ledger.
-        open_max "openMax": usize = 1024, 1, 100_000;
-        /// Between two passes of the reconciler: RELIABILITY 2.8.
-        reconcile_interval "reconcileInterval": Span = secs(60), ms(10), secs(3600);
+        /// Operations driven at once; more creates are refused as overloaded. Each costs a task and a record, about
+        /// 20 KiB.
+        open_max "openMax": usize = 10_000, 1, 100_000;
         /// How long a deleted or failed operation is kept: RELIABILITY 2.6.
         retention "retention": Span = secs(86_400), secs(1), secs(30 * 86_400);
     }
@@ -686,9 +559,9 @@ scalars! {
 
 impl Driver {
     fn consistent(&self, report: &Report<'_>, path: &str) {
-        if self.watch_interval > self.watch_interval_max {
-            let mend = "lower it, or raise watchIntervalMax";
-            report.mistake(&format!("{path}.watchInterval"), "greater than watchIntervalMax", mend);
+        if self.arm_valid > self.lease {
+            let mend = "lower it, or raise lease: who may not send any more must not be waited for less";
+            report.mistake(&format!("{path}.armValid"), "greater than lease", mend);
         }
     }
 }
