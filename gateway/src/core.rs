@@ -108,15 +108,9 @@ impl Core {
         let (ended_tx, ended_rx) = ended_channel();
         let mut pollers = Vec::new();
         for backend in &config.backends {
-            let backend = build_backend(backend, config, &profiles, (&deployment, &http, &deps))?;
-            let settings = poll_settings(config);
-            pollers.push(Arc::new(Poller::new(
-                Arc::new(backend),
-                Arc::clone(&fleet),
-                deps.clock.clone(),
-                settings,
-                ended_tx.clone(),
-            )));
+            let backend = Arc::new(build_backend(backend, config, &profiles, (&deployment, &http, &deps))?);
+            let (fleet, clock) = (Arc::clone(&fleet), deps.clock.clone());
+            pollers.push(Arc::new(Poller::new(backend, fleet, clock, poll_settings(config), ended_tx.clone())));
         }
         let pollers = Pollers::new(pollers);
         let tenants: Arc<HashMap<TenantId, TenantRules>> =
@@ -128,20 +122,19 @@ impl Core {
             deps.ledger.set_limits(&tenant.name, tenant.quota).await?;
         }
         let stop = CancellationToken::new();
-        let driver = Driver::new(
-            Parts {
-                ledger: Arc::clone(&deps.ledger),
-                fleet: Arc::clone(&fleet),
-                pollers: pollers.clone(),
-                planner: Arc::clone(&planner),
-                deployment: deployment.clone(),
-                clock: deps.clock.clone(),
-                entropy: deps.entropy.clone(),
-                metrics: Arc::clone(&deps.metrics),
-                settings: DriverSettings { limits, lease: config.driver.lease.0 },
-            },
-            stop.clone(),
-        );
+        let settings = driver_settings(config, limits);
+        let parts = Parts {
+            ledger: Arc::clone(&deps.ledger),
+            fleet: Arc::clone(&fleet),
+            pollers: pollers.clone(),
+            planner: Arc::clone(&planner),
+            deployment: deployment.clone(),
+            clock: deps.clock.clone(),
+            entropy: deps.entropy.clone(),
+            metrics: Arc::clone(&deps.metrics),
+            settings,
+        };
+        let driver = Driver::new(parts, stop.clone());
         let tasks = TaskTracker::new();
         for poller in pollers.all() {
             tasks.spawn(Arc::clone(poller).run(stop.clone()));
@@ -214,12 +207,22 @@ impl Core {
     }
 }
 
+fn driver_settings(config: &Config, limits: Limits) -> DriverSettings {
+    DriverSettings {
+        limits,
+        lease: config.driver.lease.0,
+        arm_valid: config.driver.arm_valid.0,
+        open_max: config.driver.open_max,
+    }
+}
+
 fn poll_settings(config: &Config) -> PollSettings {
     PollSettings {
         sweep_interval: config.status.sweep_interval.0,
         watch_interval: config.status.fast_interval.0,
         market_interval: config.status.inventory_interval.0,
         stale_after: config.status.stale_after.0,
+        unreachable_after: config.status.unreachable_after.0,
     }
 }
 
@@ -241,6 +244,7 @@ fn build_backend(
         zones: profiles.zones(&backend.id),
         boxed,
         call_timeout: config.driver.call_timeout.0,
+        read_timeout: config.status.call_timeout.0,
         deployment: deployment.clone(),
         clock: deps.clock.clone(),
         entropy: deps.entropy.clone(),

@@ -375,9 +375,6 @@ inventoryInterval = "10s"
 [driver]
 callTimeout = "2s"
 placeTimeout = "8s"
-watchInterval = "100ms"
-watchIntervalMax = "1s"
-reconcileInterval = "5s"
 
 [telemetry]
 filter = "warn"

@@ -2,7 +2,7 @@
 //! answer the caller gets.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -44,6 +44,17 @@ pub struct Planner {
     limits: Limits,
 }
 
+/// What is to be placed.
+#[derive(Debug)]
+pub struct Wish<'a> {
+    /// For whom.
+    pub tenant: &'a TenantId,
+    /// What.
+    pub spec: &'a InstanceSpec,
+    /// Where it was tried already.
+    pub tried: BTreeSet<ZoneKey>,
+}
+
 /// A plan, and the answer when it leads nowhere.
 #[derive(Debug)]
 pub struct Planned {
@@ -68,10 +79,10 @@ impl Planner {
 
     /// Ranks the zones that can take the instance.
     #[must_use]
-    pub fn plan(&self, tenant: &TenantId, spec: &InstanceSpec, seed: u64, now: Time) -> Planned {
+    pub fn plan(&self, Wish { tenant, spec, tried }: Wish<'_>, seed: u64, now: Time) -> Planned {
         let counts = self.fleet.counts(Some(tenant));
         let running = counts.into_iter().map(|((backend, zone), n)| (ZoneKey::new(backend, zone), n as u64)).collect();
-        let demand = Demand { running, ..Demand::new(spec) };
+        let demand = Demand { running, tried, ..Demand::new(spec) };
         let rules = self.tenants.get(tenant).map(Rules::from).unwrap_or_default();
         let rules = Rules { attempts_default: self.limits.attempts_max, ..rules };
         let snapshot =

@@ -40,7 +40,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Entropy},
-    planner::Planner,
+    planner::{Planner, Wish},
     regions::Backend,
     status::{
         fleet::Fleet,
@@ -48,13 +48,6 @@ use crate::{
     },
     telemetry::core::CoreMetrics,
 };
-
-/// Operations driven at once; beyond it new creates are refused as overloaded. Each costs a task and a record,
-/// about 20 KiB.
-pub const OPERATIONS_MAX: usize = 10_000;
-
-/// Longest time between the start of the arming ledger step and the first byte of the request (RELIABILITY 2.3).
-const ARM_VALID: Duration = Duration::from_secs(2);
 
 /// A token is not resent after this: nobody says how long a vendor remembers it (vendor-api 4.1).
 const RESEND_WITHIN: Duration = Duration::from_secs(30 * 60);
@@ -78,6 +71,10 @@ pub struct DriverSettings {
     pub limits: Limits,
     /// How long a record may be left alone before somebody else may take it over.
     pub lease: Duration,
+    /// Longest time between the start of the arming ledger step and the first byte of the request.
+    pub arm_valid: Duration,
+    /// Operations driven at once; beyond it new creates are refused as overloaded.
+    pub open_max: usize,
 }
 
 type Key = (TenantId, OperationId);
@@ -173,7 +170,7 @@ impl Driver {
     /// Whether one more operation may be begun.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.0.running().len() < OPERATIONS_MAX
+        self.0.running().len() < self.0.parts.settings.open_max
     }
 
     /// Whether any operation is under way.
@@ -450,8 +447,12 @@ impl Task {
     }
 
     async fn plan(&self, record: Box<OperationRecord>) -> Driven {
-        let planned = self.parts().planner.plan(&record.tenant, &record.spec, seed(&record.op_id), self.now());
-        let problem = planned.problem;
+        let tried = machine::tried(&record);
+        let again = !tried.is_empty();
+        let wish = Wish { tenant: &record.tenant, spec: &record.spec, tried };
+        let planned = self.parts().planner.plan(wish, seed(&record.op_id), self.now());
+        // After attempts the answer is about what they met, not about what was left.
+        let problem = planned.problem.filter(|_| !again);
         let decision = planned.decision;
         self.write(record, move |r, now| {
             let planned = machine::planned(r, decision.clone(), now);
@@ -490,7 +491,7 @@ impl Task {
         let Some(attempt) = armed.open_attempt().filter(|a| a.state == AttemptState::Open).cloned() else {
             return Ok(armed);
         };
-        if arming.elapsed() >= ARM_VALID {
+        if arming.elapsed() >= self.parts().settings.arm_valid {
             let why = fault("meridian.arm-expired", "the ledger took too long; nothing was sent");
             return self.write(armed, |r, now| Some(machine::never_sent(r, why.clone(), now))).await;
         }
@@ -521,7 +522,7 @@ impl Task {
                 return self.write(record, |r, now| Some(machine::failed(r, problem.clone(), now))).await.map(Err);
             }
         };
-        let charge = if record.attempts.is_empty() { self.parts().planner.charge(&record) } else { record.charge };
+        let charge = self.parts().planner.charge(&record);
         let limits = self.parts().settings.limits;
         let before = record.attempts.len();
         match self.try_write(record, |r, now| machine::arm(r, candidate, names.clone(), (charge, limits), now)).await? {

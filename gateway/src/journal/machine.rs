@@ -11,19 +11,20 @@
 //! - while an attempt is in doubt no other candidate is considered;
 //! - from the moment a removal is asked for, no attempt is opened.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use meridian_adapters::AdapterError;
 use meridian_model::{
     error::{Effect, ErrorCode, FaultKind, Problem},
-    ids::{ClientToken, CloudId, CloudName},
+    ids::{BackendId, ClientToken, CloudId, CloudName},
     operation::{
         Attempt, AttemptFault, AttemptState, AttemptView, Charge, Decision, OperationRecord, OperationState,
-        RankedCandidate,
+        RankedCandidate, RejectedCandidate,
     },
     status::{Observed, ObservedEvent, ObservedPhase},
     time::Time,
 };
+use meridian_policies::{health::ZoneKey, placement};
 
 /// What the owner of a record should do next.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,8 +76,20 @@ pub fn next(record: &OperationRecord) -> Next {
     let Some(decision) = &record.decision else { return Next::Plan };
     match next_candidate(record, decision) {
         Some(candidate) => Next::Arm(Box::new(candidate.clone())),
+        None if may_replan(record, decision) => Next::Plan,
         None => Next::GiveUp(Box::new(exhausted(record))),
     }
+}
+
+/// Something was tried since the plan was made, so what was only doubtful then may be all that is left now: zones
+/// remembered as sold out, throttled or ejected.
+fn may_replan(record: &OperationRecord, decision: &Decision) -> bool {
+    let last = record.attempts.last();
+    let untried = |r: &RejectedCandidate| {
+        record.attempts.iter().all(|a| Some(&a.zone) != r.zone.as_ref() || a.backend != r.backend)
+    };
+    last.is_some_and(|a| a.changed_at > decision.at && !is_terminal_fault(a))
+        && decision.rejected.iter().any(|r| untried(r) && placement::is_only_soft(r))
 }
 
 fn next_of_attempt(record: &OperationRecord, attempt: &Attempt) -> Next {
@@ -104,6 +117,16 @@ fn next_candidate<'a>(record: &OperationRecord, decision: &'a Decision) -> Optio
     })
 }
 
+/// The zones a further plan need not consider: those tried, and those of backends that failed as a whole.
+#[must_use]
+pub fn tried(record: &OperationRecord) -> BTreeSet<ZoneKey> {
+    let failed = |backend: &BackendId| record.attempts.iter().any(|a| a.backend == *backend && is_backend_wide(a));
+    let planned = record.decision.iter().flat_map(|d| &d.candidates);
+    let skipped = planned.filter(|c| failed(&c.backend)).map(|c| ZoneKey::new(c.backend.clone(), c.zone.clone()));
+    let attempted = record.attempts.iter().map(|a| ZoneKey::new(a.backend.clone(), a.zone.clone()));
+    attempted.chain(skipped).collect()
+}
+
 /// The request is wrong everywhere: trying elsewhere would only repeat the refusal.
 fn is_terminal_fault(attempt: &Attempt) -> bool {
     attempt.fault.as_ref().is_some_and(|f| !f.kind.try_elsewhere())
@@ -125,9 +148,14 @@ fn is_backend_wide(attempt: &Attempt) -> bool {
     })
 }
 
-/// The record with its plan.
+/// The record with its plan; a later plan adds its candidates to those of the first.
 #[must_use]
-pub fn planned(mut record: OperationRecord, decision: Decision, now: Time) -> OperationRecord {
+pub fn planned(mut record: OperationRecord, mut decision: Decision, now: Time) -> OperationRecord {
+    if let Some(earlier) = record.decision.take() {
+        let known = |c: &RankedCandidate| earlier.candidates.iter().any(|e| e.backend == c.backend && e.zone == c.zone);
+        decision.candidates.retain(|c| !known(c));
+        decision.candidates.splice(0..0, earlier.candidates);
+    }
     record.decision = Some(decision);
     record.updated_at = now;
     record

@@ -1,6 +1,6 @@
 //! Answers a create: waits for its operation as long as the caller wants, and says how it stands.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use meridian_model::{
     error::{ErrorCode, Problem},
@@ -9,7 +9,7 @@ use meridian_model::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{CreateInstance, Outcome, Refusal, claim::Follow, quota_view, store_refusal};
-use crate::{core::Core, journal::driver, status::render, views};
+use crate::{core::Core, journal::driver, planner::Wish, status::render, views};
 
 /// Kept free before the request's deadline to render and send the answer.
 const ANSWER_MARGIN: Duration = Duration::from_millis(200);
@@ -71,7 +71,8 @@ pub async fn validate(core: &Core, create: CreateInstance) -> Result<Outcome, Re
         return Err(Refusal::new(ErrorCode::AlreadyExists, detail));
     }
     let spec = Arc::new(create.spec);
-    let planned = core.planner.plan(&create.tenant, &spec, driver::seed(&op), core.clock.now());
+    let wish = Wish { tenant: &create.tenant, spec: &spec, tried: BTreeSet::new() };
+    let planned = core.planner.plan(wish, driver::seed(&op), core.clock.now());
     if let Some(problem) = planned.problem {
         return Err(problem.into());
     }

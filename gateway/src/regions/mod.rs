@@ -75,6 +75,7 @@ pub struct Backend {
     clock: Clock,
     entropy: Entropy,
     call_timeout: Duration,
+    read_timeout: Duration,
     deployment: Deployment,
     metrics: Arc<CoreMetrics>,
 }
@@ -104,8 +105,10 @@ pub struct BackendParts {
     pub zones: BTreeSet<ZoneId>,
     /// The configured adapter.
     pub boxed: BoxedBackend,
-    /// Longest time of one call.
+    /// Longest time of one call that changes something.
     pub call_timeout: Duration,
+    /// Longest time of one call that reads.
+    pub read_timeout: Duration,
     /// Recognises our instances.
     pub deployment: Deployment,
     /// Wall clock.
@@ -146,6 +149,7 @@ impl Backend {
             clock: parts.clock,
             entropy: parts.entropy,
             call_timeout: parts.call_timeout,
+            read_timeout: parts.read_timeout,
             deployment: parts.deployment,
             metrics: parts.metrics,
         }
@@ -176,7 +180,8 @@ impl Backend {
     }
 
     async fn call(&self, request: Request, signed_at: Time) -> Result<Reply, AdapterError> {
-        let at = CallContext { signed_at, nonce: self.entropy.next(), timeout: self.call_timeout };
+        let timeout = if request.is_write() { self.call_timeout } else { self.read_timeout };
+        let at = CallContext { signed_at, nonce: self.entropy.next(), timeout };
         let verb = request.verb();
         let started = tokio::time::Instant::now();
         let mut service = self.service.clone();

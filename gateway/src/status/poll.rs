@@ -51,6 +51,8 @@ pub struct PollSettings {
     pub market_interval: Duration,
     /// Age at which a region's data is stale.
     pub stale_after: Duration,
+    /// Age at which a region that fails counts as unreachable.
+    pub unreachable_after: Duration,
 }
 
 /// What a watched instance's backend said last.
@@ -187,13 +189,11 @@ impl Poller {
         let sweeps = *lock(&self.sweeps);
         let now = self.clock.now();
         let age = sweeps.observed_at.map(|at| now.since(at));
-        let young = age.is_some_and(|a| a <= self.settings.stale_after);
-        let state = match (young, sweeps.failing_since) {
-            (_, Some(since)) if !young || now.since(since) > self.settings.stale_after => {
-                views::FreshnessState::Unreachable
-            }
-            (true, _) => views::FreshnessState::Fresh,
-            (false, _) => views::FreshnessState::Stale,
+        let younger_than = |limit| age.is_some_and(|a| a <= limit);
+        let state = match sweeps.failing_since {
+            _ if younger_than(self.settings.stale_after) => views::FreshnessState::Fresh,
+            Some(_) if !younger_than(self.settings.unreachable_after) => views::FreshnessState::Unreachable,
+            _ => views::FreshnessState::Stale,
         };
         views::Freshness {
             region: self.backend.region.clone(),

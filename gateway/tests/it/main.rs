@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod cli;
 mod config;
 mod create;
 mod edge;

@@ -208,6 +208,13 @@ pub fn plan(demand: &Demand<'_>, snapshot: &Snapshot, rules: &Rules, seed: u64, 
     Decision { at: now, seed, candidates, rejected }
 }
 
+/// Whether only memory or pacing speaks against it: worth a try when nothing else is left.
+#[must_use]
+pub fn is_only_soft(rejected: &RejectedCandidate) -> bool {
+    let is_soft = |x: &Rejection| Filter::ALL.iter().any(|f| f.is_soft() && x.filter == f.as_str());
+    rejected.zone.is_some() && rejected.reasons.iter().all(is_soft)
+}
+
 /// Why a decision has no candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeadEnd {

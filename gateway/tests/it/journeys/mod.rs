@@ -75,6 +75,23 @@ async fn a_zone_sold_out_at_create_or_after_is_left_for_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zone_remembered_as_sold_out_is_tried_when_nothing_else_is_left() {
+    let world = World::start().await;
+    let wish = |zones: [&str; 2]| {
+        spec_from(json!({"containers": [{"name": "app", "image": "nginx:1.27"}], "placement": {"zones": zones}}))
+    };
+    let (first, second) = ("ap-guangzhou-3", "cn-hangzhou-h");
+    world.fault(json!({"kind": "soldOut", "zone": first})).await;
+    created(world.create("acme", "a", "a", &wish([first, second])).await);
+    world.control("DELETE", "/v1/faults", Value::Null).await;
+    world.fault(json!({"kind": "soldOut", "zone": second})).await;
+    let instance = created(world.create("acme", "b", "b", &wish([first, second])).await);
+    assert_eq!(instance.status.zone.unwrap().as_str(), first);
+    let attempts = world.explain("acme", "b").await.attempts;
+    assert_eq!(attempts.iter().map(|a| a.zone.as_str()).collect::<Vec<_>>(), [second, first]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_sold_out_is_no_capacity_and_leaves_nothing() {
     for when in ["atCreate", "afterCreate"] {
         let world = World::start().await;
