@@ -33,6 +33,8 @@ const CONFIG_FILE: &str = "meridian.toml";
 const EFFECT_BOUND_MS: u64 = 10_000;
 /// Instances of the small tenant.
 const LAB_INSTANCES: u32 = 37;
+/// Held while a demo uses its directory.
+const LOCK_FILE: &str = "demo.lock";
 /// The tenants.
 const TENANTS: [&str; 2] = ["acme", "lab"];
 
@@ -74,6 +76,8 @@ impl Dir {
 #[derive(Debug)]
 pub struct Demo {
     dir: Dir,
+    /// Given back by the system when the process ends, however it ends.
+    _lock: std::fs::File,
     state: State,
     simulator: Option<Simulator>,
     clouds: Value,
@@ -118,6 +122,7 @@ impl Demo {
             }
             None => Dir::Temporary(tempfile::tempdir().map_err(|e| failed("no temporary directory", e))?),
         };
+        let lock = lock(dir.path())?;
         let state = State::of(dir.path(), args.seed)?;
         let (simulator, clouds) = match &args.cloudsim {
             Some(control) => (None, running(control).await?),
@@ -129,7 +134,7 @@ impl Demo {
                 (Some(simulator), info)
             }
         };
-        let demo = Self { dir, state, simulator, clouds };
+        let demo = Self { dir, _lock: lock, state, simulator, clouds };
         let text = demo.config_text(args.listen, args.admin_listen)?;
         let path = demo.config_path();
         write_private(&path, text.as_bytes()).map_err(|e| failed(&path.display().to_string(), e))?;
@@ -223,6 +228,20 @@ impl Demo {
             // What cannot be removed is the system's to clean up.
             let _ = dir.close();
         }
+    }
+}
+
+/// Makes sure that nobody else uses the directory: two demos would write over each other's clouds.
+fn lock(dir: &Path) -> Result<std::fs::File, Failure> {
+    let path = dir.join(LOCK_FILE);
+    let file = std::fs::File::create(&path).map_err(|e| failed(&path.display().to_string(), e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(failed(&dir.display().to_string(), "another demo uses this directory")
+                .next("stop it, or use another --data-dir"))
+        }
+        Err(std::fs::TryLockError::Error(e)) => Err(failed(&path.display().to_string(), e)),
     }
 }
 

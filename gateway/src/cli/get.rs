@@ -14,7 +14,7 @@ use super::{
 
 /// Most pages of one list: a million instances at the gateway's largest page.
 const PAGES_MAX: usize = 1000;
-/// Instances per page: the gateway's largest.
+/// Items per page: the gateway's largest.
 const PAGE_SIZE: usize = 1000;
 
 /// A type of things that can be looked at.
@@ -136,7 +136,11 @@ async fn fetch(client: &Client, kind: Kind, name: Option<&str>) -> Result<(Value
         (Kind::Regions, Some(name)) => format!("/v1/regions/{name}"),
         (Kind::Regions, None) => "/v1/regions".to_owned(),
         (Kind::Operations, Some(name)) => format!("/v1/tenants/{}/operations/{name}", tenant().await?),
-        (Kind::Operations, None) => format!("/v1/tenants/{}/operations", tenant().await?),
+        (Kind::Operations, None) => {
+            let tenant = tenant().await?;
+            let base = format!("/v1/tenants/{tenant}/operations?pageSize={PAGE_SIZE}");
+            return Ok((pages(client, &base, &format!("tenant {tenant}")).await?, false));
+        }
         (Kind::Tenants, Some(name)) => format!("/v1/tenants/{name}"),
         (Kind::Tenants, None) => "/v1/tenants".to_owned(),
         (Kind::Quota, _) => format!("/v1/tenants/{}/quotas/default", tenant().await?),
@@ -196,7 +200,12 @@ async fn instances(client: &Client, args: &Get) -> Result<Value, Failure> {
             let _ = write!(base, "&{name}={}", encode(value));
         }
     }
-    let mut whole = client.read_named(&base, &format!("tenant {tenant}")).await?;
+    pages(client, &base, &format!("tenant {tenant}")).await
+}
+
+/// All pages of a list as one; `base` has a query already.
+async fn pages(client: &Client, base: &str, what: &str) -> Result<Value, Failure> {
+    let mut whole = client.read_named(base, what).await?;
     let mut all = items(&whole, "/items").to_vec();
     let mut token = text(&whole, "/nextPageToken").to_owned();
     let mut pages = 1;

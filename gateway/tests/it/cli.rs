@@ -186,6 +186,42 @@ fn the_same_key_means_the_same_create() {
     assert_eq!(other.code, 6, "{}", other.stderr);
 }
 
+/// A server that cuts the first request, puts off the second, and answers the third; what it was sent.
+fn reluctant_server() -> (String, std::thread::JoinHandle<Vec<String>>) {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let problem = r#"{"code":"rate-limited","detail":"slowly"}"#;
+    let put_off = format!(
+        "HTTP/1.1 429 x\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{problem}",
+        problem.len()
+    );
+    let done = "HTTP/1.1 201 x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}".to_owned();
+    let served = std::thread::spawn(move || {
+        let answer = |answer: String| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = vec![0; 64 * 1024];
+            let len = stream.read(&mut request).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+            String::from_utf8_lossy(&request[..len]).into_owned()
+        };
+        [String::new(), put_off, done].into_iter().map(answer).collect()
+    });
+    (url, served)
+}
+
+#[test]
+fn what_was_lost_is_asked_again_under_the_same_key() {
+    let (url, served) = reluctant_server();
+    let mut command = meridian(&["--server", &url, "--tenant", "acme", "create", "web", "--image", "i"]);
+    command.env("NO_COLOR", "1");
+    harness::finish(command).ok();
+    let requests = served.join().unwrap();
+    let keys: Vec<&str> =
+        requests.iter().map(|r| r.lines().find(|l| l.starts_with("idempotency-key: ")).unwrap()).collect();
+    assert!(keys.len() == 3 && keys.iter().all(|k| *k == keys[0]), "{keys:?}");
+}
+
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let demo = Demo::start();

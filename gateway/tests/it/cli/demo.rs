@@ -1,8 +1,10 @@
 //! `demo`, `cloudsim`, `check`, `serve`: what runs in the process of the binary.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde_json::Value;
 
-use super::harness::{Background, Demo, control, finish, meridian, root};
+use super::harness::{Background, Demo, control, finish, meridian, request, root, wait_until};
 
 #[test]
 fn the_ready_line_has_what_scripts_rely_on() {
@@ -71,6 +73,65 @@ fn a_gateway_can_be_killed_without_its_clouds() {
     assert_eq!(ledger["instances"], Value::Array(Vec::new()));
 }
 
+/// Instances of the crash test.
+const CREATES: usize = 200;
+/// Creates under way at the same time.
+const CREATORS: usize = 20;
+
+/// Sends every create once; the number of those that were answered.
+fn create_all(demo: &Demo, answered: &AtomicUsize) {
+    let (server, key) = (demo.server(), demo.tenant("acme"));
+    let one = |n: usize| {
+        let headers = format!(
+            "authorization: Bearer {key}\r\ncontent-type: application/json\r\nidempotency-key: \"key-{n}\"\r\nprefer: wait=30\r\nx-request-timeout-ms: 40000\r\n"
+        );
+        let body = format!(
+            r#"{{"name":"i-{n}","spec":{{"containers":[{{"name":"m","image":"i"}}],"placement":{{"strategy":"spread"}}}}}}"#
+        );
+        request(&server, "POST", "/v1/tenants/acme/instances", &headers, &body)
+    };
+    std::thread::scope(|scope| {
+        for first in 0..CREATORS {
+            let one = &one;
+            scope.spawn(move || {
+                for n in (first..CREATES).step_by(CREATORS) {
+                    if let Some((201, _)) = one(n) {
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_kill_amid_creates_leaves_one_instance_per_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let clouds = Background::start(&["cloudsim", "--seed", "5"]);
+    let url = clouds.ready["control"].as_str().unwrap();
+    let flags = ["--data-dir", dir.path().to_str().unwrap(), "--cloudsim", url];
+    let first = Demo::with(&flags);
+    let answered = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| create_all(&first, &answered));
+        wait_until("a quarter is answered", || answered.load(Ordering::Relaxed) >= CREATES / 4);
+        first.process.signal("KILL");
+    });
+    let before = answered.load(Ordering::Relaxed);
+    assert!(before < CREATES, "the kill came too late to prove anything");
+
+    let again = Demo::with(&flags);
+    let repeated = AtomicUsize::new(0);
+    create_all(&again, &repeated);
+    assert_eq!(repeated.load(Ordering::Relaxed), CREATES, "every key has its instance");
+    let exists = || control(url, "GET", "/v1/ledger?exists=true", "")["instances"].as_array().unwrap().len();
+    wait_until("the clouds hold one instance per key", || exists() == CREATES);
+    let quota = again.run(&["get", "quota", "-o", "json"]).json();
+    assert_eq!(quota["used"]["instances"], CREATES);
+    let open = again.run(&["get", "op", "-o", "json"]).json();
+    assert!(open["items"].as_array().unwrap().iter().all(|o| o["done"] == true));
+}
+
 #[test]
 fn a_port_in_use_is_told() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -82,6 +143,16 @@ fn a_port_in_use_is_told() {
         "{refused:?}"
     );
     assert_eq!(refused.stdout, "", "nothing was ready");
+}
+
+#[test]
+fn a_directory_serves_one_demo() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = dir.path().to_str().unwrap();
+    let demo = Demo::with(&["--data-dir", kept]);
+    let refused = finish(meridian(&["demo", "--listen", "127.0.0.1:0", "--data-dir", kept]));
+    assert!(refused.code == 1 && refused.stderr.contains("another demo uses this directory"), "{refused:?}");
+    demo.run(&["get", "inst"]).ok();
 }
 
 #[test]
@@ -157,11 +228,23 @@ fn serve_says_where_it_listens_and_drains() {
     demo.process.signal("INT");
     assert_eq!(demo.process.wait(), Some(0));
     let config = dir.path().join("meridian.toml");
+    let tls = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let authority = dir.path().join("server.pem");
+    std::fs::write(&authority, tls.cert.pem()).unwrap();
+    std::fs::write(dir.path().join("server.key"), tls.signing_key.serialize_pem()).unwrap();
+    let text = std::fs::read_to_string(&config).unwrap();
+    let with_tls = "[server.tls]\ncertFile = \"server.pem\"\nkeyFile = \"server.key\"\n\n[server.limits]";
+    std::fs::write(&config, text.replace("[server.limits]", with_tls)).unwrap();
     let mut served = Background::start(&["serve", "--config", config.to_str().unwrap()]);
     assert_eq!(served.ready["ready"], true);
     let server = served.ready["gateway"].as_str().unwrap().to_owned();
     let key = demo.tenant("acme");
-    finish(meridian(&["--server", &server, "--token", &key, "create", "web", "--image", "nginx:1.27", "--wait"])).ok();
+    assert!(server.starts_with("https://"), "{server}");
+    let client = |args: &[&str]| finish(meridian(&[&["--server", &server, "--token", &key], args].concat()));
+    let create = ["create", "web", "--image", "nginx:1.27", "--wait"];
+    client(&[&["--ca-file", authority.to_str().unwrap()], &create[..]].concat()).ok();
+    let stranger = client(&["get", "inst"]);
+    assert!(stranger.code == 1 && stranger.stderr.contains("certificate"), "{stranger:?}");
     served.signal("TERM");
     assert_eq!(served.wait(), Some(0));
 }

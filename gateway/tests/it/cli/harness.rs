@@ -167,22 +167,27 @@ impl Demo {
     }
 }
 
+/// One request; none when the connection fails or is cut.
+pub(crate) fn request(url: &str, method: &str, path: &str, headers: &str, body: &str) -> Option<(u16, Value)> {
+    let address = url.strip_prefix("http://")?;
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let len = body.len();
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{headers}content-length: {len}");
+    stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, serde_json::from_str(body).unwrap_or(Value::Null)))
+}
+
 /// One call of the simulators' control API.
 pub(crate) fn control(url: &str, method: &str, path: &str, body: &str) -> Value {
-    let address = url.strip_prefix("http://").unwrap();
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let len = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {len}\r\n\r\n{body}"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 2"), "{answer}");
-    serde_json::from_str(body).unwrap()
+    let (status, answer) = request(url, method, path, "", body).unwrap();
+    assert_eq!(status / 100, 2, "{answer}");
+    answer
 }
 
 /// The root of the repository.
