@@ -1,7 +1,7 @@
 //! Listeners: our own accept loop with bounds on everything a peer can hold open, TLS, and a graceful drain.
 //!
 //! HTTP/2 is spoken only where TLS negotiated it (ALPN); hyper's auto-detecting builder leaves silent connections
-//! open, so each connection has a watchdog of ours ([`watch`]): first byte, headers, idle, age (RELIABILITY
+//! open, so each connection has a watchdog of ours (`watch`): first byte, headers, idle, age (RELIABILITY
 //! section 3, "HTTP edge"). Every task belongs to the server: connections to a `JoinSet`, HTTP/2 streams to a
 //! tracker; a drain waits for both, up to its bound, and then cuts.
 
