@@ -8,7 +8,7 @@ use std::{
 
 use meridian_adapters::{AdapterError, ResolvedSpec};
 use meridian_model::{
-    error::{ErrorCode, FieldError, Problem},
+    error::{ErrorCode, FieldError, Problem, QuotaShortage},
     ids::{AdapterName, RegionId, TenantId},
     instance::{CapacityType, InstanceSpec, Shape},
     operation::{Charge, Decision, OperationRecord},
@@ -16,7 +16,7 @@ use meridian_model::{
 };
 use meridian_policies::{
     health::{BreakerView, ShapeClass, ZoneKey},
-    placement::{self, BackendView, DeadEnd, Demand, Rules, Snapshot, ZoneView},
+    placement::{self, BackendView, DeadEnd, Demand, Rules, Snapshot, TenantQuota, ZoneView},
     tenant::{Allow, TenantRules},
 };
 
@@ -51,6 +51,8 @@ pub struct Wish<'a> {
     pub tenant: &'a TenantId,
     /// What.
     pub spec: &'a InstanceSpec,
+    /// What the tenant uses, without what this operation holds, and may use.
+    pub quota: TenantQuota,
     /// Where it was tried already.
     pub tried: BTreeSet<ZoneKey>,
 }
@@ -79,16 +81,19 @@ impl Planner {
 
     /// Ranks the zones that can take the instance.
     #[must_use]
-    pub fn plan(&self, Wish { tenant, spec, tried }: Wish<'_>, seed: u64, now: Time) -> Planned {
+    pub fn plan(&self, Wish { tenant, spec, quota, tried }: Wish<'_>, seed: u64, now: Time) -> Planned {
         let counts = self.fleet.counts(Some(tenant));
         let running = counts.into_iter().map(|((backend, zone), n)| (ZoneKey::new(backend, zone), n as u64)).collect();
-        let demand = Demand { running, tried, ..Demand::new(spec) };
+        let demand = Demand { running, tried, quota: Some(quota), ..Demand::new(spec) };
         let rules = self.tenants.get(tenant).map(Rules::from).unwrap_or_default();
         let rules = Rules { attempts_default: self.limits.attempts_max, ..rules };
         let snapshot =
             Snapshot { backends: self.pollers.all().iter().map(|p| self.view(p.backend(), spec, now)).collect() };
         let decision = placement::plan(&demand, &snapshot, &rules, seed, now);
-        let problem = placement::dead_end(&decision).map(|end| explain(end, &decision));
+        let problem = placement::dead_end(&decision).map(|end| {
+            let shortage = placement::quota_shortage(&demand, &snapshot).filter(|_| end == DeadEnd::QuotaExceeded);
+            shortage.map_or_else(|| explain(end, &decision), quota_problem)
+        });
         Planned { decision, problem }
     }
 
@@ -154,6 +159,15 @@ fn worse(writes: BreakerView, reads: BreakerView) -> BreakerView {
         (BreakerView::HalfOpen, _) | (_, BreakerView::HalfOpen) => BreakerView::HalfOpen,
         (BreakerView::Closed, BreakerView::Closed) => BreakerView::Closed,
     }
+}
+
+/// The answer when the tenant's quota does not hold the instance.
+#[must_use]
+pub fn quota_problem(shortage: QuotaShortage) -> Problem {
+    let QuotaShortage { dimension, limit, used, requested } = &shortage;
+    let detail =
+        format!("the tenant's {dimension} quota of {limit} has {used} in use; {requested} more were asked for");
+    Problem { quota: Some(shortage), ..Problem::new(ErrorCode::QuotaExceeded, detail) }
 }
 
 /// The answer when a plan has no candidate.

@@ -112,6 +112,8 @@ impl Process {
         let (clock, entropy) = (Clock::system(), Entropy::system());
         let metrics = Metrics::new();
         let health = Health::new(drain.clone());
+        let failed = Arc::clone(&fatal);
+        health.depend_on("ledger", move || failed.get().map_or(Ok(()), |why| Err(why.clone())));
         let core_metrics = CoreMetrics::register(&metrics);
         let deps = Deps { clock: clock.clone(), entropy: entropy.clone(), ledger, metrics: core_metrics };
         let core = Core::start(&config, deps).await?;

@@ -131,7 +131,20 @@ async fn send(client: &Client, document: &Document, waiting: &Waiting, animate: 
             let remark = format!("; follow it with `meridian wait {name} --for=phase=Running`");
             Ok(Done { name, verb: "accepted, being placed", value, remark })
         }
-        409 => existing(client, document, &answer).await,
+        409 => {
+            let done = existing(client, document, &answer).await?;
+            let operation = text(&done.value, "/status/operation");
+            if !waiting.wait || text(&done.value, "/status/phase") != "Pending" || operation.is_empty() {
+                return Ok(done);
+            }
+            // Somebody's create of the same thing is under way: its end is what was to be waited for.
+            let operation = client.read(&format!("/v1/tenants/{tenant}/operations/{}", encode(operation))).await?;
+            let ended = follow(client, operation, waiting.timeout.0, &mut progress).await;
+            let ended = ended.map_err(|failure| located(failure, document))?;
+            progress.finish(&ended.attempts, &phase(&ended.response));
+            let remark = place_of(&ended.response);
+            Ok(Done { value: ended.response, remark, ..done })
+        }
         status => {
             let problem = ProblemBody::read(&answer.body);
             Err(with_places(&problem, problem.failure(status, client.verbose), document))
@@ -171,6 +184,13 @@ async fn existing(client: &Client, document: &Document, answer: &Answer) -> Resu
     }
     let path = client.instance_path(&document.name).await?;
     let Ok(there) = client.read(&path).await else { return Err(refused) };
+    if text(&there, "/status/phase") == "Terminating" {
+        let name = &document.name;
+        let cause = format!("instance/{name} is being deleted, and its name is taken until it is gone");
+        let mut failure = Failure::new(Exit::Conflict, cause);
+        failure.code = refused.code;
+        return Err(failure.next(format!("`meridian wait {name} --for=deleted`, then apply again")));
+    }
     let differing = differences(&document.body, &there);
     if differing.is_empty() {
         let remark = place_of(&there);

@@ -7,6 +7,8 @@ use meridian_model::error::ErrorCode;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::output::one_line;
+
 /// Exit codes of API-CONVENTIONS 10.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -93,27 +95,30 @@ impl Failure {
             return text;
         }
         let (on, off) = if color { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{on}error:{off} {} (exit {})", self.cause, self.exit as u8);
+        // Much of this comes from a server or a file: it must not move a terminal's cursor. Writing to a String
+        // cannot fail.
+        let _ = writeln!(text, "{on}error:{off} {} (exit {})", one_line(&self.cause), self.exit as u8);
         for place in &self.places {
-            let head = format!("  --> {}:{}:{}", place.file, place.line, place.column);
-            if place.source.is_empty() {
-                let _ = writeln!(text, "{head}   {}", place.what);
+            let head = format!("  --> {}:{}:{}", one_line(&place.file), place.line, place.column);
+            let (source, what) = (one_line(&place.source), one_line(&place.what));
+            if source.is_empty() {
+                let _ = writeln!(text, "{head}   {what}");
                 continue;
             }
-            let shown = place.source.trim_start();
-            let cut = place.source.chars().count() - shown.chars().count();
-            let indent = head.chars().count() + 3 + (place.column - 1).saturating_sub(cut);
-            let room = shown.chars().count().saturating_sub((place.column - 1).saturating_sub(cut));
+            let shown = source.trim_start();
+            let cut = source.chars().count() - shown.chars().count();
+            let before = place.column.saturating_sub(1).saturating_sub(cut);
+            let indent = head.chars().count() + 3 + before;
+            let room = shown.chars().count().saturating_sub(before);
             let marks = "^".repeat(place.len.clamp(1, room.max(1)));
             let _ = writeln!(text, "{head}   {shown}");
-            let _ = writeln!(text, "{}{marks} {}", " ".repeat(indent), place.what);
+            let _ = writeln!(text, "{}{marks} {what}", " ".repeat(indent));
         }
         for line in &self.details {
-            let _ = writeln!(text, "  {line}");
+            let _ = writeln!(text, "  {}", one_line(line));
         }
         if let Some(next) = &self.next {
-            let _ = writeln!(text, "  next: {next}");
+            let _ = writeln!(text, "  next: {}", one_line(next));
         }
         text
     }
@@ -298,6 +303,14 @@ mod tests {
         let problem = ProblemBody::read(&Bytes::from_static(b"<html>"));
         assert_eq!(problem.failure(502, false).exit, Exit::Error);
         assert_eq!(problem.failure(403, false).exit, Exit::Denied);
+    }
+
+    #[test]
+    fn a_server_cannot_move_the_cursor() {
+        let mut failure = Failure::new(Exit::Error, "a\x1b[2Jb\nc");
+        failure.details.push("d\re".to_owned());
+        let shown = failure.render(false);
+        assert_eq!(shown, "error: a [2Jb c (exit 1)\n  d e\n");
     }
 
     #[test]

@@ -411,21 +411,31 @@ fn zone_table(rows: &[&Value], now: Time) -> Table {
             Some(false) => "no",
             None => "",
         };
-        let sold_out: Vec<String> = items(row, "/soldOut")
-            .iter()
-            .map(|s| format!("{} (for {})", text(s, "/shape"), age(now, s.get("since").and_then(Value::as_str))))
-            .collect();
+        let sold_out: Vec<String> = items(row, "/soldOut").iter().map(|s| sold_out(s, now)).collect();
         table.row(vec![
             text(row, "/region").to_owned(),
             text(row, "/zone").to_owned(),
             text(row, "/backend").to_owned(),
             on_sale.to_owned(),
-            sold_out.join(", "),
+            sold_out.join("; "),
             text(row, "/ejectedUntil").to_owned(),
             scalar(row, "/instances"),
         ]);
     }
     table
+}
+
+/// `1 vCPU 2Gi, tried again in 25s`.
+fn sold_out(memory: &Value, now: Time) -> String {
+    let (cpu, ram) = (scalar(memory, "/shape/cpu"), scalar(memory, "/shape/memory"));
+    let gpu = match memory.pointer("/shape/gpuCount").and_then(Value::as_u64) {
+        Some(count) if count > 0 => format!(" {}x{count}", text(memory, "/shape/gpuType")),
+        _ => String::new(),
+    };
+    let spot = if text(memory, "/capacity") == "spot" { " spot" } else { "" };
+    let until = Time::parse(text(memory, "/until")).map(|until| duration(until.since(now).as_secs()));
+    let again = until.map(|left| format!(", tried again in {left}")).unwrap_or_default();
+    format!("{cpu} vCPU {ram}{gpu}{spot}{again}")
 }
 
 fn operation_table(rows: &[&Value], now: Time) -> Table {
@@ -569,6 +579,17 @@ mod tests {
         for (kind, name) in [("inst/web", Some("x")), ("inst/", None), ("pods", None)] {
             assert_eq!(target(kind, name).unwrap_err().exit, Exit::Usage, "{kind}");
         }
+    }
+
+    #[test]
+    fn memories_of_no_stock_read_well() {
+        let now = Time::parse("2026-01-01T00:00:00.000Z").unwrap();
+        let mut memory = json!({"shape": {"cpu": "1", "memory": "2Gi"}, "capacity": "onDemand", "until": "2026-01-01T00:00:25.000Z"});
+        assert_eq!(sold_out(&memory, now), "1 vCPU 2Gi, tried again in 25s");
+        memory["shape"]["gpuType"] = json!("T4");
+        memory["shape"]["gpuCount"] = json!(2);
+        memory["capacity"] = json!("spot");
+        assert_eq!(sold_out(&memory, now), "1 vCPU 2Gi T4x2 spot, tried again in 25s");
     }
 
     #[test]

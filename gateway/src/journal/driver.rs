@@ -18,7 +18,7 @@ use std::{
 };
 
 use meridian_adapters::{AdapterError, CreateCall};
-use meridian_ledger::{Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver};
+use meridian_ledger::{Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver, Usage};
 use meridian_model::{
     error::{Effect, ErrorCode, FaultKind, Problem},
     ids::{CloudId, OperationId, TenantId},
@@ -27,7 +27,11 @@ use meridian_model::{
     status::{EventClass, ObservedPhase},
     time::Time,
 };
-use meridian_policies::health::{Outcome, ShapeClass};
+use meridian_policies::{
+    health::{Outcome, ShapeClass},
+    placement::TenantQuota,
+    quota,
+};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::Instant,
@@ -40,7 +44,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Entropy},
-    planner::{Planner, Wish},
+    planner::{Planner, Wish, quota_problem},
     regions::Backend,
     status::{
         fleet::Fleet,
@@ -449,7 +453,12 @@ impl Task {
     async fn plan(&self, record: Box<OperationRecord>) -> Driven {
         let tried = machine::tried(&record);
         let again = !tried.is_empty();
-        let wish = Wish { tenant: &record.tenant, spec: &record.spec, tried };
+        let quota = match self.parts().ledger.usage(&record.tenant).await {
+            Ok(Usage { used, limits }) => TenantQuota { used: quota::release(used, record.charge), limits },
+            // The ledger decides when the attempt is opened; not knowing here only costs the explanation.
+            Err(_) => TenantQuota::default(),
+        };
+        let wish = Wish { tenant: &record.tenant, spec: &record.spec, quota, tried };
         let planned = self.parts().planner.plan(wish, seed(&record.op_id), self.now());
         // After attempts the answer is about what they met, not about what was left.
         let problem = planned.problem.filter(|_| !again);
@@ -529,11 +538,7 @@ impl Task {
             Ok(armed) if armed.attempts.len() > before => Ok(Ok(armed)),
             Ok(changed) => Ok(Err(changed)),
             Err((record, shortage)) => {
-                let detail = format!(
-                    "the tenant's {} quota of {} has {} in use; {} more were asked for",
-                    shortage.dimension, shortage.limit, shortage.used, shortage.requested
-                );
-                let problem = Problem { quota: Some(shortage), ..Problem::new(ErrorCode::QuotaExceeded, detail) };
+                let problem = quota_problem(shortage);
                 self.write(record, |r, now| Some(machine::failed(r, problem.clone(), now))).await.map(Err)
             }
         }

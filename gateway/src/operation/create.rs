@@ -6,10 +6,17 @@ use meridian_model::{
     error::{ErrorCode, Problem},
     operation::{OperationRecord, OperationState},
 };
+use meridian_policies::placement::{self, TenantQuota};
 use tokio::{sync::watch, time::Instant};
 
 use super::{CreateInstance, Outcome, Refusal, claim::Follow, quota_view, store_refusal};
-use crate::{core::Core, journal::driver, planner::Wish, status::render, views};
+use crate::{
+    core::Core,
+    journal::driver,
+    planner::{Wish, quota_problem},
+    status::render,
+    views,
+};
 
 /// Kept free before the request's deadline to render and send the answer.
 const ANSWER_MARGIN: Duration = Duration::from_millis(200);
@@ -71,19 +78,16 @@ pub async fn validate(core: &Core, create: CreateInstance) -> Result<Outcome, Re
         return Err(Refusal::new(ErrorCode::AlreadyExists, detail));
     }
     let spec = Arc::new(create.spec);
-    let wish = Wish { tenant: &create.tenant, spec: &spec, tried: BTreeSet::new() };
+    let usage = core.ledger.usage(&create.tenant).await.map_err(|e| store_refusal(&e))?;
+    let quota = TenantQuota { used: usage.used, limits: usage.limits };
+    let wish = Wish { tenant: &create.tenant, spec: &spec, quota, tried: BTreeSet::new() };
     let planned = core.planner.plan(wish, driver::seed(&op), core.clock.now());
     if let Some(problem) = planned.problem {
         return Err(problem.into());
     }
-    let charge =
-        meridian_policies::placement::charge_of(&planned.decision.candidates, spec.network.public_ip.is_some());
-    let usage = core.ledger.usage(&create.tenant).await.map_err(|e| store_refusal(&e))?;
-    let used = meridian_policies::quota::charge(usage.used, charge, &usage.limits).map_err(|shortage| {
-        let detail =
-            format!("the tenant's {} quota of {} has {} in use", shortage.dimension, shortage.limit, shortage.used);
-        Refusal::from(Problem { quota: Some(shortage), ..Problem::new(ErrorCode::QuotaExceeded, detail) })
-    })?;
+    let charge = placement::charge_of(&planned.decision.candidates, spec.network.public_ip.is_some());
+    let used = meridian_policies::quota::charge(usage.used, charge, &usage.limits)
+        .map_err(|shortage| Refusal::from(quota_problem(shortage)))?;
     Ok(Outcome::Validated(Box::new(views::Validation {
         spec: Some(spec),
         placement: Some(planned.decision),

@@ -46,6 +46,11 @@ impl Entry {
         Self { record, seen, stale, rendered }
     }
 
+    /// Where it is, or may be.
+    fn place(&self) -> Option<(BackendId, ZoneId)> {
+        self.record.open_attempt().map(|a| (a.backend.clone(), a.zone.clone()))
+    }
+
     fn backend(&self) -> Option<&BackendId> {
         self.record.open_attempt().map(|a| &a.backend)
     }
@@ -56,6 +61,27 @@ struct TenantFleet {
     instances: BTreeMap<InstanceName, Entry>,
     /// Latest operation per name that ended without an instance.
     failed: BTreeMap<InstanceName, OperationId>,
+    /// How many instances are where; kept with every change, because each plan asks for it.
+    counts: Counts,
+}
+
+impl TenantFleet {
+    /// Replaces or removes an entry and keeps the counts.
+    fn set(&mut self, name: InstanceName, entry: Option<Entry>) {
+        let arrives = entry.as_ref().and_then(Entry::place);
+        let leaves = match entry {
+            Some(entry) => self.instances.insert(name, entry),
+            None => self.instances.remove(&name),
+        };
+        if let Some(place) = arrives {
+            *self.counts.entry(place).or_default() += 1;
+        }
+        if let Some(place) = leaves.as_ref().and_then(Entry::place)
+            && let Some(n) = self.counts.get_mut(&place)
+        {
+            *n = n.saturating_sub(1);
+        }
+    }
 }
 
 /// Every instance with what was last seen of it.
@@ -109,7 +135,7 @@ impl Fleet {
         if record.is_gone() {
             self.forget(&record);
             if held.is_some_and(|e| e.record.op_id == record.op_id) {
-                tenant.instances.remove(&key);
+                tenant.set(key.clone(), None);
             }
             if record.state != OperationState::Succeeded {
                 tenant.failed.insert(key, record.op_id.clone());
@@ -134,7 +160,7 @@ impl Fleet {
             {
                 write(&self.by_cloud_id).insert((backend, id), (record.tenant.clone(), key.clone()));
             }
-            tenant.instances.insert(key, Entry::new(record, seen, stale));
+            tenant.set(key, Some(Entry::new(record, seen, stale)));
         }
         self.revision.fetch_add(1, Ordering::AcqRel);
     }
@@ -268,10 +294,8 @@ impl Fleet {
             .collect();
         let mut counts = Counts::new();
         for tenant in tenants {
-            for entry in read(&tenant).instances.values() {
-                if let Some(a) = entry.record.open_attempt() {
-                    *counts.entry((a.backend.clone(), a.zone.clone())).or_default() += 1;
-                }
+            for (place, n) in &read(&tenant).counts {
+                *counts.entry(place.clone()).or_default() += n;
             }
         }
         counts

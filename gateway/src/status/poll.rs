@@ -86,6 +86,15 @@ struct Sweeps {
     marked_stale: bool,
 }
 
+/// What a sweep that reached the last page showed.
+#[derive(Debug, Clone, Copy)]
+struct Swept {
+    /// Instances with a name of ours.
+    ours: usize,
+    /// The vendor says that there are more than it listed.
+    hides: bool,
+}
+
 /// The poller of one backend.
 #[derive(Debug)]
 pub struct Poller {
@@ -212,7 +221,7 @@ impl Poller {
             tick.tick().await;
             let started = self.clock.now();
             match self.sweep(started).await {
-                Ok(seen) => self.swept(started, seen),
+                Ok(swept) => self.swept(started, swept),
                 Err(error) => {
                     let mut sweeps = lock(&self.sweeps);
                     sweeps.failing_since.get_or_insert(started);
@@ -223,19 +232,21 @@ impl Poller {
         }
     }
 
-    /// Lists every page; returns how many instances of ours it saw.
-    async fn sweep(&self, started: Time) -> Result<usize, AdapterError> {
+    /// Lists every page.
+    async fn sweep(&self, started: Time) -> Result<Swept, AdapterError> {
         let mut from: Option<Cursor> = None;
-        let mut ours = 0;
+        let (mut ours, mut listed) = (0, 0_u64);
         for _ in 0..SWEEP_PAGES_MAX {
-            let Page { items, next, .. } = self.backend.list(from).await?;
+            let Page { items, next, total } = self.backend.list(from).await?;
+            listed = listed.saturating_add(items.len() as u64);
             for observed in &items {
                 ours += usize::from(self.backend.is_ours(&observed.name));
                 self.show(started, observed);
             }
             match next {
                 Some(cursor) => from = Some(cursor),
-                None => return Ok(ours),
+                // Where pages are counted by offset, a delete between two of them hides an instance.
+                None => return Ok(Swept { ours, hides: total.is_some_and(|total| listed < total) }),
             }
         }
         Err(AdapterError::new(
@@ -246,12 +257,13 @@ impl Poller {
         ))
     }
 
-    fn swept(&self, started: Time, seen: usize) {
+    fn swept(&self, started: Time, Swept { ours: seen, hides }: Swept) {
         let known = self.fleet.expected_at(&self.backend.id);
         let mut sweeps = lock(&self.sweeps);
         // Region-wide silence is an outage or a lost permission, not a mass death (RELIABILITY 2.8).
-        sweeps.distrusted = known > 0 && seen * 5 < known * 4;
-        if sweeps.distrusted {
+        let lacks_many = known > 0 && seen * 5 < known * 4;
+        sweeps.distrusted = lacks_many || hides;
+        if lacks_many {
             tracing::warn!(backend = %self.backend.id, seen, known, "sweep shows far fewer instances than known; its silence is not believed");
         }
         let outcome = if sweeps.distrusted { "distrusted" } else { "complete" };

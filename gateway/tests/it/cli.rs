@@ -95,6 +95,8 @@ fn exit_codes_tell_the_class() {
         "{}",
         sold_out.stderr
     );
+    let zones = demo.run(&["get", "zones", "ap-guangzhou"]).ok();
+    assert!(zones.contains("1 vCPU 2Gi, tried again in "), "{zones}");
     control(&demo.control(), "DELETE", "/v1/faults", "");
 
     assert_eq!(code(&["get", "inst", "--require-complete"]), 0);

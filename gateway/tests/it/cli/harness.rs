@@ -71,11 +71,16 @@ pub(crate) struct Background {
     pub(crate) printed: Vec<String>,
     /// The ready line.
     pub(crate) ready: Value,
+    _scratch: tempfile::TempDir,
 }
 
 impl Background {
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut child = meridian(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = meridian(args);
+        // What a killed process leaves behind goes with the test.
+        let scratch = tempfile::tempdir().unwrap();
+        command.env("TMPDIR", scratch.path());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut printed = Vec::new();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let ready = loop {
@@ -89,7 +94,7 @@ impl Background {
             }
             printed.push(line);
         };
-        Self { child, printed, ready }
+        Self { child, printed, ready, _scratch: scratch }
     }
 
     /// Sends a signal by name.
