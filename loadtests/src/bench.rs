@@ -19,7 +19,7 @@ use crate::{
     client::{Connection, Keep, Reply},
     direct::{self, Direct},
     generator::{MakeRequest, Pool, Target, Window, histogram},
-    machine::Machine,
+    machine::{Machine, SyncProbe},
     process::{Server, Usage},
     report::{Overhead, Report, Row},
     scenario::Scenario,
@@ -334,7 +334,8 @@ impl Bench {
             let mut direct = Direct::new(cloud)?;
             let request = self.create(&format!("pair-{}", cloud.region), Some(&cloud.region));
             let mut connection = Connection::new(self.gateway.address);
-            let (mut gateway, mut alone, mut create) = (histogram(), histogram(), histogram());
+            let (mut gateway, mut alone, mut create, mut sync) = (histogram(), histogram(), histogram(), histogram());
+            let mut probe = SyncProbe::new(&self.folder)?;
             let (mut looks, mut errors, mut kept) = (0_u32, 0_u64, Vec::new());
             for n in 0..self.scenario.create.pairs {
                 let start = Instant::now();
@@ -353,6 +354,7 @@ impl Bench {
                     }
                     Err(_) => errors += 1,
                 }
+                sync.saturating_record(nanos(probe.once()?));
             }
             let looks_per_create = f64::from(looks) / f64::from(u32::try_from(kept.len()).unwrap_or(u32::MAX).max(1));
             for id in kept {
@@ -363,6 +365,7 @@ impl Bench {
                 gateway,
                 direct: alone,
                 direct_create: create,
+                sync,
                 looks_per_create,
                 errors,
             });

@@ -74,19 +74,39 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
     String::from_utf8(output.stdout).ok().map(|text| text.trim().to_owned())
 }
 
-fn sync_p50(folder: &Path) -> std::io::Result<Duration> {
-    let mut file = tempfile::tempfile_in(folder)?;
-    // The room is taken first: a database does not grow at every commit.
-    file.write_all(&vec![0; SYNC_LEN * SYNCS])?;
-    file.sync_all()?;
-    let mut took = Vec::with_capacity(SYNCS);
-    for _ in 0..SYNCS {
-        let start = Instant::now();
-        file.seek(SeekFrom::Start(0))?;
-        file.write_all(&[7; SYNC_LEN])?;
-        file.sync_data()?;
-        took.push(start.elapsed());
+/// A file whose first page is written and synced again and again.
+#[derive(Debug)]
+pub struct SyncProbe(fs::File);
+
+impl SyncProbe {
+    /// A file in a folder, removed with the probe.
+    ///
+    /// # Errors
+    /// The folder cannot be written to.
+    pub fn new(folder: &Path) -> std::io::Result<Self> {
+        let mut file = tempfile::tempfile_in(folder)?;
+        // The room is taken first: a database does not grow at every commit.
+        file.write_all(&[0; SYNC_LEN])?;
+        file.sync_all()?;
+        Ok(Self(file))
     }
+
+    /// Writes and syncs once; how long that took. Blocks.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn once(&mut self) -> std::io::Result<Duration> {
+        let start = Instant::now();
+        self.0.seek(SeekFrom::Start(0))?;
+        self.0.write_all(&[7; SYNC_LEN])?;
+        self.0.sync_data()?;
+        Ok(start.elapsed())
+    }
+}
+
+fn sync_p50(folder: &Path) -> std::io::Result<Duration> {
+    let mut probe = SyncProbe::new(folder)?;
+    let mut took = (0..SYNCS).map(|_| probe.once()).collect::<Result<Vec<_>, _>>()?;
     took.sort();
     Ok(took.get(SYNCS / 2).copied().unwrap_or_default())
 }
