@@ -2,7 +2,7 @@
 //!
 //! [`arrivals`] plans when requests are due, [`generator`] sends them and measures from the *planned* time, so that
 //! a server that stalls cannot make its own stall invisible (no coordinated omission). [`hello`] is the yardstick:
-//! a bare hyper server answering as many bytes. [`bench`] runs both side by side, each in a process of its own, in
+//! a bare hyper server answering as many bytes. [`mod@bench`] runs both side by side, each in a process of its own, in
 //! alternating slices, because the machine is never quiet; [`report`] writes down what came out.
 //!
 //! Absent on purpose: retries (an error is a result), and any limit on how late a reply may be counted other than
