@@ -1,8 +1,9 @@
 //! `delete` and `wait`: the end of an instance, and looking until something is so.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{
     args::{Delete, Format, Until, Wait},
@@ -33,12 +34,6 @@ fn names(words: &[String]) -> Result<Vec<String>, Failure> {
         all => all,
     };
     rest.iter().map(|w| bare(w)).collect()
-}
-
-/// A clock for how long a person waits; it decides nothing but when to give up.
-fn now() -> Instant {
-    #[expect(clippy::disallowed_methods, reason = "measures how long a person waits")]
-    Instant::now()
 }
 
 /// `meridian delete`.
@@ -97,7 +92,7 @@ async fn delete_one(client: &Client, name: &str, args: &Delete) -> Result<(), Fa
         query.push("validateOnly=true");
     }
     let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
-    let started = now();
+    let started = Instant::now();
     let hold = if args.no_wait { 0 } else { HOLD_SECONDS };
     let answer = client.ask(Ask::delete(format!("{path}{query}")).wait(hold)).await?;
     if answer.status.as_u16() == 404 {
@@ -156,7 +151,7 @@ async fn gone(client: &Client, name: &str, started: Instant, timeout: Duration) 
 /// The time passed, or the phase cannot come any more.
 pub(super) async fn wait(client: &Client, args: &Wait) -> Result<(), Failure> {
     let name = bare(&args.name)?;
-    let started = now();
+    let started = Instant::now();
     let wished = match &args.until {
         Until::Deleted => {
             gone(client, &name, started, args.timeout.0).await?;

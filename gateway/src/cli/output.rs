@@ -216,6 +216,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_a_person_at_a_terminal_sees_motion_colours_and_questions() {
+        let at = |terminal: bool, var: &'static str| Environment {
+            var: Box::new(move |name| (name == var).then(|| "1".to_owned())),
+            now: Time::from_unix_ms(0),
+            program: String::new(),
+            stdin_is_terminal: terminal,
+            stderr_is_terminal: terminal,
+        };
+        let allowed = |env: &Environment, no_input| (env.may_animate(no_input), env.may_color(), env.may_ask(no_input));
+        assert_eq!(allowed(&at(true, ""), false), (true, true, true));
+        assert_eq!(allowed(&at(true, "NO_COLOR"), false), (true, false, true));
+        assert_eq!(allowed(&at(true, "CI"), false), (false, false, false));
+        assert_eq!(allowed(&at(true, ""), true), (false, true, false));
+        assert_eq!(allowed(&at(false, ""), false), (false, false, false));
+    }
+
+    #[test]
     fn tables_line_up_and_do_not_break() {
         let mut table = Table::new(vec!["NAME", "PHASE"]);
         table.row(vec!["web".to_owned(), "Running".to_owned()]);

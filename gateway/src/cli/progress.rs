@@ -3,10 +3,10 @@
 //! On a terminal one line is drawn over; elsewhere a line is written only when an attempt changes, so that a log
 //! stays readable.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{
     client::{Client, encode},
@@ -35,9 +35,7 @@ impl Progress {
     /// A line about `what`, for example `instance/web`.
     #[must_use]
     pub(super) fn new(what: impl Into<String>, animate: bool) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "measures how long a person waits; decides nothing")]
-        let started = Instant::now();
-        Self { what: what.into(), animate, started, frame: 0, shown: String::new() }
+        Self { what: what.into(), animate, started: Instant::now(), frame: 0, shown: String::new() }
     }
 
     fn seconds(&self) -> String {

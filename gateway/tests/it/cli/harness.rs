@@ -5,10 +5,11 @@ use std::{
     net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 /// Longest wait for anything: a start on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,14 +50,9 @@ pub(crate) fn finish(mut command: Command) -> Ran {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "bounds how long a test waits for another process")]
-fn now() -> Instant {
-    Instant::now()
-}
-
 /// Polls another process; there is nothing to be woken by.
 pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let started = now();
+    let started = Instant::now();
     while !done() {
         assert!(started.elapsed() < PATIENCE, "waited too long until {what}");
         std::thread::sleep(Duration::from_millis(50));
