@@ -10,6 +10,7 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -24,7 +25,7 @@ use meridian_model::{
     ids::{CloudId, OperationId, TenantId},
     instance::Labels,
     operation::{Attempt, AttemptFault, AttemptState, OperationRecord, RankedCandidate},
-    status::{EventClass, ObservedPhase},
+    status::{EventClass, ObservedEvent, ObservedPhase},
     time::Time,
 };
 use meridian_policies::{
@@ -188,7 +189,8 @@ impl Driver {
         let key = (record.tenant.clone(), record.op_id.clone());
         let mut running = self.0.running();
         if let Some(already) = running.get(&key) {
-            return already.ask();
+            // Who only joins must not drive: each wake-up costs calls to the vendor.
+            return if record.removal.is_some() { already.ask() } else { already.updates.subscribe() };
         }
         let entry = Running {
             wake: Arc::new(Notify::new()),
@@ -487,11 +489,6 @@ impl Task {
             self.pause(BACKOFF.1).await?;
             return self.reload(record).await;
         }
-        poller.backend().market.trying(
-            &candidate.zone,
-            &ShapeClass { shape: candidate.shape.clone(), capacity: record.spec.capacity.kind },
-            self.now(),
-        );
         let arming = Instant::now();
         let armed = match self.arm(record, candidate).await? {
             Ok(armed) => armed,
@@ -504,6 +501,8 @@ impl Task {
             let why = fault("meridian.arm-expired", "the ledger took too long; nothing was sent");
             return self.write(armed, |r, now| Some(machine::never_sent(r, why.clone(), now))).await;
         }
+        // Only what is really sent probes a zone that was sold out.
+        poller.backend().market.trying(&attempt.zone, &class_of(&armed, &attempt), self.now());
         self.publish(&armed);
         let result = self.create(poller.backend(), &armed, &attempt, attempt.armed_at).await;
         self.learn(poller.backend(), &armed, &attempt, result.as_ref().err());
@@ -590,11 +589,13 @@ impl Task {
             }
         }
         let now = self.now();
-        let may_resend =
-            backend.honours_tokens() && record.removal.is_none() && now.since(attempt.started_at) < RESEND_WITHIN;
+        let may_resend = backend.honours_tokens()
+            && record.removal.is_none()
+            && now.since(attempt.started_at) < RESEND_WITHIN
+            && machine::repetition_may_tell(&attempt);
         if may_resend && backoff.tries > 0 {
             let record = self.write(record, |r, now| Some(machine::rearmed(r, now))).await?;
-            if let Some(attempt) = record.open_attempt().cloned()
+            if let Some(attempt) = record.open_attempt().filter(|a| a.state == AttemptState::InDoubt).cloned()
                 && record.removal.is_none()
             {
                 let result = self.create(backend, &record, &attempt, attempt.armed_at).await;
@@ -619,8 +620,8 @@ impl Task {
         };
         let mut sight = poller.watch(&id);
         let deadline = Instant::now() + until.since(self.now());
-        let mut events = Backoff::new(EVENTS_BACKOFF);
-        let mut events_due = Instant::now() + events.next();
+        // Beside the sights, not between them: an answer about events waits for its turn, and no sight may wait with it.
+        let mut no_stock = pin!(no_stock_event(poller.backend(), &id));
         loop {
             tokio::select! {
                 () = self.inner.stop.cancelled() => return Err(Stop::Draining),
@@ -629,11 +630,9 @@ impl Task {
                     poller.backend().market.no_stock(&attempt.zone, class_of(&record, &attempt), self.now());
                     return self.write(record, machine::timed_out).await;
                 }
-                () = tokio::time::sleep_until(events_due) => {
-                    if let Some(next) = self.read_events(poller, &id, &record, &attempt).await? {
-                        return Ok(next);
-                    }
-                    events_due = Instant::now() + events.next();
+                event = &mut no_stock => {
+                    poller.backend().market.no_stock(&attempt.zone, class_of(&record, &attempt), self.now());
+                    return self.write(record, |r, now| Some(machine::out_of_stock(r, &event, now))).await;
                 }
                 changed = sight.changed() => {
                     if changed.is_err() {
@@ -653,20 +652,6 @@ impl Task {
                 }
             }
         }
-    }
-
-    /// Reads the events of an instance that does not run yet; the next record if they say that there is no stock.
-    async fn read_events(
-        &self,
-        poller: &Poller,
-        id: &CloudId,
-        record: &OperationRecord,
-        attempt: &Attempt,
-    ) -> Result<Option<Box<OperationRecord>>, Stop> {
-        let Ok(events) = poller.backend().events(id.clone()).await else { return Ok(None) };
-        let Some(event) = events.iter().find(|e| e.class == EventClass::NoCapacity) else { return Ok(None) };
-        poller.backend().market.no_stock(&attempt.zone, class_of(record, attempt), self.now());
-        self.write(Box::new(record.clone()), |r, now| Some(machine::out_of_stock(r, event, now))).await.map(Some)
     }
 
     /// Deletes the attempt's instance and proves that it is gone.
@@ -714,6 +699,18 @@ impl Task {
         tokio::select! {
             () = self.inner.stop.cancelled() => Err(Stop::Draining),
             gone = tokio::time::timeout(BACKOFF.1, watching) => Ok(gone.unwrap_or(false)),
+        }
+    }
+}
+
+/// Reads the events of an instance that does not run yet, again and again, until one says that there is no stock.
+async fn no_stock_event(backend: &Backend, id: &CloudId) -> ObservedEvent {
+    let mut backoff = Backoff::new(EVENTS_BACKOFF);
+    loop {
+        tokio::time::sleep(backoff.next()).await;
+        let Ok(events) = backend.events(id.clone()).await else { continue };
+        if let Some(event) = events.into_iter().find(|e| e.class == EventClass::NoCapacity) {
+            return event;
         }
     }
 }

@@ -217,10 +217,23 @@ pub fn arm(
     Some(record)
 }
 
+/// Whether sending the token of an attempt in doubt once more may tell what became of it. After a repetition was
+/// definitely refused it would only ask again for what the vendor refuses; look-ups and time settle the rest.
+#[must_use]
+pub fn repetition_may_tell(attempt: &Attempt) -> bool {
+    attempt.fault.as_ref().is_none_or(|fault| {
+        fault.effect == Effect::Unknown
+            || matches!(
+                fault.kind,
+                FaultKind::Throttled | FaultKind::Temporary | FaultKind::Unreachable | FaultKind::BreakerOpen
+            )
+    })
+}
+
 /// The record before its token is sent once more.
 #[must_use]
 pub fn rearmed(mut record: OperationRecord, now: Time) -> OperationRecord {
-    if let Some(attempt) = record.open_attempt_mut() {
+    if let Some(attempt) = record.open_attempt_mut().filter(|a| a.state == AttemptState::InDoubt) {
         attempt.sends = attempt.sends.saturating_add(1);
         attempt.armed_at = now;
     }
@@ -230,7 +243,9 @@ pub fn rearmed(mut record: OperationRecord, now: Time) -> OperationRecord {
 /// The record after a create was answered, or was not.
 #[must_use]
 pub fn sent(mut record: OperationRecord, result: &Result<CloudId, AdapterError>, now: Time) -> OperationRecord {
-    if let Some(attempt) = record.open_attempt_mut() {
+    // Whatever else happened to the attempt meanwhile was learnt later and stands.
+    let unsettled = |a: &&mut Attempt| matches!(a.state, AttemptState::Open | AttemptState::InDoubt);
+    if let Some(attempt) = record.open_attempt_mut().filter(unsettled) {
         match result {
             Ok(id) => {
                 attempt.cloud_id = Some(id.clone());

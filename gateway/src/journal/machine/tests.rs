@@ -154,6 +154,34 @@ fn a_refusal_of_a_resent_token_is_not_believed() {
 }
 
 #[test]
+fn a_token_is_not_resent_for_ever_after_a_definite_refusal() {
+    let doubt = sent(armed(with_plan(&[("a", "1")]), at(0)), &error(FaultKind::Lost, Effect::Unknown), at(1));
+    assert!(repetition_may_tell(&doubt.attempts[0]));
+    for (kind, effect, again) in [
+        (FaultKind::NoCapacity, Effect::NotApplied, false),
+        (FaultKind::BadRequest, Effect::NotApplied, false),
+        (FaultKind::Throttled, Effect::NotApplied, true),
+        (FaultKind::BreakerOpen, Effect::NotApplied, true),
+        (FaultKind::Lost, Effect::Unknown, true),
+    ] {
+        let r = sent(rearmed(doubt.clone(), at(2)), &error(kind, effect), at(3));
+        assert_eq!((next(&r), repetition_may_tell(&r.attempts[0])), (Next::Resolve, again), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_late_answer_does_not_change_what_was_learnt_since() {
+    let applied = sent(armed(with_plan(&[("a", "1")]), at(0)), &Ok(id()), at(1));
+    let running = sighted(applied, &seen(ObservedPhase::Running), at(2)).unwrap();
+    for result in [Ok(id()), error(FaultKind::NoCapacity, Effect::NotApplied), error(FaultKind::Lost, Effect::Unknown)]
+    {
+        let r = sent(rearmed(running.clone(), at(3)), &result, at(4));
+        assert_eq!(r.attempts, running.attempts, "{result:?}");
+        assert_eq!(next(&r), Next::Done);
+    }
+}
+
+#[test]
 fn a_bad_request_is_not_tried_elsewhere() {
     let r = sent(
         armed(with_plan(&[("a", "1"), ("b", "1")]), at(0)),
