@@ -195,15 +195,18 @@ impl Fleet {
 
     /// Marks or unmarks every instance of a backend as stale.
     pub fn mark_stale(&self, backend: &BackendId, stale: bool) {
+        let differs = |entry: &Entry| entry.backend() == Some(backend) && entry.stale != stale;
         let tenants: Vec<_> = read(&self.tenants).values().cloned().collect();
         for tenant in tenants {
-            for entry in write(&tenant).instances.values_mut() {
-                if entry.backend() == Some(backend) && entry.stale != stale {
-                    *entry = Entry::new(Arc::clone(&entry.record), entry.seen.clone(), stale);
-                }
+            // Called again and again: readers wait only when there is something to change.
+            if !read(&tenant).instances.values().any(differs) {
+                continue;
             }
+            for entry in write(&tenant).instances.values_mut().filter(|e| differs(e)) {
+                *entry = Entry::new(Arc::clone(&entry.record), entry.seen.clone(), stale);
+            }
+            self.revision.fetch_add(1, Ordering::AcqRel);
         }
-        self.revision.fetch_add(1, Ordering::AcqRel);
     }
 
     /// One instance.

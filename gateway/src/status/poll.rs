@@ -369,7 +369,7 @@ impl Poller {
         }
     }
 
-    /// Marks the instances of this backend stale, or fresh again, when its data crosses the age.
+    /// Marks the instances of this backend stale while its data is, and fresh again after.
     async fn age_loop(&self) {
         let mut tick = tokio::time::interval(Duration::from_millis(500));
         loop {
@@ -383,8 +383,11 @@ impl Poller {
                 let mut sweeps = lock(&self.sweeps);
                 std::mem::replace(&mut sweeps.marked_stale, stale) != stale
             };
-            if changed {
+            if stale || changed {
+                // While it lasts also what is new or was shown alone meanwhile.
                 self.fleet.mark_stale(&self.backend.id, stale);
+            }
+            if changed {
                 tracing::info!(backend = %self.backend.id, stale, "freshness of the region's data changed");
             }
         }

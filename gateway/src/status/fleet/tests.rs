@@ -135,6 +135,15 @@ fn staleness_marks_and_never_removes() {
     fleet.mark_stale(&backend("b"), true);
     assert!(get(&fleet, "here").unwrap().instance.status.stale);
     assert!(!get(&fleet, "there").unwrap().instance.status.stale);
+    let marked = fleet.revision();
+    fleet.mark_stale(&backend("b"), true);
+    assert_eq!(fleet.revision(), marked, "nothing changed");
+    fleet.put(Arc::new(record("new", "b", 1)));
+    fleet.sighted(&backend("b"), at(9), &observed("here", ObservedPhase::Running));
+    fleet.mark_stale(&backend("b"), true);
+    for name in ["here", "new"] {
+        assert!(get(&fleet, name).unwrap().instance.status.stale, "{name} appeared while its region was stale");
+    }
     fleet.mark_stale(&backend("b"), false);
     assert!(!get(&fleet, "here").unwrap().instance.status.stale);
 }
