@@ -97,13 +97,8 @@ async fn another_scenario_over_the_same_state_is_refused() {
     assert!(error.to_string().contains("ap-guangzhou"), "{error}");
 }
 
-/// Not a test: the process that `a_killed_process_forgets_nothing_it_answered` kills.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "started by a_killed_process_forgets_nothing_it_answered"]
-async fn process_to_be_killed() {
-    let Some(dir) = std::env::var_os(CHILD_DIR) else {
-        return;
-    };
+/// The process that is killed: this very test, run by itself with [`CHILD_DIR`] set.
+async fn process_to_be_killed(dir: std::ffi::OsString) {
     let simulator = Simulator::start(quick(), Some(dir.into())).await.unwrap();
     println!("\nINFO {}", serde_json::to_string(&simulator.info()).unwrap());
     tokio::time::sleep(Duration::from_secs(120)).await;
@@ -111,7 +106,7 @@ async fn process_to_be_killed() {
 
 fn spawn_process(dir: &std::path::Path) -> (Child, CloudsimInfo) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "persist::process_to_be_killed", "--ignored", "--nocapture"])
+        .args(["--exact", "persist::a_killed_process_forgets_nothing_it_answered", "--nocapture"])
         .env(CHILD_DIR, dir)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -124,6 +119,9 @@ fn spawn_process(dir: &std::path::Path) -> (Child, CloudsimInfo) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_process_forgets_nothing_it_answered() {
+    if let Some(dir) = std::env::var_os(CHILD_DIR) {
+        return process_to_be_killed(dir).await;
+    }
     let dir = tempfile::tempdir().unwrap();
     let (mut child, info) = spawn_process(dir.path());
     let tencent = Tencent::new(&info, "ap-guangzhou");
