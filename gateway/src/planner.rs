@@ -26,6 +26,7 @@ use crate::{
     profiles::Profiles,
     regions::Backend,
     status::{fleet::Fleet, poll::Pollers},
+    telemetry::core::PLACEMENT_PLAN,
 };
 
 /// Refusals listed in an answer; a spec that meets more has the same few faults at every backend.
@@ -82,6 +83,7 @@ impl Planner {
     /// Ranks the zones that can take the instance.
     #[must_use]
     pub fn plan(&self, Wish { tenant, spec, quota, tried }: Wish<'_>, seed: u64, now: Time) -> Planned {
+        let _span = tracing::info_span!(PLACEMENT_PLAN).entered();
         let counts = self.fleet.counts(Some(tenant));
         let running = counts.into_iter().map(|((backend, zone), n)| (ZoneKey::new(backend, zone), n as u64)).collect();
         let demand = Demand { running, tried, quota: Some(quota), ..Demand::new(spec) };
@@ -90,6 +92,11 @@ impl Planner {
         let snapshot =
             Snapshot { backends: self.pollers.all().iter().map(|p| self.view(p.backend(), spec, now)).collect() };
         let decision = placement::plan(&demand, &snapshot, &rules, seed, now);
+        tracing::debug!(
+            meridian.candidates = decision.candidates.len(),
+            meridian.rejected = decision.rejected.len(),
+            "planned"
+        );
         let problem = placement::dead_end(&decision).map(|end| {
             let shortage = placement::quota_shortage(&demand, &snapshot).filter(|_| end == DeadEnd::QuotaExceeded);
             shortage.map_or_else(|| explain(end, &decision), quota_problem)

@@ -16,7 +16,7 @@ use meridian_model::{
 use tower::{Layer, Service};
 
 use super::{Action, CreateInstance, Operation, Outcome, Refusal};
-use crate::core::Core;
+use crate::{core::Core, telemetry::core::ADMISSION_AUTHORIZE};
 
 /// An answer under way.
 pub type OutcomeFuture = Pin<Box<dyn Future<Output = Result<Outcome, Refusal>> + Send>>;
@@ -65,7 +65,13 @@ where
     }
 
     fn call(&mut self, operation: Operation) -> OutcomeFuture {
-        match authorize(&self.core, operation) {
+        let span = tracing::info_span!(ADMISSION_AUTHORIZE, meridian.admission.verdict = tracing::field::Empty);
+        let admitted = span.in_scope(|| authorize(&self.core, operation));
+        span.record(
+            "meridian.admission.verdict",
+            admitted.as_ref().map_or_else(|r| r.problem.code.as_str(), |_| "admitted"),
+        );
+        match admitted {
             Ok(admitted) => self.inner.call(admitted),
             Err(refusal) => Box::pin(std::future::ready(Err(refusal))),
         }

@@ -13,13 +13,14 @@ use meridian_model::{
 };
 use tokio::sync::watch;
 use tower::{Layer, Service};
+use tracing::Instrument as _;
 
 use super::{
     Action, CreateInstance, Operation, Outcome, Refusal,
     authorize::{Admitted, OutcomeFuture},
     store_refusal,
 };
-use crate::{core::Core, journal::identity};
+use crate::{core::Core, journal::identity, telemetry::core::ADMISSION_CLAIM};
 
 /// The route part of an operation id.
 const ROUTE: &str = "POST instances";
@@ -91,7 +92,8 @@ where
                 let core = Arc::clone(&self.core);
                 let create = (**create).clone();
                 Box::pin(async move {
-                    let work = claim(&core, operation, create).await?;
+                    let span = tracing::info_span!(ADMISSION_CLAIM);
+                    let work = claim(&core, operation, create).instrument(span).await?;
                     ready.call(Work::Follow(work)).await
                 })
             }

@@ -29,6 +29,7 @@ use meridian_model::{
     time::Time,
 };
 use tower::{Service, ServiceBuilder, util::BoxCloneSyncService};
+use tracing::{Instrument as _, field};
 
 use self::{
     attempt::AttemptTimeoutLayer,
@@ -41,7 +42,7 @@ use crate::{
     clock::{Clock, Entropy},
     journal::identity::Deployment,
     status::fleet::Counts,
-    telemetry::core::CoreMetrics,
+    telemetry::core::{CoreMetrics, REGION_CALL},
     views,
 };
 
@@ -184,14 +185,36 @@ impl Backend {
         let at = CallContext { signed_at, nonce: self.entropy.next(), timeout };
         let verb = request.verb();
         let started = tokio::time::Instant::now();
+        let span = tracing::info_span!(
+            REGION_CALL,
+            otel.kind = "client",
+            cloud.region = %self.region,
+            meridian.backend = %self.id,
+            meridian.verb = verb,
+            meridian.effect = field::Empty,
+            error.r#type = field::Empty,
+        );
         let mut service = self.service.clone();
-        std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-        let result = service.call(Call { at, request }).await;
+        let sent = async {
+            std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
+            service.call(Call { at, request }).await
+        };
+        let result = sent.instrument(span.clone()).await;
         if let Err(error) = &result {
-            tracing::debug!(backend = %self.id, verb, %error, "vendor call failed");
+            span.record(
+                "meridian.effect",
+                match error.effect {
+                    Effect::NotApplied => "not-applied",
+                    Effect::Unknown => "unknown",
+                },
+            );
+            span.record("error.type", error.kind.as_str());
+            tracing::debug!(parent: &span, backend = %self.id, verb, %error, "vendor call failed");
             if error.kind == FaultKind::Unexpected {
                 self.metrics.unexpected(self.id.as_str());
             }
+        } else {
+            span.record("meridian.effect", "applied");
         }
         let outcome = result.as_ref().map_or_else(|e| e.kind.as_str(), |_| "ok");
         self.metrics.call(self.id.as_str(), verb, outcome, started.elapsed());

@@ -11,6 +11,22 @@ use prometheus_client::{
 
 use super::Metrics;
 
+/// Span of one call to a backend: `otel.kind=client`, `cloud.region`, `meridian.backend`, `meridian.verb`; at its end
+/// `meridian.effect` (`applied`, `not-applied` or `unknown`) and `error.type`.
+pub const REGION_CALL: &str = "region.call";
+
+/// Span of one plan; its event carries `meridian.candidates` and `meridian.rejected`, which count zones.
+pub const PLACEMENT_PLAN: &str = "placement.plan";
+
+/// Span of an admission stage; its end carries `meridian.admission.verdict`.
+pub const ADMISSION_AUTHORIZE: &str = "admission.authorize";
+
+/// Span of the stage that takes the idempotency key.
+pub const ADMISSION_CLAIM: &str = "admission.claim";
+
+/// Span of one operation in the driver, from claim or take-over to its end.
+pub const OPERATION: &str = "operation";
+
 /// Upper bounds of the vendor-call buckets in seconds: from a loopback answer to the longest call allowed.
 const CALL_BUCKETS: [f64; 11] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
