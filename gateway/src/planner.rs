@@ -25,7 +25,10 @@ use crate::{
     journal::machine::Limits,
     profiles::Profiles,
     regions::Backend,
-    status::{fleet::Fleet, poll::Pollers},
+    status::{
+        fleet::Fleet,
+        poll::{Poller, Pollers},
+    },
     telemetry::core::PLACEMENT_PLAN,
 };
 
@@ -89,8 +92,7 @@ impl Planner {
         let demand = Demand { running, tried, quota: Some(quota), ..Demand::new(spec) };
         let rules = self.tenants.get(tenant).map(Rules::from).unwrap_or_default();
         let rules = Rules { attempts_default: self.limits.attempts_max, ..rules };
-        let snapshot =
-            Snapshot { backends: self.pollers.all().iter().map(|p| self.view(p.backend(), spec, now)).collect() };
+        let snapshot = Snapshot { backends: self.pollers.all().iter().map(|p| self.view(p, spec, now)).collect() };
         let decision = placement::plan(&demand, &snapshot, &rules, seed, now);
         tracing::debug!(
             meridian.candidates = decision.candidates.len(),
@@ -105,7 +107,9 @@ impl Planner {
     }
 
     /// What placement needs to know of one backend for this spec.
-    fn view(&self, backend: &Backend, spec: &InstanceSpec, now: Time) -> BackendView {
+    fn view(&self, poller: &Poller, spec: &InstanceSpec, now: Time) -> BackendView {
+        let backend = poller.backend();
+        let failing = if poller.is_failing() { BreakerView::HalfOpen } else { BreakerView::Closed };
         let shape = backend.capability.round_up(&spec.shape());
         let zones = backend.zones.iter().map(|zone| {
             let facts = backend.market.zone_facts(zone, now);
@@ -132,7 +136,7 @@ impl Planner {
             region: backend.region.clone(),
             capability: Arc::clone(&backend.capability),
             priority: backend.priority,
-            breaker: worse(backend.breakers.state(true), backend.breakers.state(false)),
+            breaker: worse(failing, worse(backend.breakers.state(true), backend.breakers.state(false))),
             throttled_until: backend.pace.throttled_for().map(|wait| now + wait),
             cordoned: false,
             account_headroom: headroom,
@@ -159,8 +163,8 @@ impl Planner {
 }
 
 /// A region that does not answer reads takes no creates either: nobody could see what became of them.
-fn worse(writes: BreakerView, reads: BreakerView) -> BreakerView {
-    match (writes, reads) {
+fn worse(one: BreakerView, other: BreakerView) -> BreakerView {
+    match (one, other) {
         (BreakerView::Open { until: a }, BreakerView::Open { until: b }) => BreakerView::Open { until: a.max(b) },
         (open @ BreakerView::Open { .. }, _) | (_, open @ BreakerView::Open { .. }) => open,
         (BreakerView::HalfOpen, _) | (_, BreakerView::HalfOpen) => BreakerView::HalfOpen,

@@ -21,6 +21,9 @@ pub fn test() -> anyhow::Result<()> {
     tidy::run()?;
     println!("== vendor SDKs");
     sdk_venv()?;
+    let mut docs = cargo(&["doc", "--workspace", "--no-deps", "--locked", "--quiet"]);
+    docs.env("RUSTDOCFLAGS", "-D warnings");
+    step("docs", docs)?;
     step("doc tests", cargo(&["test", "--workspace", "--doc", "--locked", "--quiet"]))?;
     let nextest =
         Command::new(env!("CARGO")).args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();

@@ -146,6 +146,8 @@ pub struct Capability {
     /// Longest doubt about a create after which a complete look-up proves absence: the time in which a request
     /// already sent may still take effect and become visible, in milliseconds (RELIABILITY 2.5).
     pub effect_bound_ms: u64,
+    /// A caller who may not list gets an empty list, not an error: an empty answer alone proves nothing.
+    pub denies_silently: bool,
 }
 
 /// Memory sizes sold with one number of vCPUs.

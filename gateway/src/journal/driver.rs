@@ -51,7 +51,7 @@ use crate::{
         fleet::Fleet,
         poll::{Ended, Poller, Pollers, Watched},
     },
-    telemetry::core::CoreMetrics,
+    telemetry::core::{CoreMetrics, OPERATION},
 };
 
 /// A token is not resent after this: nobody says how long a vendor remembers it (vendor-api 4.1).
@@ -203,7 +203,7 @@ impl Driver {
         drop(running);
         let inner = Arc::clone(&self.0);
         self.0.tasks.spawn(async move {
-            let span = tracing::info_span!("operation", meridian.tenant.id = %key.0, meridian.operation.id = %key.1);
+            let span = tracing::info_span!(OPERATION, meridian.tenant.id = %key.0, meridian.operation.id = %key.1);
             let task = Task { inner, running: entry };
             tracing::Instrument::instrument(task.run(&key, record), span).await;
         });
@@ -485,7 +485,11 @@ impl Task {
             return self.write(record, |r, now| Some(machine::failed(r, problem.clone(), now))).await;
         };
         // The turn comes first: what is journalled must leave at once.
-        if poller.backend().pace.turn("create").await.is_err() {
+        let turn = tokio::select! {
+            () = self.inner.stop.cancelled() => return Err(Stop::Draining),
+            turn = poller.backend().pace.turn("create") => turn,
+        };
+        if turn.is_err() {
             self.pause(BACKOFF.1).await?;
             return self.reload(record).await;
         }
@@ -580,26 +584,31 @@ impl Task {
             return self.reload(record).await;
         };
         let backend = poller.backend();
+        // A look-up shows what was there when it was asked, or later; what it proves, it proves for then.
+        let asked = self.now();
+        let mut shows_none = false;
         if let Ok(found) = backend.find(attempt.name.clone()).await {
+            shows_none = found.is_empty();
             let look =
                 LookUp { found: &found, proven: poller.silence_is_proof(), effect_bound: backend.effect_bound() };
-            let now = self.now();
-            if machine::looked_up((*record).clone(), &look, now).is_some() {
-                return self.write(record, |r, now| machine::looked_up(r, &look, now)).await;
+            if machine::looked_up((*record).clone(), &look, asked).is_some() {
+                return self.write(record, |r, _| machine::looked_up(r, &look, asked)).await;
             }
         }
-        let now = self.now();
+        // Nothing that was sent so far can take effect any more.
+        let is_late = shows_none && asked > attempt.armed_at + backend.effect_bound();
         let may_resend = backend.honours_tokens()
             && record.removal.is_none()
-            && now.since(attempt.started_at) < RESEND_WITHIN
-            && machine::repetition_may_tell(&attempt);
+            && asked.since(attempt.started_at) < RESEND_WITHIN
+            && (is_late || machine::repetition_may_tell(&attempt));
         if may_resend && backoff.tries > 0 {
             let record = self.write(record, |r, now| Some(machine::rearmed(r, now))).await?;
             if let Some(attempt) = record.open_attempt().filter(|a| a.state == AttemptState::InDoubt).cloned()
                 && record.removal.is_none()
             {
                 let result = self.create(backend, &record, &attempt, attempt.armed_at).await;
-                let next = self.write(record, |r, now| Some(machine::sent(r, &result, now))).await?;
+                let settle = if is_late { machine::sent_late } else { machine::sent };
+                let next = self.write(record, |r, now| Some(settle(r, &result, now))).await?;
                 self.pause(backoff.next()).await?;
                 return self.reload(next).await;
             }
@@ -688,7 +697,7 @@ impl Task {
             loop {
                 match sight.borrow_and_update().clone() {
                     // Asked before the delete was answered proves nothing.
-                    Watched::Missing(at) if at >= asked => return poller.silence_is_proof(),
+                    Watched::Missing(at) if at >= asked => return poller.lists_soundly(),
                     _ => {}
                 }
                 if sight.changed().await.is_err() {

@@ -218,16 +218,17 @@ pub fn arm(
 }
 
 /// Whether sending the token of an attempt in doubt once more may tell what became of it. After a repetition was
-/// definitely refused it would only ask again for what the vendor refuses; look-ups and time settle the rest.
+/// refused it would only ask again for what the vendor refuses, and could make what the look-ups miss.
 #[must_use]
 pub fn repetition_may_tell(attempt: &Attempt) -> bool {
-    attempt.fault.as_ref().is_none_or(|fault| {
-        fault.effect == Effect::Unknown
-            || matches!(
-                fault.kind,
-                FaultKind::Throttled | FaultKind::Temporary | FaultKind::Unreachable | FaultKind::BreakerOpen
-            )
-    })
+    attempt.fault.as_ref().is_none_or(|fault| !is_refusal(fault.kind, fault.effect))
+}
+
+/// The vendor said no to what was asked; anything else may be answered differently in a moment.
+fn is_refusal(kind: FaultKind, effect: Effect) -> bool {
+    let passing =
+        matches!(kind, FaultKind::Throttled | FaultKind::Temporary | FaultKind::Unreachable | FaultKind::BreakerOpen);
+    effect == Effect::NotApplied && !passing
 }
 
 /// The record before its token is sent once more.
@@ -263,6 +264,21 @@ pub fn sent(mut record: OperationRecord, result: &Result<CloudId, AdapterError>,
         }
     }
     touched(record, now)
+}
+
+/// The record after a repetition under the token was answered when nothing sent before it could take effect any
+/// more, and a complete look-up had just shown nothing: then also a refusal is believed (RELIABILITY 2.5 b).
+#[must_use]
+pub fn sent_late(mut record: OperationRecord, result: &Result<CloudId, AdapterError>, now: Time) -> OperationRecord {
+    if let Err(error) = result
+        && is_refusal(error.kind, error.effect)
+        && let Some(attempt) = record.open_attempt_mut().filter(|a| a.state == AttemptState::InDoubt)
+    {
+        attempt.fault = Some(error.into());
+        set(attempt, AttemptState::Refused, now);
+        return touched(record, now);
+    }
+    sent(record, result, now)
 }
 
 /// The record of an owner that cannot know whether the open attempt's request left.
@@ -329,7 +345,7 @@ pub fn sighted(mut record: OperationRecord, seen: &Observed, now: Time) -> Optio
         record.adopted = Some(seen.clone());
         record.last_seen = Some((now, seen.clone()));
         // What the plan charged for its largest candidate shrinks to what this one really takes.
-        record.charge = if seen.phase.is_ended() { Charge::default() } else { actual_charge(&record, seen) };
+        record.charge = if seen.phase.is_ended() { charge_of_ended(&record) } else { actual_charge(&record, seen) };
         record.due = None;
         record.updated_at = now;
         return Some(record);
@@ -414,6 +430,12 @@ pub fn gone(mut record: OperationRecord, now: Time) -> OperationRecord {
     touched(record, now)
 }
 
+/// What an instance that ended still holds: it cannot run any more, but its public address is the vendor's and
+/// billed until the instance is deleted.
+fn charge_of_ended(record: &OperationRecord) -> Charge {
+    Charge { public_ips: record.charge.public_ips, ..Charge::default() }
+}
+
 /// The record of an instance that ended by itself: it cannot run or be billed any more, so its charge ends.
 #[must_use]
 pub fn ended(mut record: OperationRecord, seen: &Observed, now: Time) -> Option<OperationRecord> {
@@ -423,7 +445,7 @@ pub fn ended(mut record: OperationRecord, seen: &Observed, now: Time) -> Option<
         return None;
     }
     record.last_seen = Some((now, seen.clone()));
-    record.charge = Charge::default();
+    record.charge = charge_of_ended(&record);
     record.updated_at = now;
     Some(record)
 }
@@ -478,7 +500,10 @@ fn exhausted(record: &OperationRecord) -> Problem {
         return Problem::new(ErrorCode::RegionUnavailable, format!("{tried} attempts, and no region answered"))
             .with_retry_after(NO_CAPACITY_RETRY_SECONDS);
     }
-    let ruled_out = record.decision.as_ref().map_or(0, |d| d.rejected.len());
+    let untried = |r: &&RejectedCandidate| {
+        record.attempts.iter().all(|a| Some(&a.zone) != r.zone.as_ref() || a.backend != r.backend)
+    };
+    let ruled_out = record.decision.as_ref().map_or(0, |d| d.rejected.iter().filter(untried).count());
     Problem::new(
         ErrorCode::NoCapacity,
         format!("{tried} attempts, none found capacity; {ruled_out} further candidates were ruled out, see :explain"),

@@ -34,6 +34,16 @@ use crate::{clock::Clock, operation::Refusal, regions::Backend, status::render::
 /// Pages of one sweep: 20 a page (the smallest vendor page) times this is more than any account's quota.
 const SWEEP_PAGES_MAX: usize = 20_000;
 
+/// For how long having been shown an instance proves that we may list: permissions are changed by people, and a
+/// create in doubt on such a vendor is resolved by its token long before.
+const SHOWN_WITHIN: Duration = Duration::from_secs(600);
+
+/// Wait between a failed sweep and the next.
+const FAILED_SWEEP_WAIT: Duration = Duration::from_secs(1);
+
+/// Failed sweeps in a row from which placement avoids the backend, before its breaker opens: one may be a slip.
+const FAILURES_AVOIDED: u32 = 2;
+
 /// First interval of the watch of one instance.
 const WATCH_INTERVAL_FIRST: Duration = Duration::from_millis(50);
 
@@ -82,6 +92,10 @@ struct Sweeps {
     failing_since: Option<Time>,
     /// The last complete one missed so many known instances that its silence proves nothing.
     distrusted: bool,
+    /// Failures in a row.
+    failures: u32,
+    /// When the backend last showed an instance of ours: proof that we may list.
+    shown_at: Option<Time>,
     /// Freshness as last marked in the fleet.
     marked_stale: bool,
 }
@@ -185,11 +199,20 @@ impl Poller {
         receiver
     }
 
-    /// Whether an empty answer of this backend can be believed (RELIABILITY 2.5).
+    /// Whether the last sweep was complete and showed what it had to. Enough to believe that a deleted instance is
+    /// gone when it is not shown: the delete was answered for it.
     #[must_use]
-    pub fn silence_is_proof(&self) -> bool {
+    pub fn lists_soundly(&self) -> bool {
         let sweeps = lock(&self.sweeps);
         !sweeps.distrusted && sweeps.observed_at.is_some() && sweeps.failing_since.is_none()
+    }
+
+    /// Whether an empty answer proves that a create came to nothing (RELIABILITY 2.5): the sweeps are sound and,
+    /// where a vendor hides instances from who may not list them, it has shown us one lately.
+    #[must_use]
+    pub fn silence_is_proof(&self) -> bool {
+        let shown = || lock(&self.sweeps).shown_at.is_some_and(|at| self.clock.now().since(at) <= SHOWN_WITHIN);
+        self.lists_soundly() && (!self.backend.capability.denies_silently || shown())
     }
 
     /// The age of this backend's data.
@@ -215,21 +238,35 @@ impl Poller {
     }
 
     async fn sweep_loop(&self) {
-        let mut tick = tokio::time::interval(self.settings.sweep_interval);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tick.tick().await;
+            let next = Instant::now() + self.settings.sweep_interval;
             let started = self.clock.now();
             match self.sweep(started).await {
-                Ok(swept) => self.swept(started, swept),
+                Ok(swept) => {
+                    self.swept(started, swept);
+                    tokio::time::sleep_until(next).await;
+                }
                 Err(error) => {
-                    let mut sweeps = lock(&self.sweeps);
-                    sweeps.failing_since.get_or_insert(started);
-                    self.backend.metrics().sweep(self.backend.id.as_str(), "failed");
-                    tracing::debug!(backend = %self.backend.id, %error, "sweep failed");
+                    self.sweep_failed(started, &error);
+                    // Sooner than usual: whether this was a slip or an outage decides where creates go.
+                    tokio::time::sleep(self.settings.sweep_interval.min(FAILED_SWEEP_WAIT)).await;
                 }
             }
         }
+    }
+
+    fn sweep_failed(&self, started: Time, error: &AdapterError) {
+        let mut sweeps = lock(&self.sweeps);
+        sweeps.failing_since.get_or_insert(started);
+        sweeps.failures = sweeps.failures.saturating_add(1);
+        self.backend.metrics().sweep(self.backend.id.as_str(), "failed");
+        tracing::debug!(backend = %self.backend.id, %error, "sweep failed");
+    }
+
+    /// The last two sweeps failed: creates sent there now would likely end in doubt.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        lock(&self.sweeps).failures >= FAILURES_AVOIDED
     }
 
     /// Lists every page.
@@ -269,10 +306,14 @@ impl Poller {
         let outcome = if sweeps.distrusted { "distrusted" } else { "complete" };
         self.backend.metrics().sweep(self.backend.id.as_str(), outcome);
         sweeps.failing_since = None;
+        sweeps.failures = 0;
         sweeps.observed_at = Some(started);
     }
 
     fn show(&self, at: Time, observed: &Observed) {
+        if self.backend.is_ours(&observed.name) {
+            lock(&self.sweeps).shown_at = Some(at);
+        }
         if let Some(record) = self.fleet.sighted(&self.backend.id, at, observed) {
             // A full queue loses nothing: the record still says that it runs, so the next sweep tells again.
             let _ = self.ended.try_send(Ended { record, observed: observed.clone() });

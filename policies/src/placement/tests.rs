@@ -48,6 +48,7 @@ fn capability(adapter: &str, features: &[Feature]) -> Arc<Capability> {
         containers_max: 20,
         volumes_max: 20,
         effect_bound_ms: 60_000,
+        denies_silently: false,
     })
 }
 

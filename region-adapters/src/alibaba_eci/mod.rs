@@ -321,6 +321,8 @@ fn capability(effect_bound: Duration, gpu_sizes: Vec<GpuSize>) -> Capability {
         gpu_sizes,
         containers_max: CONTAINERS_MAX,
         volumes_max: VOLUMES_MAX,
+        // A RAM user without permission gets an empty list (Alibaba ECI documentation, as read 2026-11).
+        denies_silently: true,
         effect_bound_ms: u64::try_from(effect_bound.as_millis()).unwrap_or(u64::MAX),
     }
 }

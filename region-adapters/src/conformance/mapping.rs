@@ -357,6 +357,7 @@ mod tests {
             containers_max: 10,
             volumes_max: 10,
             effect_bound_ms: 0,
+            denies_silently: false,
         }
     }
 

@@ -112,6 +112,8 @@ fn capability(gpu_sizes: Vec<GpuSize>, effect_bound_ms: u64) -> Capability {
         containers_max: CONTAINERS_MAX,
         volumes_max: VOLUMES_MAX,
         effect_bound_ms,
+        // Missing permission is the error `UnauthorizedOperation` (Tencent API 3.0 documentation, common codes).
+        denies_silently: false,
     }
 }
 

@@ -170,6 +170,21 @@ fn a_token_is_not_resent_for_ever_after_a_definite_refusal() {
 }
 
 #[test]
+fn a_refusal_of_a_resent_token_is_believed_once_nothing_earlier_can_take_effect() {
+    let doubt =
+        sent(armed(with_plan(&[("a", "1"), ("b", "1")]), at(0)), &error(FaultKind::Lost, Effect::Unknown), at(1));
+    let refused =
+        sent_late(rearmed(doubt.clone(), at(402)), &error(FaultKind::NoCapacity, Effect::NotApplied), at(403));
+    assert!(matches!(next(&refused), Next::Arm(c) if c.backend.as_str() == "b"));
+    for (kind, effect) in [(FaultKind::Throttled, Effect::NotApplied), (FaultKind::Lost, Effect::Unknown)] {
+        let r = sent_late(rearmed(doubt.clone(), at(402)), &error(kind, effect), at(403));
+        assert_eq!(next(&r), Next::Resolve, "{kind:?}");
+    }
+    let found = sent_late(rearmed(doubt, at(402)), &Ok(id()), at(403));
+    assert_eq!(found.attempts[0].state, AttemptState::Applied);
+}
+
+#[test]
 fn a_late_answer_does_not_change_what_was_learnt_since() {
     let applied = sent(armed(with_plan(&[("a", "1")]), at(0)), &Ok(id()), at(1));
     let running = sighted(applied, &seen(ObservedPhase::Running), at(2)).unwrap();

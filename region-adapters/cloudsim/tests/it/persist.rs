@@ -100,7 +100,8 @@ async fn another_scenario_over_the_same_state_is_refused() {
 /// The process that is killed: this very test, run by itself with [`CHILD_DIR`] set.
 async fn process_to_be_killed(dir: std::ffi::OsString) {
     let simulator = Simulator::start(quick(), Some(dir.into())).await.unwrap();
-    println!("\nINFO {}", serde_json::to_string(&simulator.info()).unwrap());
+    let line = format!("\nINFO {}\n", serde_json::to_string(&simulator.info()).unwrap());
+    std::io::stdout().write_all(line.as_bytes()).unwrap();
     tokio::time::sleep(Duration::from_secs(120)).await;
 }
 
