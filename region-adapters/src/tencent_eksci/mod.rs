@@ -245,6 +245,15 @@ fn read_reply<T: DeserializeOwned>(status: u16, body: &[u8], verb: Verb) -> Resu
     })
 }
 
+/// A create names no instance: what it did not find is a part of the network of this very place, and another place
+/// has its own.
+fn misplaced(mut error: AdapterError) -> AdapterError {
+    if error.kind == FaultKind::NotFound {
+        error.kind = FaultKind::WrongPlace;
+    }
+    error
+}
+
 /// Bytes of a foreign error page kept as text: enough to recognise what sent it.
 const ERROR_BODY_SHOWN: usize = 200;
 
@@ -259,7 +268,7 @@ impl RegionAdapter for TencentEksci {
             return Err(request::refused("adapter.unsupported", format!("{}: {}", refusal.pointer, refusal.reason)));
         }
         let request = self.create_request(&call)?;
-        let reply: wire::Created = self.call(at, Verb::Write, request).await?;
+        let reply: wire::Created = self.call(at, Verb::Write, request).await.map_err(misplaced)?;
         let unknown = |text: String| AdapterError::new(FaultKind::Unexpected, Effect::Unknown, "adapter.no-id", text);
         match reply.eks_ci_ids.as_slice() {
             [id] => CloudId::new(id).map_err(|e| unknown(e.to_string())),

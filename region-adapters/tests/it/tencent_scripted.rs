@@ -104,6 +104,15 @@ async fn a_create_is_sent_once_whatever_the_answer() {
 }
 
 #[tokio::test]
+async fn what_a_create_does_not_find_is_missing_in_this_place_only() {
+    for code in ["ResourceNotFound", "InvalidParameter.ResourceNotFound"] {
+        let (url, _server) = script(vec![(JSON, error(code))]).await;
+        let error = ask(&url, create()).await.unwrap_err();
+        assert_eq!((error.kind, error.effect), (FaultKind::WrongPlace, Effect::NotApplied), "{code}");
+    }
+}
+
+#[tokio::test]
 async fn an_error_counts_whatever_the_content_type() {
     for content_type in ["application/json; charset=utf-8", "text/html", "x"] {
         let (url, _server) = script(vec![(content_type, error("ResourcesSoldOut"))]).await;
