@@ -63,12 +63,6 @@ impl ObservedPhase {
     pub const fn is_ended(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Reclaimed | Self::Unplaceable)
     }
-
-    /// It is expected to change soon without anybody's doing.
-    #[must_use]
-    pub const fn is_in_transition(self) -> bool {
-        matches!(self, Self::Placing | Self::Starting | Self::Updating | Self::Terminating)
-    }
 }
 
 /// One instance as a backend showed it, in our words.
