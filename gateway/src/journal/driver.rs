@@ -10,6 +10,7 @@
 
 use std::{
     collections::HashMap,
+    panic::AssertUnwindSafe,
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -18,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use meridian_adapters::{AdapterError, CreateCall};
 use meridian_ledger::{Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver, Usage};
 use meridian_model::{
@@ -204,8 +206,13 @@ impl Driver {
         let inner = Arc::clone(&self.0);
         self.0.tasks.spawn(async move {
             let span = tracing::info_span!(OPERATION, meridian.tenant.id = %key.0, meridian.operation.id = %key.1);
-            let task = Task { inner, running: entry };
-            tracing::Instrument::instrument(task.run(&key, record), span).await;
+            let task = Task { inner: Arc::clone(&inner), running: entry };
+            let walk = AssertUnwindSafe(tracing::Instrument::instrument(task.run(&key, record), span));
+            if walk.catch_unwind().await.is_err() {
+                // What it did is in the ledger. Off the list, so that the next who asks has it driven again.
+                inner.running().remove(&key);
+                tracing::error!(meridian.operation.id = %key.1, "the task of an operation panicked");
+            }
         });
         receiver
     }
