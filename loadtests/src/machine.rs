@@ -44,8 +44,9 @@ impl Machine {
         let memory_kib: u64 =
             field(&meminfo, "MemTotal").and_then(|v| v.split(' ').next()?.parse().ok()).unwrap_or_default();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let hardware =
-            format!("{cores} cores of {model}, {} GiB, Linux {}", memory_kib.div_ceil(1024 * 1024), kernel.trim());
+        // What stands behind the version names a build, not a kernel.
+        let kernel = kernel.trim().split('-').next().unwrap_or_default();
+        let hardware = format!("{cores} cores of {model}, {} GiB, Linux {kernel}", memory_kib.div_ceil(1024 * 1024));
         let dirty = output("git", &["status", "--porcelain", "--untracked-files=no"]).is_some_and(|s| !s.is_empty());
         let commit = output("git", &["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
         Ok(Self {
