@@ -30,7 +30,7 @@ const STATE_FILE: &str = "demo.json";
 const CONFIG_FILE: &str = "meridian.toml";
 /// Milliseconds after which a create that was sent cannot take effect any more. On loopback nothing stays in
 /// flight longer, and the simulators take signatures of five minutes only from a clock that is ours.
-const EFFECT_BOUND_MS: u64 = 10_000;
+const EFFECT_BOUND_MS: u64 = 15_000;
 /// Instances of the small tenant.
 const LAB_INSTANCES: u32 = 37;
 /// Held while a demo uses its directory.

@@ -45,6 +45,8 @@ word_enum!(
         Failed = "Failed",
         /// A spot instance that the vendor took back.
         Reclaimed = "Reclaimed",
+        /// A status that the adapter does not know. It proves nothing: what was known before stands.
+        Unknown = "Unknown",
     }
 );
 

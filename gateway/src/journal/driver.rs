@@ -150,6 +150,8 @@ enum Stop {
     Draining,
     /// The record is gone from the ledger.
     Missing,
+    /// The ledger refuses what would have to be written; repeating cannot help.
+    Refused,
 }
 
 type Driven = Result<Box<OperationRecord>, Stop>;
@@ -339,6 +341,7 @@ impl Task {
     /// Walks until nothing is left to do (the last record) or the task must stop (`None`).
     async fn drive(&self, mut record: Box<OperationRecord>) -> Option<Box<OperationRecord>> {
         let mut backoff = Backoff::new(BACKOFF);
+        let mut doubt = Doubt::default();
         loop {
             self.publish(&record);
             if self.inner.stop.is_cancelled() {
@@ -354,7 +357,7 @@ impl Task {
                     self.write(record, |r, now| Some(machine::failed(r, (*problem).clone(), now))).await
                 }
                 Next::Doubt => self.write(record, |r, now| Some(machine::doubted(r, now))).await,
-                Next::Resolve => self.resolve(record, &mut backoff).await,
+                Next::Resolve => self.resolve(record, &mut backoff, &mut doubt).await,
                 Next::Watch { until } => self.watch(record, until).await,
                 Next::Remove => self.remove(record, &mut backoff).await,
                 Next::Cancel => self.write(record, |r, now| Some(machine::cancelled(r, now))).await,
@@ -372,8 +375,8 @@ impl Task {
                     record = next;
                 }
                 Err(Stop::Draining) => return None,
-                Err(why @ (Stop::Fenced | Stop::Missing)) => {
-                    tracing::warn!(?why, "the record has another owner; this process stops driving it");
+                Err(why @ (Stop::Fenced | Stop::Missing | Stop::Refused)) => {
+                    tracing::warn!(?why, "this process stops driving the record");
                     return None;
                 }
             }
@@ -428,6 +431,10 @@ impl Task {
                     rewrites += 1;
                 }
                 Ok(Stepped::QuotaExceeded(shortage)) => return Ok(Err((record, shortage))),
+                Err(error @ LedgerError::Invalid { .. }) => {
+                    tracing::error!(%error, "the ledger refuses a step for good; a person must look at this operation");
+                    return Err(Stop::Refused);
+                }
                 Err(error) => {
                     tracing::error!(%error, "the ledger did not take a step; it is tried again");
                     self.pause(backoff.next()).await?;
@@ -494,12 +501,13 @@ impl Task {
         // The turn comes first: what is journalled must leave at once.
         let turn = tokio::select! {
             () = self.inner.stop.cancelled() => return Err(Stop::Draining),
-            turn = poller.backend().pace.turn("create") => turn,
+            () = self.running.wake.notified() => return self.reload(record).await,
+            turn = poller.backend().pace.create_turn() => turn,
         };
-        if turn.is_err() {
+        let Ok(_turn) = turn else {
             self.pause(BACKOFF.1).await?;
             return self.reload(record).await;
-        }
+        };
         let arming = Instant::now();
         let armed = match self.arm(record, candidate).await? {
             Ok(armed) => armed,
@@ -584,7 +592,7 @@ impl Task {
     }
 
     /// Finds out what became of an attempt in doubt.
-    async fn resolve(&self, record: Box<OperationRecord>, backoff: &mut Backoff) -> Driven {
+    async fn resolve(&self, record: Box<OperationRecord>, backoff: &mut Backoff, doubt: &mut Doubt) -> Driven {
         let Some(attempt) = record.open_attempt().cloned() else { return Ok(record) };
         let Ok(poller) = self.parts().pollers.of(&attempt.backend) else {
             self.pause(BACKOFF.1).await?;
@@ -596,14 +604,16 @@ impl Task {
         let mut shows_none = false;
         if let Ok(found) = backend.find(attempt.name.clone()).await {
             shows_none = found.is_empty();
-            let look =
-                LookUp { found: &found, proven: poller.silence_is_proof(), effect_bound: backend.effect_bound() };
+            let proven = poller.silence_is_proof() && doubt.lasted(attempt.armed_at) > backend.effect_bound();
+            let look = LookUp { found: &found, proven, effect_bound: backend.effect_bound() };
             if machine::looked_up((*record).clone(), &look, asked).is_some() {
                 return self.write(record, |r, _| machine::looked_up(r, &look, asked)).await;
             }
         }
         // Nothing that was sent so far can take effect any more.
-        let is_late = shows_none && asked > attempt.armed_at + backend.effect_bound();
+        let is_late = shows_none
+            && asked > attempt.armed_at + backend.effect_bound()
+            && doubt.lasted(attempt.armed_at) > backend.effect_bound();
         let may_resend = backend.honours_tokens()
             && record.removal.is_none()
             && asked.since(attempt.started_at) < RESEND_WITHIN
@@ -704,7 +714,7 @@ impl Task {
             loop {
                 match sight.borrow_and_update().clone() {
                     // Asked before the delete was answered proves nothing.
-                    Watched::Missing(at) if at >= asked => return poller.lists_soundly(),
+                    Watched::Missing(at) if at >= asked => return poller.lists_now(),
                     _ => {}
                 }
                 if sight.changed().await.is_err() {
@@ -766,6 +776,25 @@ pub fn seed(op: &OperationId) -> u64 {
     op.as_str()
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// How long this process has been in doubt about one send, by the monotonic clock: a step of the wall clock must not
+/// close a doubt early, and an owner that took over counts from then (RELIABILITY 2.5 c).
+#[derive(Default)]
+struct Doubt(Option<(Time, Instant)>);
+
+impl Doubt {
+    /// The time since this process first looked into the send that was armed at `armed_at`.
+    fn lasted(&mut self, armed_at: Time) -> Duration {
+        let now = Instant::now();
+        match self.0 {
+            Some((send, since)) if send == armed_at => now.duration_since(since),
+            _ => {
+                self.0 = Some((armed_at, now));
+                Duration::ZERO
+            }
+        }
+    }
 }
 
 /// Doubling waits between a first and a longest.

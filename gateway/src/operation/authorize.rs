@@ -109,8 +109,8 @@ fn named_tenant(action: &Action) -> Option<&TenantId> {
 
 fn admit(core: &Core, tenant: &TenantId, create: &mut CreateInstance) -> Result<(), Refusal> {
     let mut faults = validate::spec(&create.spec);
-    faults.extend(validate::labels(&create.labels, "/labels"));
-    faults.extend(validate::annotations(&create.annotations, "/annotations"));
+    faults.extend(validate::labels(&create.labels, &format!("{}/labels", create.metadata_pointer)));
+    faults.extend(validate::annotations(&create.annotations, &format!("{}/annotations", create.metadata_pointer)));
     if !faults.is_empty() {
         let detail = format!("{} of the request's fields are not valid", faults.len());
         return Err(Problem::new(ErrorCode::InvalidArgument, detail).with_errors(faults).into());

@@ -23,7 +23,7 @@ use super::{
 use crate::{core::Core, journal::identity, telemetry::core::ADMISSION_CLAIM};
 
 /// The route part of an operation id.
-const ROUTE: &str = "POST instances";
+pub const ROUTE: &str = "POST instances";
 
 /// Seconds a client should wait when the gateway drives as many operations as it can.
 const OVERLOADED_RETRY_SECONDS: u32 = 2;

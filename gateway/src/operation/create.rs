@@ -9,7 +9,11 @@ use meridian_model::{
 use meridian_policies::placement::{self, TenantQuota};
 use tokio::{sync::watch, time::Instant};
 
-use super::{CreateInstance, Outcome, Refusal, claim::Follow, quota_view, store_refusal};
+use super::{
+    CreateInstance, Outcome, Refusal,
+    claim::{self, Follow},
+    quota_view, store_refusal,
+};
 use crate::{
     core::Core,
     journal::driver,
@@ -72,7 +76,7 @@ fn answer(record: &OperationRecord, key: Arc<str>, replayed: bool) -> Result<Out
 /// Whatever the real call would be refused with.
 pub async fn validate(core: &Core, create: CreateInstance) -> Result<Outcome, Refusal> {
     let key = create.idempotency_key.as_deref().unwrap_or_default();
-    let op = core.deployment.operation_id(&create.tenant, "POST instances", key).map_err(Refusal::internal)?;
+    let op = core.deployment.operation_id(&create.tenant, claim::ROUTE, key).map_err(Refusal::internal)?;
     if core.fleet.get(&create.tenant, &create.name).is_some() {
         let detail = format!("tenants/{}/instances/{} exists already", create.tenant, create.name);
         return Err(Refusal::new(ErrorCode::AlreadyExists, detail));

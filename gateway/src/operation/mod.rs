@@ -131,6 +131,8 @@ pub struct CreateInstance {
     pub labels: Labels,
     /// Annotations.
     pub annotations: Labels,
+    /// JSON pointer of what holds name, labels and annotations in the body; empty for the body itself.
+    pub metadata_pointer: &'static str,
     /// The wish, parsed; validated by the operation stack.
     pub spec: InstanceSpec,
     /// The caller's key; the gateway makes one when there is none.

@@ -1,7 +1,7 @@
 //! Our own limits towards a vendor, so that it never has to throttle us: a rate per verb and a number of calls
 //! under way. They stand outside the breaker, because waiting for our own turn says nothing about the region.
 //!
-//! A create takes its turn before its attempt is journalled ([`Pace::turn`]), not in the layer: what is
+//! A create takes its turn before its attempt is journalled ([`Pace::create_turn`]), not in the layer: what is
 //! journalled must leave within two seconds (RELIABILITY 2.3).
 
 use std::{
@@ -13,7 +13,10 @@ use std::{
 
 use meridian_adapters::{AdapterError, Call, Reply};
 use meridian_model::error::{Effect, FaultKind};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tower::{Layer, Service};
 
 use super::attempt::CallFuture;
@@ -57,6 +60,24 @@ impl Pace {
         }
     }
 
+    /// Waits for the turn of a create and for its place among the writes under way, which it holds until the answer
+    /// is in.
+    ///
+    /// # Errors
+    /// The turn would come too late; nothing was sent.
+    pub async fn create_turn(&self) -> Result<OwnedSemaphorePermit, AdapterError> {
+        self.turn(CREATE).await?;
+        self.place(true).await
+    }
+
+    /// A place among the reads or writes under way.
+    async fn place(&self, write: bool) -> Result<OwnedSemaphorePermit, AdapterError> {
+        let class = if write { &self.writes } else { &self.reads };
+        Arc::clone(class).acquire_owned().await.map_err(|_| {
+            AdapterError::new(FaultKind::Throttled, Effect::NotApplied, "meridian.closing", "the gateway is closing")
+        })
+    }
+
     /// Waits for the turn of one call of a verb.
     ///
     /// # Errors
@@ -98,6 +119,9 @@ impl Pace {
     }
 }
 
+/// The verb whose turn the driver takes.
+const CREATE: &str = "create";
+
 /// Makes calls wait for their turn.
 #[derive(Debug, Clone)]
 pub struct Paced<S> {
@@ -136,18 +160,12 @@ where
         let pace = Arc::clone(&self.pace);
         Box::pin(async move {
             let verb = call.request.verb();
-            if verb != "create" {
+            let _place = if verb == CREATE {
+                None
+            } else {
                 pace.turn(verb).await?;
-            }
-            let class = if call.request.is_write() { &pace.writes } else { &pace.reads };
-            let _permit = Arc::clone(class).acquire_owned().await.map_err(|_| {
-                AdapterError::new(
-                    FaultKind::Throttled,
-                    Effect::NotApplied,
-                    "meridian.closing",
-                    "the gateway is closing",
-                )
-            })?;
+                Some(pace.place(call.request.is_write()).await?)
+            };
             let result = ready.call(call).await;
             if let Err(error) = &result
                 && error.kind == FaultKind::Throttled

@@ -20,6 +20,12 @@ const RETRIES_MAX: u32 = 2;
 /// First wait; doubled for the second repetition.
 const WAIT: Duration = Duration::from_millis(50);
 
+/// First wait after a throttle answer: the vendors count by the second.
+const THROTTLED_WAIT: Duration = Duration::from_millis(500);
+
+/// Longest wait; whoever asks for more is left for another candidate.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// Each call earns this part of a repetition; the floor is one a second (RELIABILITY 3).
 const BUDGET_SHARE: f64 = 0.1;
 
@@ -83,10 +89,15 @@ impl<S> Layer<S> for RetryLayer {
     }
 }
 
+/// The vendor's own wish within reason, else a doubling wait; a throttle deserves more patience than a slip.
+fn wait(error: &AdapterError, tries: u32) -> Duration {
+    let first = if error.kind == FaultKind::Throttled { THROTTLED_WAIT } else { WAIT };
+    error.retry_after.unwrap_or(first * 2_u32.pow(tries)).min(WAIT_MAX)
+}
+
 /// Nothing happened, and the same call may well succeed in a moment.
 fn worth_repeating(error: &AdapterError) -> bool {
-    error.effect == Effect::NotApplied
-        && matches!(error.kind, FaultKind::Throttled | FaultKind::Temporary | FaultKind::Unreachable)
+    error.effect == Effect::NotApplied && matches!(error.kind, FaultKind::Throttled | FaultKind::Temporary)
 }
 
 impl<S> Service<Call> for Retry<S>
@@ -118,7 +129,7 @@ where
                             && worth_repeating(&error)
                             && budget.lock().unwrap_or_else(PoisonError::into_inner).spend() =>
                     {
-                        tokio::time::sleep(WAIT * 2_u32.pow(tries)).await;
+                        tokio::time::sleep(wait(&error, tries)).await;
                         tries += 1;
                         std::future::poll_fn(|cx| ready.poll_ready(cx)).await?;
                     }

@@ -17,7 +17,7 @@ use std::{
 use meridian_model::{
     ids::{BackendId, CloudId, InstanceName, OperationId, TenantId, ZoneId},
     operation::{OperationRecord, OperationState},
-    status::Observed,
+    status::{Observed, ObservedPhase},
     time::Time,
 };
 
@@ -188,7 +188,13 @@ impl Fleet {
         }
         let was_ended = entry.record.last_seen.as_ref().is_some_and(|(_, o)| o.phase.is_ended());
         let ended_now = observed.phase.is_ended() && !was_ended && entry.record.state == OperationState::Succeeded;
-        *entry = Entry::new(Arc::clone(&entry.record), Some(Sighting { at, observed: observed.clone() }), false);
+        let mut observed = observed.clone();
+        if observed.phase == ObservedPhase::Unknown
+            && let Some(before) = &entry.seen
+        {
+            observed.phase = before.observed.phase;
+        }
+        *entry = Entry::new(Arc::clone(&entry.record), Some(Sighting { at, observed }), false);
         self.revision.fetch_add(1, Ordering::AcqRel);
         ended_now.then(|| Arc::clone(&entry.record))
     }

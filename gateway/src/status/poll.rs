@@ -36,7 +36,7 @@ const SWEEP_PAGES_MAX: usize = 20_000;
 
 /// For how long having been shown an instance proves that we may list: permissions are changed by people, and a
 /// create in doubt on such a vendor is resolved by its token long before.
-const SHOWN_WITHIN: Duration = Duration::from_secs(600);
+const SHOWN_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
 /// Wait between a failed sweep and the next.
 const FAILED_SWEEP_WAIT: Duration = Duration::from_secs(1);
@@ -105,7 +105,7 @@ struct Sweeps {
 struct Swept {
     /// Instances with a name of ours.
     ours: usize,
-    /// The vendor says that there are more than it listed.
+    /// The vendor's total shrank between two pages.
     hides: bool,
 }
 
@@ -199,20 +199,20 @@ impl Poller {
         receiver
     }
 
-    /// Whether the last sweep was complete and showed what it had to. Enough to believe that a deleted instance is
-    /// gone when it is not shown: the delete was answered for it.
+    /// Whether the last sweep was complete. Enough to believe that a deleted instance is gone when it is not shown:
+    /// the delete was answered for it.
     #[must_use]
-    pub fn lists_soundly(&self) -> bool {
+    pub fn lists_now(&self) -> bool {
         let sweeps = lock(&self.sweeps);
-        !sweeps.distrusted && sweeps.observed_at.is_some() && sweeps.failing_since.is_none()
+        sweeps.observed_at.is_some() && sweeps.failing_since.is_none()
     }
 
-    /// Whether an empty answer proves that a create came to nothing (RELIABILITY 2.5): the sweeps are sound and,
-    /// where a vendor hides instances from who may not list them, it has shown us one lately.
+    /// Whether an empty answer proves that a create came to nothing (RELIABILITY 2.5): the last sweep is complete and
+    /// showed what it had to, and, where a vendor hides instances from who may not list them, it has shown us one lately.
     #[must_use]
     pub fn silence_is_proof(&self) -> bool {
         let shown = || lock(&self.sweeps).shown_at.is_some_and(|at| self.clock.now().since(at) <= SHOWN_WITHIN);
-        self.lists_soundly() && (!self.backend.capability.denies_silently || shown())
+        self.lists_now() && !lock(&self.sweeps).distrusted && (!self.backend.capability.denies_silently || shown())
     }
 
     /// The age of this backend's data.
@@ -272,18 +272,19 @@ impl Poller {
     /// Lists every page.
     async fn sweep(&self, started: Time) -> Result<Swept, AdapterError> {
         let mut from: Option<Cursor> = None;
-        let (mut ours, mut listed) = (0, 0_u64);
+        let (mut ours, mut hides, mut last_total) = (0, false, 0);
         for _ in 0..SWEEP_PAGES_MAX {
             let Page { items, next, total } = self.backend.list(from).await?;
-            listed = listed.saturating_add(items.len() as u64);
+            // Where pages are counted by offset, a delete between two of them hides an instance.
+            hides |= total.is_some_and(|total| total < last_total);
+            last_total = total.unwrap_or(0);
             for observed in &items {
                 ours += usize::from(self.backend.is_ours(&observed.name));
                 self.show(started, observed);
             }
             match next {
                 Some(cursor) => from = Some(cursor),
-                // Where pages are counted by offset, a delete between two of them hides an instance.
-                None => return Ok(Swept { ours, hides: total.is_some_and(|total| listed < total) }),
+                None => return Ok(Swept { ours, hides }),
             }
         }
         Err(AdapterError::new(

@@ -78,7 +78,7 @@ pub fn phase(record: &OperationRecord, seen: Option<&Observed>) -> Phase {
             Some(ObservedPhase::Succeeded) => Phase::Succeeded,
             Some(ObservedPhase::Failed | ObservedPhase::Reclaimed | ObservedPhase::Unplaceable) => Phase::Failed,
             Some(ObservedPhase::Terminating) => Phase::Terminating,
-            Some(ObservedPhase::Placing | ObservedPhase::Starting) | None => Phase::Pending,
+            Some(ObservedPhase::Placing | ObservedPhase::Starting | ObservedPhase::Unknown) | None => Phase::Pending,
         },
     }
 }

@@ -64,9 +64,8 @@ pub(super) fn named(items: Vec<Observed>, name: &CloudName) -> impl Iterator<Ite
 fn observed(group: &wire::ContainerGroup, gpu_sizes: &[GpuSize]) -> Result<Observed, AdapterError> {
     let id = CloudId::new(&group.container_group_id)
         .map_err(|_| not_understood(Verb::Read, "an instance without a usable ContainerGroupId"))?;
-    let phase = phase(&group.status).ok_or_else(|| {
-        not_understood(Verb::Read, &format!("instance {id} has the unknown status {:?}", text(&group.status)))
-    })?;
+    // One foreign instance with a new status must not hide all others of the region.
+    let phase = phase(&group.status).unwrap_or(ObservedPhase::Unknown);
     let (reason, message) = explanation(group, phase);
     let init = group.init_containers.iter().map(|c| container(c, true));
     let ended = [&group.succeeded_time, &group.failed_time, &group.expired_time].into_iter().find_map(|t| time(t));

@@ -43,7 +43,7 @@ pub(super) fn cloud_id(text: &str) -> Result<CloudId, AdapterError> {
 pub(super) fn instance(ci: wire::EksCi, known: Known<'_>) -> Result<Observed, AdapterError> {
     let init = ci.init_containers.iter().map(|c| container(c, true));
     let containers: Vec<ContainerStatus> = init.chain(ci.containers.iter().map(|c| container(c, false))).collect();
-    let phase = phase(&ci.status, &ci.init_containers, &ci.containers)?;
+    let phase = phase(&ci.status, &ci.init_containers, &ci.containers);
     let failed = containers.iter().find(|c| phase == ObservedPhase::Failed && c.exit_code.is_some_and(|e| e != 0));
     let last_end = || containers.iter().filter_map(|c| c.finished_at).max();
     let finished_at = ci.succeeded_time.as_deref().and_then(time).or_else(last_end).filter(|_| phase.is_ended());
@@ -85,8 +85,8 @@ fn marks(c: &wire::Container) -> Labels {
 /// The vendor has no status for "placed, images are being pulled": only a container that ran, an init container
 /// in practice, shows it. `created` does not: whether an instance that waits for stock shows it is not
 /// documented, and taking it for placed would hide a shortage. `Creating` and `Updating` are not documented but waited for by the vendor's Terraform provider.
-fn phase(status: &str, init: &[wire::Container], main: &[wire::Container]) -> Result<ObservedPhase, AdapterError> {
-    Ok(match status {
+fn phase(status: &str, init: &[wire::Container], main: &[wire::Container]) -> ObservedPhase {
+    match status {
         "Pending" | "Creating" => {
             let made = |c: &wire::Container| {
                 c.current_state.as_ref().is_some_and(|s| matches!(s.state.as_str(), "running" | "exited"))
@@ -97,8 +97,9 @@ fn phase(status: &str, init: &[wire::Container], main: &[wire::Container]) -> Re
         "Updating" => ObservedPhase::Updating,
         "Succeeded" => ObservedPhase::Succeeded,
         "Failed" => ObservedPhase::Failed,
-        other => return Err(unexpected("adapter.unknown-status", format!("instance status {other:?}"))),
-    })
+        // One foreign instance with a new status must not hide all others of the region.
+        _ => ObservedPhase::Unknown,
+    }
 }
 
 fn container(c: &wire::Container, init: bool) -> ContainerStatus {

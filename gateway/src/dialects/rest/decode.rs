@@ -215,6 +215,7 @@ impl Rest {
             name: manifest.name,
             labels: manifest.labels,
             annotations: manifest.annotations,
+            metadata_pointer: manifest.metadata_pointer,
             spec: manifest.spec,
             idempotency_key,
             fingerprint,

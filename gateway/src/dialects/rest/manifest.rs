@@ -64,6 +64,8 @@ pub(super) struct Manifest {
     pub(super) labels: Labels,
     pub(super) annotations: Labels,
     pub(super) spec: InstanceSpec,
+    /// Where labels and annotations stand in the body.
+    pub(super) metadata_pointer: &'static str,
     /// Fields outside of the model.
     pub(super) unknown: Vec<FieldError>,
 }
@@ -129,7 +131,7 @@ fn short(bytes: &[u8], tree: &Value) -> Result<Manifest, Rejection> {
     let Typed { value, unknown } = parse_typed::<Short>(bytes)?;
     let Short { name, labels, annotations, spec } = value;
     let name = required(name, "/name", tree.get("generateName").is_some(), &unknown)?;
-    Ok(Manifest { name, labels, annotations, spec, unknown })
+    Ok(Manifest { name, labels, annotations, spec, metadata_pointer: "", unknown })
 }
 
 fn resource(bytes: &[u8], tree: &Value, tenant: &TenantId) -> Result<Manifest, Rejection> {
@@ -144,7 +146,7 @@ fn resource(bytes: &[u8], tree: &Value, tenant: &TenantId) -> Result<Manifest, R
     if unknown.iter().any(|f| f.code != "unknown-field") {
         return Err(refuse(unknown));
     }
-    Ok(Manifest { name, labels, annotations, spec: value.spec, unknown })
+    Ok(Manifest { name, labels, annotations, spec: value.spec, metadata_pointer: "/metadata", unknown })
 }
 
 /// The name, or what to do without one; faults found so far are reported with it.

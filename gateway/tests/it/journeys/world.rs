@@ -181,6 +181,7 @@ pub fn create(tenant: &str, name: &str, key: &str, spec: &InstanceSpec) -> Actio
         name: name.parse().unwrap(),
         labels: Default::default(),
         annotations: Default::default(),
+        metadata_pointer: "",
         spec: spec.clone(),
         idempotency_key: Some(key.to_owned()),
         fingerprint: format!("{name}{}", serde_json::to_string(spec).unwrap().len()),
