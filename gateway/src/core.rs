@@ -75,6 +75,8 @@ pub struct Core {
     pub planner: Arc<Planner>,
     /// Drives operations.
     pub driver: Driver,
+    /// Cancelled when the process begins to drain: who waits for an operation is answered with how it stands.
+    pub draining: CancellationToken,
     tenants: Arc<HashMap<TenantId, TenantRules>>,
     retention: Duration,
     stop: CancellationToken,
@@ -92,6 +94,8 @@ pub struct Deps {
     pub ledger: Arc<dyn Ledger>,
     /// Counts what happens.
     pub metrics: Arc<CoreMetrics>,
+    /// Cancelled when the process begins to drain.
+    pub draining: CancellationToken,
 }
 
 impl Core {
@@ -149,6 +153,7 @@ impl Core {
             pollers,
             planner,
             driver,
+            draining: deps.draining,
             tenants,
             retention: config.driver.retention.0,
             stop,

@@ -115,7 +115,13 @@ impl Process {
         let failed = Arc::clone(&fatal);
         health.depend_on("ledger", move || failed.get().map_or(Ok(()), |why| Err(why.clone())));
         let core_metrics = CoreMetrics::register(&metrics);
-        let deps = Deps { clock: clock.clone(), entropy: entropy.clone(), ledger, metrics: core_metrics };
+        let deps = Deps {
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            ledger,
+            metrics: core_metrics,
+            draining: drain.clone(),
+        };
         let core = Core::start(&config, deps).await?;
         let parts = Parts {
             operations: operation::stack(&core),

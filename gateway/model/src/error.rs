@@ -176,10 +176,10 @@ impl ErrorCode {
             Self::Unplaceable => "Change what every backend refuses; each refusal is listed with its field.",
             Self::RateLimited => "Wait for the time in Retry-After, then repeat the request.",
             Self::NoCapacity => {
-                "Try later, or allow more regions, zones or sizes; the attempts say what each answered."
+                "Try later with a new idempotency key, or allow more regions, zones or sizes; the attempts say what each answered."
             }
             Self::Overloaded => "Wait for the time in Retry-After, then repeat the request.",
-            Self::RegionUnavailable => "Try later, or allow other regions.",
+            Self::RegionUnavailable => "Try later (a create with a new idempotency key), or allow other regions.",
             Self::StoreUnavailable => "Repeat the request with the same idempotency key after Retry-After.",
             Self::BackendError => "Look at the attempts; if the reason is not in your spec, tell the operator.",
             Self::DeadlineExceeded => "Follow the operation; repeating with the same idempotency key is safe.",

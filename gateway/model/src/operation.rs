@@ -148,6 +148,19 @@ pub struct AttemptFault {
     pub vendor_request_id: Option<String>,
 }
 
+impl AttemptFault {
+    /// What a tenant may read of it: the vendor's own words, unless they are about the operator's account.
+    #[must_use]
+    pub fn public_text(&self) -> String {
+        match self.kind {
+            FaultKind::Credentials | FaultKind::Account => {
+                "the region does not accept the operator's account".to_owned()
+            }
+            _ => format!("{}: {}", self.code, self.message),
+        }
+    }
+}
+
 /// One attempt to create the instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -401,7 +414,7 @@ pub struct AttemptView {
 impl From<&Attempt> for AttemptView {
     fn from(a: &Attempt) -> Self {
         let (code, message) = match &a.fault {
-            Some(f) => (f.kind.as_str().to_owned(), format!("{}: {}", f.code, f.message)),
+            Some(f) => (f.kind.as_str().to_owned(), f.public_text()),
             None => ("ok".to_owned(), String::new()),
         };
         let duration_ms = u64::try_from(a.changed_at.since(a.started_at).as_millis()).unwrap_or(u64::MAX);

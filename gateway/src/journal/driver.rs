@@ -27,7 +27,7 @@ use meridian_model::{
     ids::{CloudId, OperationId, TenantId},
     instance::Labels,
     operation::{Attempt, AttemptFault, AttemptState, OperationRecord, RankedCandidate},
-    status::{EventClass, ObservedEvent, ObservedPhase},
+    status::{EventClass, Observed, ObservedEvent, ObservedPhase},
     time::Time,
 };
 use meridian_policies::{
@@ -58,6 +58,9 @@ use crate::{
 
 /// A token is not resent after this: nobody says how long a vendor remembers it (vendor-api 4.1).
 const RESEND_WITHIN: Duration = Duration::from_secs(30 * 60);
+
+/// How long the answer to a create is held back from the ledger for a first sight of the instance.
+const FIRST_SIGHT: Duration = Duration::from_millis(20);
 
 /// First and longest wait between two tries of the same step, doubled from one to the other.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
@@ -466,6 +469,7 @@ impl Task {
         }
     }
 
+    /// Makes a plan. It is written with the attempt that follows it; lost before that, it is made again.
     async fn plan(&self, record: Box<OperationRecord>) -> Driven {
         let tried = machine::tried(&record);
         let again = !tried.is_empty();
@@ -479,12 +483,13 @@ impl Task {
         // After attempts the answer is about what they met, not about what was left.
         let problem = planned.problem.filter(|_| !again);
         let decision = planned.decision;
+        let Some(problem) = problem else {
+            return Ok(Box::new(machine::planned(*record, decision, self.now())));
+        };
         self.write(record, move |r, now| {
             let planned = machine::planned(r, decision.clone(), now);
-            Some(match &problem {
-                Some(problem) if planned.removal.is_none() => machine::failed(planned, problem.clone(), now),
-                _ => planned,
-            })
+            let ends = planned.removal.is_none();
+            Some(if ends { machine::failed(planned, problem.clone(), now) } else { planned })
         })
         .await
     }
@@ -525,7 +530,19 @@ impl Task {
         self.publish(&armed);
         let result = self.create(poller.backend(), &armed, &attempt, attempt.armed_at).await;
         self.learn(poller.backend(), &armed, &attempt, result.as_ref().err());
-        self.write(armed, |r, now| Some(machine::sent(r, &result, now))).await
+        let first = match &result {
+            Ok(id) => first_sight(poller, id).await.filter(|seen| seen.phase.proves_capacity()),
+            Err(_) => None,
+        };
+        if first.is_some() {
+            poller.backend().market.in_stock(&attempt.zone, &class_of(&armed, &attempt));
+        }
+        self.write(armed, |r, now| {
+            let sent = machine::sent(r, &result, now);
+            let ran = first.as_ref().and_then(|seen| machine::sighted(sent.clone(), seen, now));
+            Some(ran.unwrap_or(sent))
+        })
+        .await
     }
 
     /// Journals the attempt and charges the quota in one durable step. The error is the record without an
@@ -586,6 +603,9 @@ impl Task {
         let now = self.now();
         let outcome = error.map_or(Outcome::Answered, |e| Outcome::of(e.kind));
         backend.market.zone_outcome(&attempt.zone, outcome, now);
+        if let Some(error) = error.filter(|e| matches!(e.kind, FaultKind::Credentials | FaultKind::Account)) {
+            tracing::error!(backend = %backend.id, %error, "the vendor refuses our account");
+        }
         if error.is_some_and(|e| e.kind == FaultKind::NoCapacity) {
             backend.market.no_stock(&attempt.zone, class_of(record, attempt), now);
         }
@@ -738,6 +758,17 @@ async fn no_stock_event(backend: &Backend, id: &CloudId) -> ObservedEvent {
         if let Some(event) = events.into_iter().find(|e| e.class == EventClass::NoCapacity) {
             return event;
         }
+    }
+}
+
+/// What the backend shows of a new instance right away, if it answers at once: an instance that runs already saves a
+/// ledger step. A crash in this short time is a crash before the answer was noted: the attempt is in doubt and found.
+async fn first_sight(poller: &Poller, id: &CloudId) -> Option<Observed> {
+    let mut sight = poller.watch(id);
+    tokio::time::timeout(FIRST_SIGHT, sight.changed()).await.ok()?.ok()?;
+    match sight.borrow_and_update().clone() {
+        Watched::Seen(seen) => Some(seen.observed),
+        Watched::Unasked | Watched::Missing(_) => None,
     }
 }
 

@@ -490,8 +490,12 @@ fn exhausted(record: &OperationRecord) -> Problem {
     if let Some(fault) = record.attempts.last().filter(|a| is_terminal_fault(a)).and_then(|a| a.fault.as_ref()) {
         return Problem::new(
             ErrorCode::BackendError,
-            format!("the backend refused the instance: {}: {}", fault.code, fault.message),
+            format!("the backend refused the instance: {}", fault.public_text()),
         );
+    }
+    let of_account = |f: &&AttemptFault| matches!(f.kind, FaultKind::Credentials | FaultKind::Account);
+    if tried > 0 && faults.len() == tried && faults.iter().all(of_account) {
+        return Problem::new(ErrorCode::BackendError, "no region accepts the operator's account; tell the operator");
     }
     if tried > 0
         && faults.len() == tried
@@ -506,7 +510,7 @@ fn exhausted(record: &OperationRecord) -> Problem {
     let ruled_out = record.decision.as_ref().map_or(0, |d| d.rejected.iter().filter(untried).count());
     Problem::new(
         ErrorCode::NoCapacity,
-        format!("{tried} attempts, none found capacity; {ruled_out} further candidates were ruled out, see :explain"),
+        format!("{tried} attempts, none found capacity; {ruled_out} further zones were ruled out, see :explain"),
     )
     .with_retry_after(NO_CAPACITY_RETRY_SECONDS)
 }

@@ -29,27 +29,33 @@ const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// The operation ended without an instance.
-pub async fn follow(follow: Follow, wait: Duration) -> Result<Outcome, Refusal> {
+pub async fn follow(core: &Core, follow: Follow, wait: Duration) -> Result<Outcome, Refusal> {
     let Follow { operation, key, mut record, updates, replayed } = follow;
     let deadline = operation.deadline.checked_sub(ANSWER_MARGIN).unwrap_or(operation.deadline);
     let until = (Instant::now() + wait).min(deadline);
     if let Some(updates) = updates {
-        record = settled(updates, until, |r| r.state.is_final()).await;
+        record = settled(core, updates, until, |r| r.state.is_final()).await;
     }
     answer(&record, key, replayed)
 }
 
-/// The latest record, as soon as it fulfils the condition, at `until` at the latest.
+/// The latest record, as soon as it fulfils the condition; at `until` or when a drain begins at the latest: the
+/// operation goes on without us, and whoever waits is told so instead of being cut off.
 pub async fn settled(
+    core: &Core,
     mut updates: watch::Receiver<Arc<OperationRecord>>,
     until: Instant,
     done: impl Fn(&OperationRecord) -> bool + Send,
 ) -> Arc<OperationRecord> {
-    let wait = async {
+    let ended = async {
         // An error means that the task ended; the last value is the last record it had.
         let _ = updates.wait_for(|record| done(record)).await;
     };
-    let _ = tokio::time::timeout_at(until, wait).await;
+    tokio::select! {
+        () = ended => {}
+        () = core.draining.cancelled() => {}
+        () = tokio::time::sleep_until(until) => {}
+    }
     updates.borrow().clone()
 }
 

@@ -35,7 +35,7 @@ pub async fn delete(
     }
     let updates = core.driver.adopt(record).await.map_err(|e| store_refusal(&e))?;
     let latest = match updates {
-        Some(updates) => settled(updates, (Instant::now() + wish.wait).min(deadline), |r| r.is_gone()).await,
+        Some(updates) => settled(core, updates, (Instant::now() + wish.wait).min(deadline), |r| r.is_gone()).await,
         None => seen,
     };
     if latest.is_gone() {

@@ -339,7 +339,7 @@ impl Service<Work> for Perform {
                     Action::CreateInstance(create) => create.wait,
                     _ => Duration::ZERO,
                 };
-                Box::pin(create::follow(follow, wait))
+                Box::pin(async move { create::follow(&core, follow, wait).await })
             }
             Work::Perform(operation) => match at_once(&core, &operation) {
                 Some(answer) => Box::pin(std::future::ready(answer)),

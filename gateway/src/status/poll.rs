@@ -38,6 +38,9 @@ const SWEEP_PAGES_MAX: usize = 20_000;
 /// create in doubt on such a vendor is resolved by its token long before.
 const SHOWN_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
+/// Instances known at a backend from which a sweep that misses most of them renews nothing.
+const MASS_SILENCE: usize = 3;
+
 /// Wait between a failed sweep and the next.
 const FAILED_SWEEP_WAIT: Duration = Duration::from_secs(1);
 
@@ -308,7 +311,10 @@ impl Poller {
         self.backend.metrics().sweep(self.backend.id.as_str(), outcome);
         sweeps.failing_since = None;
         sweeps.failures = 0;
-        sweeps.observed_at = Some(started);
+        // A fleet that is gone at one blow was not seen; two or three may well have been deleted by hand.
+        if !(lacks_many && known >= MASS_SILENCE) {
+            sweeps.observed_at = Some(started);
+        }
     }
 
     fn show(&self, at: Time, observed: &Observed) {

@@ -105,7 +105,7 @@ fn status(record: &OperationRecord, seen: Option<&Sighting>, stale: bool) -> vie
     };
     if let Some(fault) = attempt.and_then(|a| a.fault.as_ref()) {
         status.reason = fault.kind.as_str().to_owned();
-        status.message = format!("{}: {}", fault.code, fault.message);
+        status.message = fault.public_text();
     }
     if let Some(Sighting { at, observed }) = seen {
         status.observed_at = Some(*at);

@@ -6,7 +6,10 @@
 use std::{cell::RefCell, fmt, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, header::CONTENT_TYPE};
+use http::{
+    HeaderMap,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use meridian_model::error::{ErrorCode, FieldError, Problem};
@@ -45,6 +48,10 @@ pub(super) fn fault(pointer: impl Into<String>, code: &str, detail: impl Into<St
 
 /// Checks that the body is JSON by its media type.
 pub(super) fn check_media_type(headers: &HeaderMap) -> Result<(), Rejection> {
+    if let Some(encoding) = headers.get(CONTENT_ENCODING) {
+        let detail = format!("the body must not be encoded; the Content-Encoding is {encoding:?}");
+        return Err(Rejection::new(ErrorCode::UnsupportedMediaType, detail));
+    }
     let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
     let (kind, parameters) = value.split_once(';').unwrap_or((value, ""));
     let charset = parameters.split(';').find_map(|p| p.trim().strip_prefix("charset="));
@@ -61,6 +68,19 @@ fn too_large(limit: usize) -> Rejection {
     Rejection::new(ErrorCode::PayloadTooLarge, format!("the body is larger than {limit} bytes"))
 }
 
+/// A body this large is still read to its end and thrown away, so that its sender gets to read the refusal: who
+/// writes into a closed connection sees a reset instead. Larger ones are cut off.
+const DISCARDED_MAX: u64 = 8 << 20;
+
+/// Longest time spent on throwing a body away.
+const DISCARDED_FOR: Duration = Duration::from_secs(2);
+
+async fn discard(body: &mut Incoming) {
+    let all = async { while let Some(Ok(_)) = body.frame().await {} };
+    // Whether it ended or not, the refusal goes out.
+    let _ = tokio::time::timeout(DISCARDED_FOR, all).await;
+}
+
 /// Reads a body to its end.
 ///
 /// # Errors
@@ -69,6 +89,9 @@ fn too_large(limit: usize) -> Rejection {
 pub(super) async fn read(mut body: Incoming, limits: BodyLimits) -> Result<Bytes, Rejection> {
     let announced = body.size_hint().lower();
     if announced > limits.len_max as u64 {
+        if announced <= DISCARDED_MAX {
+            discard(&mut body).await;
+        }
         return Err(too_large(limits.len_max));
     }
     let started = Instant::now();

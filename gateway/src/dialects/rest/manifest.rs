@@ -78,7 +78,7 @@ pub(super) fn parse(bytes: &[u8], tree: &Value, tenant: &TenantId) -> Result<Man
     if !tree.is_object() {
         return Err(refuse(vec![fault("", "invalid", "the body must be a JSON object")]));
     }
-    let text = |key: &str| tree.get(key).map(|v| v.as_str().unwrap_or(""));
+    let text = |key: &str| tree.get(key).map(|v| v.as_str().unwrap_or("(not text)"));
     let manifest = match (text("apiVersion"), text("kind")) {
         (None, None) => short(bytes, tree)?,
         (Some("meridian.dev/v1"), Some("Instance")) | (Some("v1"), Some("Pod")) => resource(bytes, tree, tenant)?,
@@ -123,6 +123,11 @@ fn refuse_positional(tree: &Value, manifest: &Manifest) -> Result<(), Rejection>
     }
     let meant = serde_json::to_value(&manifest.spec).unwrap_or(Value::Null);
     let mut faults = Vec::new();
+    for object in ["metadata", "status"] {
+        if tree.get(object).is_some_and(|v| !v.is_object() && !v.is_null()) {
+            faults.push(fault(format!("/{object}"), "invalid", "an object is expected here"));
+        }
+    }
     walk(tree.get("spec").unwrap_or(&Value::Null), &meant, &mut "/spec".to_owned(), &mut faults);
     if faults.is_empty() { Ok(()) } else { Err(refuse(faults)) }
 }

@@ -92,6 +92,16 @@ async fn a_zone_remembered_as_sold_out_is_tried_when_nothing_else_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_credentials_are_no_lack_of_capacity_and_stay_inside() {
+    let world = World::start().await;
+    world.fault(json!({"kind": "unauthenticated", "action": "Create*"})).await;
+    let refusal = world.create("acme", "web", "k", &spec()).await.unwrap_err();
+    assert_eq!(refusal.problem.code, ErrorCode::BackendError);
+    let text = serde_json::to_string(&refusal.problem).unwrap();
+    assert!(!text.contains("AuthFailure") && !text.contains("AccessKey"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_sold_out_is_no_capacity_and_leaves_nothing() {
     for when in ["atCreate", "afterCreate"] {
         let world = World::start().await;
@@ -257,6 +267,23 @@ async fn a_delete_while_placing_leaves_nothing() {
     assert_eq!(refusal.problem.code, ErrorCode::Cancelled);
     assert!(world.existing().await.is_empty());
     assert_eq!(world.used_instances("acme").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_answers_who_waits_with_the_operation() {
+    let world = World::start().await;
+    world.fault(json!({"kind": "latency", "ms": 1500, "action": "Create*"})).await;
+    let core = Arc::clone(&world.core);
+    let creating = tokio::spawn(async move { ask(&core, "acme", create("acme", "web", "k", &spec())).await });
+    until("it is known", || async { world.get("acme", "web").await.is_some() }).await;
+    world.core.draining.cancel();
+    match creating.await.unwrap() {
+        Ok(Outcome::Accepted { operation, .. }) => assert!(!operation.done),
+        other => panic!("{other:?}"),
+    }
+    let world = world.restart().await;
+    created(world.create("acme", "web", "k", &spec()).await);
+    assert_eq!(world.existing().await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

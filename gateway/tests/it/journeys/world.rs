@@ -19,6 +19,7 @@ use meridian_gateway::{
 use meridian_ledger::embedded::{EmbeddedLedger, Options, SealKey};
 use meridian_model::{ids::TenantId, instance::InstanceSpec};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 /// Longest wait for anything in a test.
@@ -75,7 +76,13 @@ async fn core(info: &CloudsimInfo, folder: &Path, extra: &str) -> Arc<Core> {
     let config = config(info, folder, extra);
     let options = Options::new(config.ledger.path.clone(), SealKey::new([7; 32]), |why| panic!("ledger: {why}"));
     let ledger = Arc::new(EmbeddedLedger::open(options).unwrap());
-    let deps = Deps { clock: Clock::system(), entropy: Entropy::system(), ledger, metrics: CoreMetrics::detached() };
+    let deps = Deps {
+        clock: Clock::system(),
+        entropy: Entropy::system(),
+        ledger,
+        metrics: CoreMetrics::detached(),
+        draining: CancellationToken::new(),
+    };
     Core::start(&config, deps).await.unwrap()
 }
 
