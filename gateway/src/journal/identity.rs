@@ -154,6 +154,14 @@ pub fn instance_uid(now: Time, random: u128) -> Result<InstanceUid, IdError> {
     InstanceUid::new(format!("inst_{}", uuid.simple()))
 }
 
+/// The seed of an operation's plan: fixed by the operation, so that explaining it again gives the same.
+#[must_use]
+pub fn seed(op: &OperationId) -> u64 {
+    op.as_str()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -1,6 +1,7 @@
-//! The create journal: what is decided ([`machine`]), what is done about it ([`driver`]), and the names that
-//! tie an instance at a cloud to its operation ([`identity`]).
+//! The create journal: what is decided ([`machine`]), who owns operations and when ([`driver`]), what is done about one
+//! (`task`), and the names that tie an instance at a cloud to its operation ([`identity`]).
 
 pub mod driver;
 pub mod identity;
 pub mod machine;
+mod task;

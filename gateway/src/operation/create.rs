@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     core::Core,
-    journal::driver,
+    journal::identity,
     planner::{Wish, quota_problem},
     status::render,
     views,
@@ -91,7 +91,7 @@ pub async fn validate(core: &Core, create: CreateInstance) -> Result<Outcome, Re
     let usage = core.ledger.usage(&create.tenant).await.map_err(|e| store_refusal(&e))?;
     let quota = TenantQuota { used: usage.used, limits: usage.limits };
     let wish = Wish { tenant: &create.tenant, spec: &spec, quota, tried: BTreeSet::new() };
-    let planned = core.planner.plan(wish, driver::seed(&op), core.clock.now());
+    let planned = core.planner.plan(wish, identity::seed(&op), core.clock.now());
     if let Some(problem) = planned.problem {
         return Err(problem.into());
     }

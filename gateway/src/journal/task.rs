@@ -1,0 +1,604 @@
+//! The walk of one operation: asks [`machine::next`] what to do, does it, and writes the result through the ledger
+//! before it goes on.
+//!
+//! A task stops early only when the ledger says that somebody else owns its record or refuses it for good, or when the
+//! process drains; the record then says where to go on.
+
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use meridian_adapters::{AdapterError, CreateCall};
+use meridian_ledger::{LedgerError, Step, Stepped, Usage};
+use meridian_model::{
+    error::{Effect, ErrorCode, FaultKind, Problem},
+    ids::CloudId,
+    instance::Labels,
+    operation::{Attempt, AttemptFault, AttemptState, OperationRecord, RankedCandidate},
+    status::{EventClass, Observed, ObservedEvent, ObservedPhase},
+    time::Time,
+};
+use meridian_policies::{
+    health::{Outcome, ShapeClass},
+    placement::TenantQuota,
+    quota,
+};
+use tokio::time::Instant;
+
+use super::{
+    driver::{Inner, Key, Parts, Running},
+    identity::{self, Deployment},
+    machine::{self, LookUp, Names, Next},
+};
+use crate::{
+    planner::{Wish, quota_problem},
+    regions::Backend,
+    status::poll::{Poller, Watched},
+};
+
+/// A token is not resent after this: nobody says how long a vendor remembers it (vendor-api 4.1).
+const RESEND_WITHIN: Duration = Duration::from_secs(30 * 60);
+
+/// How long the answer to a create is held back from the ledger for a first sight of the instance.
+const FIRST_SIGHT: Duration = Duration::from_millis(20);
+
+/// First and longest wait between two tries of the same step, doubled from one to the other.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
+
+/// First and longest wait between two readings of the events of an instance that is not placed yet.
+const EVENTS_BACKOFF: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(8));
+
+/// Ledger writes that meet a record changed by somebody else; each such change is a removal, of which there is one.
+const REWRITES_MAX: usize = 8;
+
+/// Why a task ends before its operation does.
+#[derive(Debug)]
+enum Stop {
+    /// Another process owns the record.
+    Fenced,
+    /// This process ends.
+    Draining,
+    /// The record is gone from the ledger.
+    Missing,
+    /// The ledger refuses what would have to be written; repeating cannot help.
+    Refused,
+}
+
+type Driven = Result<Box<OperationRecord>, Stop>;
+
+/// One operation's walk.
+pub(super) struct Task {
+    pub(super) inner: Arc<Inner>,
+    pub(super) running: Running,
+}
+
+impl Task {
+    fn parts(&self) -> &Parts {
+        &self.inner.parts
+    }
+
+    fn now(&self) -> Time {
+        self.parts().clock.now()
+    }
+
+    /// Drives the record until nothing is left to do and nobody asked meanwhile.
+    pub(super) async fn run(self, key: &Key, mut record: Box<OperationRecord>) {
+        loop {
+            let last = self.drive(record).await;
+            {
+                let mut running = self.inner.running();
+                if last.is_none() || !self.running.asked.swap(false, Ordering::AcqRel) {
+                    running.remove(key);
+                    return;
+                }
+            }
+            let Some(last) = last else { return };
+            match self.reload(last).await {
+                Ok(current) => record = current,
+                Err(_) => {
+                    self.inner.running().remove(key);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Walks until nothing is left to do (the last record) or the task must stop (`None`).
+    async fn drive(&self, mut record: Box<OperationRecord>) -> Option<Box<OperationRecord>> {
+        let mut backoff = Backoff::new(BACKOFF);
+        let mut doubt = Doubt::default();
+        loop {
+            self.publish(&record);
+            if self.inner.stop.is_cancelled() {
+                return None;
+            }
+            let before = (record.attempts.len(), record.attempts.last().map(|a| a.state));
+            let was_final = record.state.is_final();
+            let driven = match machine::next(&record) {
+                Next::Done => return Some(record),
+                Next::Plan => self.plan(record).await,
+                Next::Arm(candidate) => self.attempt(record, &candidate).await,
+                Next::GiveUp(problem) => {
+                    self.write(record, |r, now| Some(machine::failed(r, (*problem).clone(), now))).await
+                }
+                Next::Doubt => self.write(record, |r, now| Some(machine::doubted(r, now))).await,
+                Next::Resolve => self.resolve(record, &mut backoff, &mut doubt).await,
+                Next::Watch { until } => self.watch(record, until).await,
+                Next::Remove => self.remove(record, &mut backoff).await,
+                Next::Cancel => self.write(record, |r, now| Some(machine::cancelled(r, now))).await,
+            };
+            match driven {
+                Ok(next) => {
+                    if before != (next.attempts.len(), next.attempts.last().map(|a| a.state)) {
+                        backoff = Backoff::new(BACKOFF);
+                        self.count_attempt(&next);
+                    }
+                    if next.state.is_final() && !was_final {
+                        let took = self.now().since(next.created_at);
+                        self.parts().metrics.operation(next.state.as_str(), took);
+                    }
+                    record = next;
+                }
+                Err(Stop::Draining) => return None,
+                Err(why @ (Stop::Fenced | Stop::Missing | Stop::Refused)) => {
+                    tracing::warn!(?why, "this process stops driving the record");
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn count_attempt(&self, record: &OperationRecord) {
+        if let Some(attempt) = record.attempts.last() {
+            self.parts().metrics.attempt(attempt.backend.as_str(), attempt.state.as_str());
+        }
+    }
+
+    /// Shows the record to readers before anybody who waits for it is told.
+    fn publish(&self, record: &OperationRecord) {
+        let record = Arc::new(record.clone());
+        self.parts().fleet.put(Arc::clone(&record));
+        self.running.updates.send_replace(record);
+    }
+
+    /// Writes what `change` makes of the record; if somebody changed it meanwhile, of the changed one. A ledger
+    /// that cannot be reached is tried again until this process ends: the effect at the vendor is not undone.
+    async fn write(
+        &self,
+        record: Box<OperationRecord>,
+        change: impl Fn(OperationRecord, Time) -> Option<OperationRecord> + Send,
+    ) -> Driven {
+        match self.try_write(record, change).await? {
+            Ok(record) => Ok(record),
+            // Only arming charges more, and it handles the refusal itself.
+            Err((record, _)) => Ok(record),
+        }
+    }
+
+    async fn try_write(
+        &self,
+        mut record: Box<OperationRecord>,
+        change: impl Fn(OperationRecord, Time) -> Option<OperationRecord> + Send,
+    ) -> Result<Result<Box<OperationRecord>, (Box<OperationRecord>, meridian_model::error::QuotaShortage)>, Stop> {
+        let mut backoff = Backoff::new(BACKOFF);
+        let mut rewrites = 0;
+        while rewrites < REWRITES_MAX {
+            let Some(next) = change((*record).clone(), self.now()) else { return Ok(Ok(record)) };
+            match self.parts().ledger.step(Step { next: Box::new(next) }).await {
+                Ok(Stepped::Written(written)) => return Ok(Ok(written)),
+                Ok(Stepped::Changed(current)) => {
+                    record = current;
+                    rewrites += 1;
+                }
+                // Taken over by this very process: two requests found it without an owner at once.
+                Ok(Stepped::Fenced) => {
+                    record = self.reload(record).await?;
+                    rewrites += 1;
+                }
+                Ok(Stepped::QuotaExceeded(shortage)) => return Ok(Err((record, shortage))),
+                Err(error @ LedgerError::Invalid { .. }) => {
+                    tracing::error!(%error, "the ledger refuses a step for good; a person must look at this operation");
+                    return Err(Stop::Refused);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the ledger did not take a step; it is tried again");
+                    self.pause(backoff.next()).await?;
+                }
+            }
+        }
+        Ok(Ok(record))
+    }
+
+    /// Waits; a wake-up ends the wait early, the end of the process ends the task.
+    async fn pause(&self, wait: Duration) -> Result<(), Stop> {
+        tokio::select! {
+            () = self.inner.stop.cancelled() => Err(Stop::Draining),
+            () = self.running.wake.notified() => Ok(()),
+            () = tokio::time::sleep(wait) => Ok(()),
+        }
+    }
+
+    /// The record as the ledger has it now.
+    async fn reload(&self, record: Box<OperationRecord>) -> Driven {
+        match self.parts().ledger.operation(&record.tenant, &record.op_id).await {
+            Ok(Some(current)) if current.fence.owner == self.inner.owner => Ok(current),
+            Ok(Some(_)) => Err(Stop::Fenced),
+            Ok(None) => Err(Stop::Missing),
+            Err(error) => {
+                tracing::error!(%error, "the ledger could not be read");
+                Ok(record)
+            }
+        }
+    }
+
+    /// Makes a plan. It is written with the attempt that follows it; lost before that, it is made again.
+    async fn plan(&self, record: Box<OperationRecord>) -> Driven {
+        let tried = machine::tried(&record);
+        let again = !tried.is_empty();
+        let quota = match self.parts().ledger.usage(&record.tenant).await {
+            Ok(Usage { used, limits }) => TenantQuota { used: quota::release(used, record.charge), limits },
+            // The ledger decides when the attempt is opened; not knowing here only costs the explanation.
+            Err(_) => TenantQuota::default(),
+        };
+        let wish = Wish { tenant: &record.tenant, spec: &record.spec, quota, tried };
+        let planned = self.parts().planner.plan(wish, identity::seed(&record.op_id), self.now());
+        // After attempts the answer is about what they met, not about what was left.
+        let problem = planned.problem.filter(|_| !again);
+        let decision = planned.decision;
+        let Some(problem) = problem else {
+            return Ok(Box::new(machine::planned(*record, decision, self.now())));
+        };
+        self.write(record, move |r, now| {
+            let planned = machine::planned(r, decision.clone(), now);
+            let ends = planned.removal.is_none();
+            Some(if ends { machine::failed(planned, problem.clone(), now) } else { planned })
+        })
+        .await
+    }
+
+    /// Opens an attempt and sends its create.
+    async fn attempt(&self, record: Box<OperationRecord>, candidate: &RankedCandidate) -> Driven {
+        let Ok(poller) = self.parts().pollers.of(&candidate.backend) else {
+            let problem = Problem::new(
+                ErrorCode::RegionUnavailable,
+                format!("backend {} is not configured any more", candidate.backend),
+            );
+            return self.write(record, |r, now| Some(machine::failed(r, problem.clone(), now))).await;
+        };
+        // The turn comes first: what is journalled must leave at once.
+        let turn = tokio::select! {
+            () = self.inner.stop.cancelled() => return Err(Stop::Draining),
+            () = self.running.wake.notified() => return self.reload(record).await,
+            turn = poller.backend().pace.create_turn() => turn,
+        };
+        let Ok(_turn) = turn else {
+            self.pause(BACKOFF.1).await?;
+            return self.reload(record).await;
+        };
+        let arming = Instant::now();
+        let armed = match self.arm(record, candidate).await? {
+            Ok(armed) => armed,
+            Err(refused) => return Ok(refused),
+        };
+        let Some(attempt) = armed.open_attempt().filter(|a| a.state == AttemptState::Open).cloned() else {
+            return Ok(armed);
+        };
+        if arming.elapsed() >= self.parts().settings.arm_valid {
+            let why = fault("meridian.arm-expired", "the ledger took too long; nothing was sent");
+            return self.write(armed, |r, now| Some(machine::never_sent(r, why.clone(), now))).await;
+        }
+        // Only what is really sent probes a zone that was sold out.
+        poller.backend().market.trying(&attempt.zone, &class_of(&armed, &attempt), self.now());
+        self.publish(&armed);
+        let result = self.create(poller.backend(), &armed, &attempt, attempt.armed_at).await;
+        self.learn(poller.backend(), &armed, &attempt, result.as_ref().err());
+        let first = match &result {
+            Ok(id) => first_sight(poller, id).await.filter(|seen| seen.phase.proves_capacity()),
+            Err(_) => None,
+        };
+        if first.is_some() {
+            poller.backend().market.in_stock(&attempt.zone, &class_of(&armed, &attempt));
+        }
+        self.write(armed, |r, now| {
+            let sent = machine::sent(r, &result, now);
+            let ran = first.as_ref().and_then(|seen| machine::sighted(sent.clone(), seen, now));
+            Some(ran.unwrap_or(sent))
+        })
+        .await
+    }
+
+    /// Journals the attempt and charges the quota in one durable step. The error is the record without an
+    /// attempt, because a removal came first or the quota does not hold it.
+    async fn arm(
+        &self,
+        record: Box<OperationRecord>,
+        candidate: &RankedCandidate,
+    ) -> Result<Result<Box<OperationRecord>, Box<OperationRecord>>, Stop> {
+        let n = machine::next_number(&record);
+        let names = Deployment::client_token(&record.op_id, n, &candidate.backend, record.epoch).and_then(|token| {
+            Ok(Names {
+                token,
+                name: self.parts().deployment.cloud_name(&record.tenant, &record.op_id, n, record.epoch)?,
+            })
+        });
+        let names = match names {
+            Ok(names) => names,
+            Err(error) => {
+                let problem = Problem::new(ErrorCode::Internal, format!("attempt {n} cannot be named: {error}"));
+                return self.write(record, |r, now| Some(machine::failed(r, problem.clone(), now))).await.map(Err);
+            }
+        };
+        let charge = self.parts().planner.charge(&record);
+        let limits = self.parts().settings.limits;
+        let before = record.attempts.len();
+        match self.try_write(record, |r, now| machine::arm(r, candidate, names.clone(), (charge, limits), now)).await? {
+            Ok(armed) if armed.attempts.len() > before => Ok(Ok(armed)),
+            Ok(changed) => Ok(Err(changed)),
+            Err((record, shortage)) => {
+                let problem = quota_problem(shortage);
+                self.write(record, |r, now| Some(machine::failed(r, problem.clone(), now))).await.map(Err)
+            }
+        }
+    }
+
+    async fn create(
+        &self,
+        backend: &Backend,
+        record: &OperationRecord,
+        attempt: &Attempt,
+        signed_at: Time,
+    ) -> Result<CloudId, AdapterError> {
+        let spec = self.parts().planner.resolve(backend, &record.spec)?;
+        let call = CreateCall {
+            name: attempt.name.clone(),
+            token: attempt.token.clone(),
+            spec: Arc::new(spec),
+            zone: attempt.zone.clone(),
+            shape: attempt.shape.clone(),
+            marks: marks(record),
+        };
+        backend.create(call, signed_at).await
+    }
+
+    /// Feeds the outcome of a create into the memory of stock and faults.
+    fn learn(&self, backend: &Backend, record: &OperationRecord, attempt: &Attempt, error: Option<&AdapterError>) {
+        let now = self.now();
+        let outcome = error.map_or(Outcome::Answered, |e| Outcome::of(e.kind));
+        backend.market.zone_outcome(&attempt.zone, outcome, now);
+        if let Some(error) = error.filter(|e| matches!(e.kind, FaultKind::Credentials | FaultKind::Account)) {
+            tracing::error!(backend = %backend.id, %error, "the vendor refuses our account");
+        }
+        if error.is_some_and(|e| e.kind == FaultKind::NoCapacity) {
+            backend.market.no_stock(&attempt.zone, class_of(record, attempt), now);
+        }
+    }
+
+    /// Finds out what became of an attempt in doubt.
+    async fn resolve(&self, record: Box<OperationRecord>, backoff: &mut Backoff, doubt: &mut Doubt) -> Driven {
+        let Some(attempt) = record.open_attempt().cloned() else { return Ok(record) };
+        let Ok(poller) = self.parts().pollers.of(&attempt.backend) else {
+            self.pause(BACKOFF.1).await?;
+            return self.reload(record).await;
+        };
+        let backend = poller.backend();
+        // A look-up shows what was there when it was asked, or later; what it proves, it proves for then.
+        let asked = self.now();
+        let mut shows_none = false;
+        if let Ok(found) = backend.find(attempt.name.clone()).await {
+            shows_none = found.is_empty();
+            let proven = poller.silence_is_proof() && doubt.lasted(attempt.armed_at) > backend.effect_bound();
+            let look = LookUp { found: &found, proven, effect_bound: backend.effect_bound() };
+            if machine::looked_up((*record).clone(), &look, asked).is_some() {
+                return self.write(record, |r, _| machine::looked_up(r, &look, asked)).await;
+            }
+        }
+        // Nothing that was sent so far can take effect any more.
+        let is_late = shows_none
+            && asked > attempt.armed_at + backend.effect_bound()
+            && doubt.lasted(attempt.armed_at) > backend.effect_bound();
+        let may_resend = backend.honours_tokens()
+            && record.removal.is_none()
+            && asked.since(attempt.started_at) < RESEND_WITHIN
+            && (is_late || machine::repetition_may_tell(&attempt));
+        if may_resend && backoff.tries > 0 {
+            let record = self.write(record, |r, now| Some(machine::rearmed(r, now))).await?;
+            if let Some(attempt) = record.open_attempt().filter(|a| a.state == AttemptState::InDoubt).cloned()
+                && record.removal.is_none()
+            {
+                let result = self.create(backend, &record, &attempt, attempt.armed_at).await;
+                let settle = if is_late { machine::sent_late } else { machine::sent };
+                let next = self.write(record, |r, now| Some(settle(r, &result, now))).await?;
+                self.pause(backoff.next()).await?;
+                return self.reload(next).await;
+            }
+            return Ok(record);
+        }
+        self.pause(backoff.next()).await?;
+        self.reload(record).await
+    }
+
+    /// Watches the instance until it runs, cannot be placed, or its time has passed.
+    async fn watch(&self, record: Box<OperationRecord>, until: Time) -> Driven {
+        let Some((attempt, id)) = record.open_attempt().and_then(|a| Some((a.clone(), a.cloud_id.clone()?))) else {
+            return self.write(record, |r, now| Some(machine::doubted(r, now))).await;
+        };
+        let Ok(poller) = self.parts().pollers.of(&attempt.backend) else {
+            self.pause(BACKOFF.1).await?;
+            return self.reload(record).await;
+        };
+        let mut sight = poller.watch(&id);
+        let deadline = Instant::now() + until.since(self.now());
+        // Beside the sights, not between them: an answer about events waits for its turn, and no sight may wait with it.
+        let mut no_stock = pin!(no_stock_event(poller.backend(), &id));
+        loop {
+            tokio::select! {
+                () = self.inner.stop.cancelled() => return Err(Stop::Draining),
+                () = self.running.wake.notified() => return self.reload(record).await,
+                () = tokio::time::sleep_until(deadline) => {
+                    poller.backend().market.no_stock(&attempt.zone, class_of(&record, &attempt), self.now());
+                    return self.write(record, machine::timed_out).await;
+                }
+                event = &mut no_stock => {
+                    poller.backend().market.no_stock(&attempt.zone, class_of(&record, &attempt), self.now());
+                    return self.write(record, |r, now| Some(machine::out_of_stock(r, &event, now))).await;
+                }
+                changed = sight.changed() => {
+                    if changed.is_err() {
+                        // The poller ended with the process.
+                        return Err(Stop::Draining);
+                    }
+                    let Watched::Seen(seen) = sight.borrow_and_update().clone() else { continue };
+                    let observed = seen.observed;
+                    if observed.phase == ObservedPhase::Unplaceable {
+                        poller.backend().market.no_stock(&attempt.zone, class_of(&record, &attempt), self.now());
+                    } else if observed.phase.proves_capacity() {
+                        poller.backend().market.in_stock(&attempt.zone, &class_of(&record, &attempt));
+                    }
+                    if machine::sighted((*record).clone(), &observed, self.now()).is_some() {
+                        return self.write(record, |r, now| machine::sighted(r, &observed, now)).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Deletes the attempt's instance and proves that it is gone.
+    async fn remove(&self, record: Box<OperationRecord>, backoff: &mut Backoff) -> Driven {
+        let Some(attempt) = record.open_attempt().cloned() else { return Ok(record) };
+        let (Ok(poller), Some(id)) = (self.parts().pollers.of(&attempt.backend), attempt.cloud_id.clone()) else {
+            self.pause(BACKOFF.1).await?;
+            return self.reload(record).await;
+        };
+        let record = if matches!(attempt.state, AttemptState::Applied | AttemptState::Running) {
+            let record = self.write(record, |r, now| Some(machine::removing(r, now))).await?;
+            self.publish(&record);
+            record
+        } else {
+            record
+        };
+        match poller.backend().delete(id.clone()).await {
+            Ok(()) => {
+                if self.is_gone(poller, &id).await? {
+                    return self.write(record, |r, now| Some(machine::gone(r, now))).await;
+                }
+            }
+            Err(error) => tracing::debug!(%error, "delete failed; it is tried again"),
+        }
+        self.pause(backoff.next()).await?;
+        self.reload(record).await
+    }
+
+    /// Watches a deleted instance for a while; true when a complete answer does not show it.
+    async fn is_gone(&self, poller: &Poller, id: &CloudId) -> Result<bool, Stop> {
+        let asked = self.now();
+        let mut sight = poller.watch(id);
+        let watching = async {
+            loop {
+                match sight.borrow_and_update().clone() {
+                    // Asked before the delete was answered proves nothing.
+                    Watched::Missing(at) if at >= asked => return poller.lists_now(),
+                    _ => {}
+                }
+                if sight.changed().await.is_err() {
+                    return false;
+                }
+            }
+        };
+        tokio::select! {
+            () = self.inner.stop.cancelled() => Err(Stop::Draining),
+            gone = tokio::time::timeout(BACKOFF.1, watching) => Ok(gone.unwrap_or(false)),
+        }
+    }
+}
+
+/// Reads the events of an instance that does not run yet, again and again, until one says that there is no stock.
+async fn no_stock_event(backend: &Backend, id: &CloudId) -> ObservedEvent {
+    let mut backoff = Backoff::new(EVENTS_BACKOFF);
+    loop {
+        tokio::time::sleep(backoff.next()).await;
+        let Ok(events) = backend.events(id.clone()).await else { continue };
+        if let Some(event) = events.into_iter().find(|e| e.class == EventClass::NoCapacity) {
+            return event;
+        }
+    }
+}
+
+/// What the backend shows of a new instance right away, if it answers at once: an instance that runs already saves a
+/// ledger step. A crash in this short time is a crash before the answer was noted: the attempt is in doubt and found.
+async fn first_sight(poller: &Poller, id: &CloudId) -> Option<Observed> {
+    let mut sight = poller.watch(id);
+    tokio::time::timeout(FIRST_SIGHT, sight.changed()).await.ok()?.ok()?;
+    match sight.borrow_and_update().clone() {
+        Watched::Seen(seen) => Some(seen.observed),
+        Watched::Unasked | Watched::Missing(_) => None,
+    }
+}
+
+fn fault(code: &str, message: &str) -> AttemptFault {
+    AttemptFault {
+        kind: FaultKind::Temporary,
+        effect: Effect::NotApplied,
+        code: code.to_owned(),
+        message: message.to_owned(),
+        vendor_request_id: None,
+    }
+}
+
+/// The class of stock that an attempt draws on.
+fn class_of(record: &OperationRecord, attempt: &Attempt) -> ShapeClass {
+    ShapeClass { shape: attempt.shape.clone(), capacity: record.spec.capacity.kind }
+}
+
+/// What the instance carries to say whose it is: enough to rebuild a lost ledger, nothing that is secret.
+fn marks(record: &OperationRecord) -> Labels {
+    [
+        ("MERIDIAN_TENANT", record.tenant.as_str()),
+        ("MERIDIAN_INSTANCE", record.name.as_str()),
+        ("MERIDIAN_UID", record.uid.as_str()),
+        ("MERIDIAN_EPOCH", &record.epoch.to_string()),
+        ("MERIDIAN_FINGERPRINT", &record.fingerprint),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .collect()
+}
+
+/// How long this process has been in doubt about one send, by the monotonic clock: a step of the wall clock must not
+/// close a doubt early, and an owner that took over counts from then (RELIABILITY 2.5 c).
+#[derive(Default)]
+struct Doubt(Option<(Time, Instant)>);
+
+impl Doubt {
+    /// The time since this process first looked into the send that was armed at `armed_at`.
+    fn lasted(&mut self, armed_at: Time) -> Duration {
+        let now = Instant::now();
+        match self.0 {
+            Some((send, since)) if send == armed_at => now.duration_since(since),
+            _ => {
+                self.0 = Some((armed_at, now));
+                Duration::ZERO
+            }
+        }
+    }
+}
+
+/// Doubling waits between a first and a longest.
+struct Backoff {
+    tries: u32,
+    first: Duration,
+    longest: Duration,
+}
+
+impl Backoff {
+    const fn new((first, longest): (Duration, Duration)) -> Self {
+        Self { tries: 0, first, longest }
+    }
+
+    fn next(&mut self) -> Duration {
+        let wait = self.first.saturating_mul(1 << self.tries.min(16)).min(self.longest);
+        self.tries = self.tries.saturating_add(1);
+        wait
+    }
+}
