@@ -12,6 +12,9 @@ use super::{
     progress::{Progress, follow},
 };
 
+/// Differing fields that are shown with their places; a wholly other spec differs in every line.
+const DIFFERENCES_SHOWN: usize = 5;
+
 /// Without `--wait` the gateway is asked to hold the answer this long: refusals come at once that way, and
 /// small images often run by then.
 const HOLD_SECONDS: u64 = 2;
@@ -196,12 +199,16 @@ async fn existing(client: &Client, document: &Document, answer: &Answer) -> Resu
         let remark = place_of(&there);
         return Ok(Done { name: document.name.clone(), verb: "unchanged", value: there, remark });
     }
-    let cause = format!("instance/{} exists with another spec; changing an instance is not offered yet", document.name);
+    let more = differing.len().saturating_sub(DIFFERENCES_SHOWN);
+    let more = if more > 0 { format!(" ({more} more differences)") } else { String::new() };
+    let cause =
+        format!("instance/{} exists with another spec; changing an instance is not offered yet{more}", document.name);
     let mut failure = Failure::new(Exit::Conflict, cause)
         .next(format!("delete it first (`meridian delete {}`), or apply under another name", document.name));
     failure.code = refused.code;
     failure.places = differing
         .iter()
+        .take(DIFFERENCES_SHOWN)
         .map(|pointer| {
             let detail = "differs from what is there".to_owned();
             document.place(&Fault { pointer: pointer.clone(), code: "differs".to_owned(), detail, hint: None })
