@@ -65,7 +65,7 @@ where
     }
 
     fn call(&mut self, operation: Operation) -> OutcomeFuture {
-        let span = tracing::info_span!(ADMISSION_AUTHORIZE, meridian.admission.verdict = tracing::field::Empty);
+        let span = tracing::debug_span!(ADMISSION_AUTHORIZE, meridian.admission.verdict = tracing::field::Empty);
         let admitted = span.in_scope(|| authorize(&self.core, operation));
         span.record(
             "meridian.admission.verdict",
