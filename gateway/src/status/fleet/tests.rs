@@ -96,6 +96,16 @@ fn a_sight_shows_and_an_older_one_does_not_undo_it() {
 }
 
 #[test]
+fn a_status_nobody_knows_keeps_what_was_known() {
+    let fleet = Fleet::default();
+    fleet.put(Arc::new(record("web", "b", 1)));
+    fleet.sighted(&backend("b"), at(10), &observed("web", ObservedPhase::Running));
+    fleet.sighted(&backend("b"), at(11), &observed("web", ObservedPhase::Unknown));
+    let status = get(&fleet, "web").unwrap().instance.status.clone();
+    assert_eq!((status.phase, status.observed_at), (Phase::Running, Some(at(11))));
+}
+
+#[test]
 fn an_end_is_told_once_for_the_ledger() {
     let fleet = Fleet::default();
     fleet.put(Arc::new(record("job", "b", 1)));
