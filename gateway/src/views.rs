@@ -203,8 +203,8 @@ pub struct Operation {
     pub target: String,
     /// Nothing will change any more.
     pub done: bool,
-    /// State.
-    pub state: OperationState,
+    /// `claimed`, `placing`, `succeeded`, `failed` or `cancelled`; of a delete `removing` or `succeeded`.
+    pub state: &'static str,
     /// Where it stands.
     pub progress: Progress,
     /// What was tried, in order.

@@ -331,7 +331,7 @@ pub(crate) fn long_operation() -> views::Operation {
         verb: "delete",
         target: "tenants/acme/instances/web-0".to_owned(),
         done: false,
-        state: OperationState::Placing,
+        state: OperationState::Placing.as_str(),
         progress: views::Progress { done: 0, total: 1, message: "removing".to_owned() },
         attempts: Vec::new(),
         error: None,
