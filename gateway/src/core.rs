@@ -181,15 +181,15 @@ impl Core {
 
     /// Renews leases and shrinks what is long gone.
     async fn keep_ledger(self: Arc<Self>) {
-        let lease = self.driver.lease_until(self.clock.now()).since(self.clock.now());
+        let lease = self.driver.lease();
         let mut renew = tokio::time::interval((lease / 3).max(Duration::from_millis(10)));
         let mut expire = tokio::time::interval(EXPIRE_INTERVAL);
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 _ = renew.tick() => {
-                    let until = self.driver.lease_until(self.clock.now());
-                    if self.driver.is_busy() && let Err(error) = self.ledger.renew(self.driver.owner(), until).await {
+                    let now = self.clock.now();
+                    if self.driver.is_busy() && let Err(error) = self.ledger.renew(self.driver.owner(), now, lease).await {
                         tracing::warn!(%error, "leases were not renewed");
                     }
                 }

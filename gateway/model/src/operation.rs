@@ -308,6 +308,9 @@ pub struct OperationRecord {
     pub v: u16,
     /// Raised by one with each write.
     pub rev: u64,
+    /// Place among all writes of the tenant, in every record; set by the ledger with each write.
+    #[serde(default)]
+    pub seq: u64,
     /// Owner of the instance.
     pub tenant: TenantId,
     /// A pure function of the request.
@@ -332,8 +335,6 @@ pub struct OperationRecord {
     pub epoch: u32,
     /// Present owner.
     pub fence: Fence,
-    /// Until when the owner may be waited for.
-    pub lease_until: Time,
     /// When the driver should look at it next; none when nothing is left to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due: Option<Time>,
@@ -347,6 +348,10 @@ pub struct OperationRecord {
     /// Attempts in order; only the last may be other than closed.
     #[serde(default)]
     pub attempts: Vec<Attempt>,
+    /// Attempts that were given up while something of theirs may exist or appear: each is to be removed and proven
+    /// absent, and is charged until then. Never the operation's instance.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub condemned: Vec<Attempt>,
     /// What the tenant's quota holds for it.
     #[serde(default)]
     pub charge: Charge,
@@ -383,7 +388,7 @@ impl OperationRecord {
     /// Nothing of it exists at any backend and nothing can appear: its charge is zero and its name is free.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        let over = self.state.is_final() && self.open_attempt().is_none();
+        let over = self.state.is_final() && self.open_attempt().is_none() && self.condemned.is_empty();
         over && (self.state != OperationState::Succeeded
             || self.removal.as_ref().is_some_and(|r| r.completed_at.is_some()))
     }

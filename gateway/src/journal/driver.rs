@@ -23,7 +23,6 @@ use meridian_ledger::{Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver};
 use meridian_model::{
     ids::{OperationId, TenantId},
     operation::OperationRecord,
-    time::Time,
 };
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -130,10 +129,10 @@ impl Driver {
         &self.0.owner
     }
 
-    /// When a record claimed or taken over now may be taken over by somebody else.
+    /// For how long this process may be waited for from its last sign of life.
     #[must_use]
-    pub fn lease_until(&self, now: Time) -> Time {
-        now + self.0.parts.settings.lease
+    pub fn lease(&self) -> Duration {
+        self.0.parts.settings.lease
     }
 
     /// Whether one more operation may be begun.
@@ -213,19 +212,22 @@ impl Driver {
         if record.fence.owner == self.0.owner {
             return Ok(Some(self.start(record)));
         }
-        let now = self.0.parts.clock.now();
+        let (now, tenant, op_id) = (self.0.parts.clock.now(), record.tenant, record.op_id);
         let wish = TakeOver {
-            tenant: record.tenant,
-            op_id: record.op_id,
+            tenant: tenant.clone(),
+            op_id: op_id.clone(),
             owner: self.0.owner.clone(),
             now,
-            lease_until: self.lease_until(now),
-            // The embedded ledger's file lock proves that no other process is alive.
-            force: true,
+            lease: self.lease(),
         };
         Ok(match self.0.parts.ledger.take_over(wish).await? {
             TakenOver::Taken(record) => Some(self.start(record)),
-            TakenOver::Leased(_) | TakenOver::Missing => None,
+            // Two requests of this process may find a record without an owner at once.
+            TakenOver::Leased(_) => match self.0.parts.ledger.operation(&tenant, &op_id).await? {
+                Some(record) if record.fence.owner == self.0.owner => Some(self.start(record)),
+                _ => None,
+            },
+            TakenOver::Missing => None,
         })
     }
 

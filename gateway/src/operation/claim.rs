@@ -129,7 +129,7 @@ async fn claim(core: &Core, operation: Operation, create: CreateInstance) -> Res
         spec: Arc::new(create.spec),
         owner: core.driver.owner().to_owned(),
         now,
-        lease_until: core.driver.lease_until(now),
+        lease: core.driver.lease(),
     };
     let (tenant, name) = (wish.tenant.clone(), wish.name.clone());
     match core.ledger.claim(wish).await.map_err(|e| with_key(store_refusal(&e)))? {

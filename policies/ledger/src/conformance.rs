@@ -71,7 +71,7 @@ pub fn sample_claim(tenant: &str, op: &str, name: &str) -> Claim {
         spec: Arc::new(InstanceSpec { containers: vec![container], ..InstanceSpec::default() }),
         owner: "owner-a".to_owned(),
         now: START,
-        lease_until: at(10),
+        lease: Duration::from_secs(10),
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod amounts;
 mod check;
+mod leases;
 #[cfg(test)]
 mod power;
 mod seal;
@@ -31,6 +32,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use meridian_model::{
@@ -50,10 +52,11 @@ pub use self::{
     writer::FatalHook,
 };
 use self::{
+    leases::Leases,
     seal::Sealer,
     tables::{
-        Fault, LIMITS, META, META_SCHEMA, META_SEAL, META_STORE, NAMES, OPERATIONS, SCHEMA_VERSION, SPECS, TOMBSTONES,
-        Tables, USAGE,
+        DUE, Fault, LIMITS, META, META_SCHEMA, META_SEAL, META_STORE, NAMES, OPERATIONS, SCHEMA_VERSION, SPECS,
+        TOMBSTONES, Tables, USAGE,
     },
     writer::{Job, Store},
 };
@@ -150,6 +153,7 @@ pub struct EmbeddedLedger {
     store: Arc<Store>,
     path: PathBuf,
     report: OpenReport,
+    leases: Arc<Leases>,
     reads: Arc<Semaphore>,
     queue: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
@@ -202,7 +206,7 @@ impl EmbeddedLedger {
             })
             .map_err(|e| system(&e.to_string()))?;
         let reads = Arc::new(Semaphore::new(READS_MAX));
-        Ok(Self { store, path, report, reads, queue: Some(queue), writer: Some(writer) })
+        Ok(Self { store, path, report, leases: Arc::default(), reads, queue: Some(queue), writer: Some(writer) })
     }
 
     /// What the start found and repaired.
@@ -266,7 +270,8 @@ impl Drop for EmbeddedLedger {
 
 impl Ledger for EmbeddedLedger {
     fn claim(&self, claim: Claim) -> LedgerFuture<'_, Claimed> {
-        Box::pin(self.write(move |t| steps::claim(t, claim)))
+        let leases = Arc::clone(&self.leases);
+        Box::pin(self.write(move |t| steps::claim(t, &leases, claim)))
     }
 
     fn step(&self, step: Step) -> LedgerFuture<'_, Stepped> {
@@ -284,12 +289,27 @@ impl Ledger for EmbeddedLedger {
     }
 
     fn take_over(&self, wish: TakeOver) -> LedgerFuture<'_, TakenOver> {
-        Box::pin(self.write(move |t| steps::take_over(t, wish)))
+        let leases = Arc::clone(&self.leases);
+        Box::pin(self.write(move |t| steps::take_over(t, &leases, wish)))
     }
 
-    fn renew(&self, owner: &str, lease_until: Time) -> LedgerFuture<'_, ()> {
-        let owner = owner.to_owned();
-        Box::pin(self.write(move |t| steps::renew(t, &owner, lease_until)))
+    fn renew(&self, owner: &str, now: Time, lease: Duration) -> LedgerFuture<'_, ()> {
+        self.leases.extend(owner, now + lease);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn release(&self, owner: &str) -> LedgerFuture<'_, ()> {
+        self.leases.end(owner);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn abandoned(&self, except: &str, now: Time, limit: usize) -> LedgerFuture<'_, Vec<OperationRecord>> {
+        let (except, leases) = (except.to_owned(), Arc::clone(&self.leases));
+        Box::pin(self.read(move |tx, sealer| {
+            let keys = steps::abandoned(&tx.open_table(DUE)?, &except, &leases, now, limit.min(PAGE_MAX))?;
+            let read = |key: &Vec<u8>| read_record(tx, sealer, key).transpose().map(|r| r.map(|r| *r));
+            keys.iter().filter_map(read).collect()
+        }))
     }
 
     fn operation(&self, tenant: &TenantId, op: &OperationId) -> LedgerFuture<'_, Option<Box<OperationRecord>>> {
@@ -447,7 +467,7 @@ fn write_meta(tx: &redb::WriteTransaction, store: &str, seal: &[u8]) -> Result<(
     tx.open_table(SPECS)?;
     tx.open_table(TOMBSTONES)?;
     tx.open_table(NAMES)?;
-    tx.open_table(tables::DUE)?;
+    tx.open_table(DUE)?;
     tx.open_table(tables::EXPIRY)?;
     tx.open_table(USAGE)?;
     tx.open_table(LIMITS)?;

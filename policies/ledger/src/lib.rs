@@ -10,7 +10,7 @@ pub mod conformance;
 pub mod embedded;
 mod rules;
 
-use std::{fmt::Debug, future::Future, pin::Pin, sync::Arc};
+use std::{collections::BTreeMap, fmt::Debug, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use meridian_model::{
     error::QuotaShortage,
@@ -31,6 +31,9 @@ pub enum LedgerError {
     /// The store cannot be reached or has stopped.
     #[error("the ledger is unavailable: {0}")]
     Unavailable(String),
+    /// The store may have lost writes that it had acknowledged, and takes none before it is rebuilt; nothing was done.
+    #[error("the ledger is recovering: {0}")]
+    Recovering(String),
     /// The store holds something this version cannot read; nothing was done.
     #[error("the ledger holds damaged or newer data at {place}: {detail}")]
     Damaged {
@@ -73,8 +76,8 @@ pub struct Claim {
     pub owner: String,
     /// Now.
     pub now: Time,
-    /// Until when this process may be waited for.
-    pub lease_until: Time,
+    /// For how long the owner may be waited for from now on.
+    pub lease: Duration,
 }
 
 /// The answer to a [`Claim`].
@@ -96,8 +99,7 @@ pub enum Claimed {
 pub struct Step {
     /// The record as it shall be. Its `rev` is the revision it was read with; its `fence` is the writer's. The
     /// ledger compares both with what is stored and writes `rev + 1`. A change of `charge` changes the
-    /// tenant's usage in the same step; an increase is checked against the limits. The later of the two leases
-    /// is kept, since a renewal may come between the writer's read and its step.
+    /// tenant's usage in the same step; an increase is checked against the limits.
     pub next: Box<OperationRecord>,
 }
 
@@ -120,8 +122,8 @@ pub enum Stepped {
 pub enum TakenOver {
     /// The record is the caller's; its fence is new.
     Taken(Box<OperationRecord>),
-    /// The owner's lease has not run out.
-    Leased(Time),
+    /// The owner's lease has not run out; it lasts this much longer unless it is renewed.
+    Leased(Duration),
     /// There is no such operation, or only what an expired one left.
     Missing,
 }
@@ -168,13 +170,32 @@ pub trait Ledger: Debug + Send + Sync + 'static {
         now: Time,
     ) -> LedgerFuture<'_, Option<Box<OperationRecord>>>;
 
-    /// Takes a record over from an owner whose lease has run out, or whose `owner` part differs while `force`
-    /// says that its process is known to be gone (a single embedded gateway after a restart).
+    /// Takes a record over from an owner that holds no lease any more. An embedded store keeps leases in memory, so
+    /// that after a restart every former owner is known to be gone.
     fn take_over(&self, wish: TakeOver) -> LedgerFuture<'_, TakenOver>;
 
-    /// Extends the leases of all records of an owner that are due to be driven (`due` is set). Never shortens
-    /// one, and leaves the revisions as they are.
-    fn renew(&self, owner: &str, lease_until: Time) -> LedgerFuture<'_, ()>;
+    /// Extends an owner's lease to `now + lease`; never shortens it. A claim and a take-over do the same. An owner has
+    /// one lease for all its records.
+    fn renew(&self, owner: &str, now: Time, lease: Duration) -> LedgerFuture<'_, ()>;
+
+    /// Ends an owner's lease now: its process drives nothing any more, and nobody need wait for it.
+    fn release(&self, owner: &str) -> LedgerFuture<'_, ()>;
+
+    /// Records that are to be driven (`due` is set) and whose owner holds no lease, in no order, at most `limit` and at
+    /// most 1000. What other owners than `except` left.
+    fn abandoned(&self, except: &str, now: Time, limit: usize) -> LedgerFuture<'_, Vec<OperationRecord>>;
+
+    /// What was written after a position, by anybody; waits for up to `wait` while there is nothing. `None` from a
+    /// store that only this process writes: there is nothing to follow.
+    fn feed(&self, after: &FeedPosition, wait: Duration) -> LedgerFuture<'_, Option<Feed>> {
+        let _ = (after, wait);
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// Whether the store can be worked with, as far as its last answers tell; asks nothing and never blocks.
+    fn standing(&self) -> Standing {
+        Standing::Serving
+    }
 
     /// Reads one operation, or what an expired one left.
     fn operation(&self, tenant: &TenantId, op: &OperationId) -> LedgerFuture<'_, Option<Box<OperationRecord>>>;
@@ -209,8 +230,31 @@ pub struct TakeOver {
     pub owner: String,
     /// Now.
     pub now: Time,
-    /// New lease.
-    pub lease_until: Time,
-    /// The former owner's process is known to be gone.
-    pub force: bool,
+    /// For how long the new owner may be waited for from now on.
+    pub lease: Duration,
+}
+
+/// How far somebody has followed the writes of each tenant: the greatest `seq` of a record that was seen. A tenant
+/// that is missing was not followed at all.
+pub type FeedPosition = BTreeMap<TenantId, u64>;
+
+/// What was written since a position.
+#[derive(Debug, Clone, Default)]
+pub struct Feed {
+    /// Every record written since, as it is now, by tenant and `seq`. A record written twice is there once. What only
+    /// left a tombstone is not there.
+    pub records: Vec<OperationRecord>,
+    /// Where to go on; for a tenant in it, everything up to there was seen.
+    pub position: FeedPosition,
+}
+
+/// Whether a store can be worked with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The last call was answered.
+    Serving,
+    /// It has not answered since.
+    Unavailable,
+    /// It answers, but has lost writes or may have; it takes none before it is rebuilt.
+    Recovering,
 }

@@ -43,6 +43,7 @@ pub fn tombstone(mut record: OperationRecord) -> OperationRecord {
     record.spec = Arc::default();
     record.decision = None;
     record.attempts.clear();
+    record.condemned.clear();
     record.last_seen = None;
     record.due = None;
     record
@@ -53,6 +54,7 @@ pub(crate) fn first_record(claim: Claim, store: &str) -> OperationRecord {
     OperationRecord {
         v: RECORD_VERSION,
         rev: 1,
+        seq: 0,
         tenant: claim.tenant,
         op_id: claim.op_id,
         uid: claim.uid,
@@ -64,13 +66,13 @@ pub(crate) fn first_record(claim: Claim, store: &str) -> OperationRecord {
         state: OperationState::Claimed,
         epoch: FIRST_EPOCH,
         fence: Fence { store: store.to_owned(), counter: FIRST_COUNTER, owner: claim.owner },
-        lease_until: claim.lease_until,
         // A claim whose owner dies at once is found by the next one.
         due: Some(claim.now),
         created_at: claim.now,
         updated_at: claim.now,
         decision: None,
         attempts: Vec::new(),
+        condemned: Vec::new(),
         charge: Charge::default(),
         removal: None,
         problem: None,

@@ -1,6 +1,6 @@
 //! The cases.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use meridian_model::{
@@ -9,7 +9,7 @@ use meridian_model::{
 };
 
 use super::{at, claim_new, failed, id, one_instance, sample_claim, write};
-use crate::{Claimed, Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver, Usage};
+use crate::{Claimed, FeedPosition, Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver, Usage};
 
 type Case = fn(Arc<dyn Ledger>) -> Pin<Box<dyn Future<Output = ()>>>;
 
@@ -35,7 +35,10 @@ cases! {
     a_removal_is_asked_for_once,
     a_lease_is_waited_for,
     a_new_owner_fences_the_old,
-    a_renewal_extends_what_is_due,
+    a_renewal_holds_all_of_an_owner,
+    what_an_owner_left_is_found,
+    every_write_has_a_place_of_its_own,
+    a_follower_sees_every_write,
     pages_cover_all_records_in_order,
     what_is_gone_expires_in_two_stages,
     tenants_do_not_see_each_other,
@@ -53,7 +56,7 @@ async fn a_claim_is_new_once_and_joined_after(ledger: Arc<dyn Ledger>) {
     let wish = sample_claim("acme", "op1", "web");
     let record = claim_new(&*ledger, wish.clone()).await;
     assert_eq!((record.rev, record.state, record.due), (1, OperationState::Claimed, Some(wish.now)));
-    assert_eq!((&record.spec, &record.uid, record.lease_until), (&wish.spec, &wish.uid, wish.lease_until));
+    assert_eq!((&record.spec, &record.uid), (&wish.spec, &wish.uid));
     assert_eq!(record.fence.owner, wish.owner);
     assert!(!record.fence.store.is_empty() && record.charge == Charge::default());
     let mut again = wish.clone();
@@ -271,8 +274,7 @@ fn take_over(op: &str, owner: &str, now: u64) -> TakeOver {
         op_id: id(op),
         owner: owner.to_owned(),
         now: at(now),
-        lease_until: at(now + 10),
-        force: false,
+        lease: Duration::from_secs(10),
     }
 }
 
@@ -282,7 +284,7 @@ async fn a_lease_is_waited_for(ledger: Arc<dyn Ledger>) {
     let record = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
     for owner in ["owner-a", "owner-b"] {
         let answer = ledger.take_over(take_over("op1", owner, 9)).await.expect("take over");
-        assert_eq!(answer, TakenOver::Leased(at(10)));
+        assert_eq!(answer, TakenOver::Leased(Duration::from_secs(1)));
     }
     assert_eq!(read(&*ledger, &record).await, record);
     let at_end = ledger.take_over(take_over("op1", "owner-b", 10)).await.expect("take over");
@@ -291,19 +293,15 @@ async fn a_lease_is_waited_for(ledger: Arc<dyn Ledger>) {
 
 async fn a_new_owner_fences_the_old(ledger: Arc<dyn Ledger>) {
     let old = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
-    let mut own = take_over("op1", "owner-a", 1);
-    own.force = true;
-    let own = ledger.take_over(own).await.expect("take over");
-    assert_eq!(own, TakenOver::Leased(at(10)), "nobody is known to be gone to himself");
-    let mut wish = take_over("op1", "owner-b", 1);
-    wish.force = true;
-    let taken = match ledger.take_over(wish).await.expect("take over") {
+    let taken = match ledger.take_over(take_over("op1", "owner-b", 11)).await.expect("take over") {
         TakenOver::Taken(record) => record,
         other @ (TakenOver::Leased(_) | TakenOver::Missing) => panic!("{other:?}"),
     };
-    assert_eq!((taken.rev, taken.fence.owner.as_str(), taken.lease_until), (2, "owner-b", at(11)));
+    assert_eq!((taken.rev, taken.fence.owner.as_str()), (2, "owner-b"));
     assert!(taken.fence.counter > old.fence.counter && taken.fence.store == old.fence.store);
-    assert_eq!((&taken.spec, taken.due, taken.updated_at), (&old.spec, old.due, at(1)));
+    assert_eq!((&taken.spec, taken.due, taken.updated_at), (&old.spec, old.due, at(11)));
+    let back = ledger.take_over(take_over("op1", "owner-a", 12)).await.expect("take over");
+    assert_eq!(back, TakenOver::Leased(Duration::from_secs(9)), "the new owner is waited for in turn");
     let mut late = old;
     assert_eq!(ledger.step(Step { next: late.clone() }).await.expect("step"), Stepped::Fenced);
     late.rev = taken.rev;
@@ -311,26 +309,98 @@ async fn a_new_owner_fences_the_old(ledger: Arc<dyn Ledger>) {
     write(&*ledger, taken).await;
 }
 
-async fn a_renewal_extends_what_is_due(ledger: Arc<dyn Ledger>) {
-    let due = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
-    let mut idle = claim_new(&*ledger, sample_claim("beta", "op2", "web")).await;
+async fn a_renewal_holds_all_of_an_owner(ledger: Arc<dyn Ledger>) {
+    let first = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
+    claim_new(&*ledger, sample_claim("acme", "op2", "db")).await;
+    ledger.renew("owner-a", at(1), Duration::from_secs(59)).await.expect("renew");
+    ledger.renew("owner-a", at(2), Duration::from_secs(8)).await.expect("renew");
+    assert_eq!(read(&*ledger, &first).await, first, "a renewal is no reason to decide again");
+    for op in ["op1", "op2"] {
+        let answer = ledger.take_over(take_over(op, "owner-b", 59)).await.expect("take over");
+        assert_eq!(answer, TakenOver::Leased(Duration::from_secs(1)), "extended, never shortened");
+    }
+    ledger.release("owner-b").await.expect("release");
+    let answer = ledger.take_over(take_over("op1", "owner-b", 59)).await.expect("take over");
+    assert!(matches!(answer, TakenOver::Leased(_)), "only its own lease is released: {answer:?}");
+    ledger.release("owner-a").await.expect("release");
+    for op in ["op1", "op2"] {
+        let answer = ledger.take_over(take_over(op, "owner-b", 3)).await.expect("take over");
+        assert!(matches!(answer, TakenOver::Taken(_)), "nobody is waited for after a release: {answer:?}");
+    }
+}
+
+async fn what_an_owner_left_is_found(ledger: Arc<dyn Ledger>) {
+    let left = async |except: &str, now, limit| {
+        let found = ledger.abandoned(except, at(now), limit).await.expect("abandoned");
+        let mut ops: Vec<_> = found.into_iter().map(|r| (r.op_id.to_string(), r.spec)).collect();
+        ops.sort_by(|a, b| a.0.cmp(&b.0));
+        ops
+    };
+    let web = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
+    let mut idle = claim_new(&*ledger, sample_claim("acme", "op2", "db")).await;
     idle.due = None;
     let idle = write(&*ledger, idle).await;
-    let mut wish = sample_claim("beta", "op3", "db");
-    wish.owner = "owner-b".to_owned();
-    let foreign = claim_new(&*ledger, wish).await;
-    ledger.renew("owner-a", at(60)).await.expect("renew");
-    ledger.renew("owner-a", at(50)).await.expect("renew");
-    let renewed = read(&*ledger, &due).await;
-    assert_eq!((renewed.lease_until, renewed.rev), (at(60), due.rev), "extended, never shortened, same revision");
-    assert_eq!(read(&*ledger, &idle).await, idle);
-    assert_eq!(read(&*ledger, &foreign).await, foreign);
-    let stepped = write(&*ledger, due).await;
-    assert_eq!(stepped.lease_until, at(60), "a step does not undo a renewal");
-    let woken = ledger.request_removal(&idle.tenant, &idle.op_id, at(2)).await.expect("remove");
-    ledger.renew("owner-a", at(70)).await.expect("renew");
-    assert_eq!(woken.map(|r| r.lease_until), Some(at(10)));
-    assert_eq!(read(&*ledger, &idle).await.lease_until, at(70));
+    let beta = claim_new(&*ledger, sample_claim("beta", "op3", "web")).await;
+    assert_eq!(left("owner-b", 9, 10).await, [], "their owner may still be waited for");
+    assert_eq!(left("owner-a", 10, 10).await, [], "nobody leaves something to himself");
+    let (op1, op3) = (("op1".to_owned(), web.spec), ("op3".to_owned(), beta.spec));
+    assert_eq!(left("owner-b", 10, 10).await, [op1.clone(), op3.clone()], "and what is idle is left to nobody");
+    assert_eq!(left("owner-b", 10, 1).await.len(), 1);
+    assert_eq!(left("owner-b", 10, 0).await, []);
+    let mut wish = take_over("op1", "owner-b", 10);
+    ledger.take_over(wish.clone()).await.expect("take over");
+    wish.owner = "owner-c".to_owned();
+    assert_eq!(left("owner-c", 11, 10).await, [op3]);
+    ledger.request_removal(&idle.tenant, &idle.op_id, at(11)).await.expect("remove");
+    assert_eq!(left("owner-b", 11, 10).await.len(), 2, "a delete makes it due again");
+    ledger.release("owner-b").await.expect("release");
+    assert_eq!(left("owner-c", 11, 10).await.len(), 3);
+}
+
+async fn every_write_has_a_place_of_its_own(ledger: Arc<dyn Ledger>) {
+    let first = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
+    let second = claim_new(&*ledger, sample_claim("acme", "op2", "db")).await;
+    let other = claim_new(&*ledger, sample_claim("beta", "op1", "web")).await;
+    let stepped = write(&*ledger, first.clone()).await;
+    let removed = ledger.request_removal(&second.tenant, &second.op_id, at(1)).await.expect("remove").expect("there");
+    let again = ledger.request_removal(&second.tenant, &second.op_id, at(2)).await.expect("remove").expect("there");
+    let taken = match ledger.take_over(take_over("op1", "owner-b", 20)).await.expect("take over") {
+        TakenOver::Taken(record) => record,
+        other @ (TakenOver::Leased(_) | TakenOver::Missing) => panic!("{other:?}"),
+    };
+    let places = [&first, &second, &stepped, &removed, &taken].map(|r| r.seq);
+    assert!(places.is_sorted_by(|a, b| a < b) && places[0] > 0, "{places:?}");
+    assert_eq!(again.seq, removed.seq, "what changes nothing has no place");
+    assert_eq!((other.seq, read(&*ledger, &taken).await.seq), (first.seq, taken.seq), "each tenant counts alone");
+}
+
+async fn a_follower_sees_every_write(ledger: Arc<dyn Ledger>) {
+    let wait = Duration::from_millis(50);
+    let first = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
+    let Some(feed) = ledger.feed(&FeedPosition::new(), wait).await.expect("feed") else {
+        return; // Only this process writes: there is nothing to follow.
+    };
+    assert_eq!(feed.records, [*first.clone()]);
+    let at_rest = ledger.feed(&feed.position, wait).await.expect("feed").expect("it can be followed");
+    assert_eq!((at_rest.records.len(), &at_rest.position), (0, &feed.position));
+    let (follower, position) = (Arc::clone(&ledger), feed.position.clone());
+    let following = tokio::spawn(async move { follower.feed(&position, Duration::from_secs(20)).await });
+    let stepped = write(&*ledger, first).await;
+    let told = following.await.expect("no panic").expect("feed").expect("it can be followed");
+    assert_eq!(told.records, [*stepped.clone()], "who waits is told");
+    let second = claim_new(&*ledger, sample_claim("acme", "op2", "db")).await;
+    let other = claim_new(&*ledger, sample_claim("beta", "op1", "web")).await;
+    let mut stepped = write(&*ledger, stepped).await;
+    for _ in 0..3 {
+        stepped = write(&*ledger, stepped).await;
+    }
+    let (mut seen, mut position) = (Vec::new(), told.position);
+    for _ in 0..5 {
+        let feed = ledger.feed(&position, wait).await.expect("feed").expect("it can be followed");
+        seen.extend(feed.records);
+        position = feed.position;
+    }
+    assert_eq!(seen, [*second, *stepped, *other], "each once, as it is now");
 }
 
 async fn pages_cover_all_records_in_order(ledger: Arc<dyn Ledger>) {

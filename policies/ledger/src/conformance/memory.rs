@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use meridian_model::{
@@ -12,10 +13,11 @@ use meridian_model::{
     time::Time,
 };
 use meridian_policies::quota;
+use tokio::sync::Notify;
 
 use crate::{
-    Claim, Claimed, Ledger, LedgerError, LedgerFuture, RecordPage, Step, Stepped, TakeOver, TakenOver, Usage,
-    broken_rule, rules::first_record, tombstone,
+    Claim, Claimed, Feed, FeedPosition, Ledger, LedgerError, LedgerFuture, RecordPage, Step, Stepped, TakeOver,
+    TakenOver, Usage, broken_rule, rules::first_record, tombstone,
 };
 
 type Key = (TenantId, OperationId);
@@ -29,6 +31,7 @@ const MANY_MAX: usize = 1_000;
 pub struct MemoryLedger {
     store: String,
     state: Mutex<State>,
+    written: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -36,9 +39,34 @@ struct State {
     records: BTreeMap<Key, OperationRecord>,
     tombstones: BTreeMap<Key, OperationRecord>,
     limits: BTreeMap<TenantId, QuotaLimits>,
+    leases: BTreeMap<String, Time>,
+    seqs: BTreeMap<TenantId, u64>,
 }
 
 impl State {
+    /// The next place among the tenant's writes.
+    fn place(&mut self, tenant: &TenantId) -> u64 {
+        let seq = self.seqs.entry(tenant.clone()).or_default();
+        *seq += 1;
+        *seq
+    }
+
+    fn lease(&mut self, owner: &str, until: Time) {
+        let lease = self.leases.entry(owner.to_owned()).or_insert(until);
+        *lease = until.max(*lease);
+    }
+
+    fn leased_until(&self, owner: &str, now: Time) -> Option<Time> {
+        self.leases.get(owner).copied().filter(|until| *until > now)
+    }
+
+    fn since(&self, after: &FeedPosition) -> Feed {
+        let seen = |tenant: &TenantId| after.get(tenant).copied().unwrap_or_default();
+        let mut records: Vec<_> = self.records.values().filter(|r| r.seq > seen(&r.tenant)).cloned().collect();
+        records.sort_by(|a, b| (&a.tenant, a.seq).cmp(&(&b.tenant, b.seq)));
+        Feed { records, position: self.seqs.clone() }
+    }
+
     fn used(&self, tenant: &TenantId) -> Charge {
         self.records.values().filter(|r| r.tenant == *tenant).fold(Charge::default(), |sum, r| Charge {
             instances: sum.instances + r.charge.instances,
@@ -65,7 +93,12 @@ impl MemoryLedger {
     /// An empty ledger of the given incarnation.
     #[must_use]
     pub fn new(store: impl Into<String>) -> Self {
-        Self { store: store.into(), state: Mutex::default() }
+        Self { store: store.into(), state: Mutex::default(), written: Notify::new() }
+    }
+
+    /// Forgets all leases, as an embedded ledger does when its process ends.
+    pub fn forget_leases(&self) {
+        self.state().leases.clear();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -85,7 +118,9 @@ impl MemoryLedger {
         if let Some(holder) = state.holder(&claim.tenant, &claim.name) {
             return Claimed::NameTaken(holder.op_id.clone());
         }
-        let record = first_record(claim, &self.store);
+        state.lease(&claim.owner, claim.now + claim.lease);
+        let mut record = first_record(claim, &self.store);
+        record.seq = state.place(&record.tenant);
         state.records.insert(key, record.clone());
         Claimed::New(Box::new(record))
     }
@@ -113,14 +148,14 @@ impl MemoryLedger {
             return Ok(Stepped::QuotaExceeded(shortage));
         }
         next.rev += 1;
-        next.lease_until = next.lease_until.max(old.lease_until);
+        next.seq = state.place(&next.tenant);
         state.records.insert(key, next.clone());
         Ok(Stepped::Written(Box::new(next)))
     }
 
     fn remove_now(&self, key: &Key, now: Time) -> Option<Box<OperationRecord>> {
         let mut state = self.state();
-        let Some(record) = state.records.get_mut(key) else {
+        let Some(mut record) = state.records.get(key).cloned() else {
             return state.tombstones.get(key).cloned().map(Box::new);
         };
         if record.removal.is_none() && !record.is_gone() {
@@ -128,22 +163,27 @@ impl MemoryLedger {
             record.due = Some(now);
             record.updated_at = now;
             record.rev += 1;
+            record.seq = state.place(&key.0);
+            state.records.insert(key.clone(), record.clone());
         }
-        Some(Box::new(record.clone()))
+        Some(Box::new(record))
     }
 
     fn take_over_now(&self, wish: TakeOver) -> TakenOver {
         let mut state = self.state();
-        let Some(record) = state.records.get_mut(&(wish.tenant, wish.op_id)) else {
+        let key = (wish.tenant, wish.op_id);
+        let Some(mut record) = state.records.get(&key).cloned() else {
             return TakenOver::Missing;
         };
-        if record.lease_until > wish.now && !(wish.force && record.fence.owner != wish.owner) {
-            return TakenOver::Leased(record.lease_until);
+        if let Some(until) = state.leased_until(&record.fence.owner, wish.now) {
+            return TakenOver::Leased(until.since(wish.now));
         }
+        state.lease(&wish.owner, wish.now + wish.lease);
         record.fence = Fence { store: self.store.clone(), counter: record.fence.counter + 1, owner: wish.owner };
-        record.lease_until = wish.lease_until;
         record.updated_at = wish.now;
         record.rev += 1;
+        record.seq = state.place(&key.0);
+        state.records.insert(key, record.clone());
         TakenOver::Taken(Box::new(record.clone()))
     }
 
@@ -169,11 +209,15 @@ fn ready<'a, T: Send + 'a>(answer: Result<T, LedgerError>) -> LedgerFuture<'a, T
 
 impl Ledger for MemoryLedger {
     fn claim(&self, claim: Claim) -> LedgerFuture<'_, Claimed> {
-        ready(Ok(self.claim_now(claim)))
+        let answer = self.claim_now(claim);
+        self.written.notify_waiters();
+        ready(Ok(answer))
     }
 
     fn step(&self, step: Step) -> LedgerFuture<'_, Stepped> {
-        ready(self.step_now(step))
+        let answer = self.step_now(step);
+        self.written.notify_waiters();
+        ready(answer)
     }
 
     fn request_removal(
@@ -182,20 +226,51 @@ impl Ledger for MemoryLedger {
         op: &OperationId,
         now: Time,
     ) -> LedgerFuture<'_, Option<Box<OperationRecord>>> {
-        ready(Ok(self.remove_now(&(tenant.clone(), op.clone()), now)))
+        let answer = self.remove_now(&(tenant.clone(), op.clone()), now);
+        self.written.notify_waiters();
+        ready(Ok(answer))
     }
 
     fn take_over(&self, wish: TakeOver) -> LedgerFuture<'_, TakenOver> {
-        ready(Ok(self.take_over_now(wish)))
+        let answer = self.take_over_now(wish);
+        self.written.notify_waiters();
+        ready(Ok(answer))
     }
 
-    fn renew(&self, owner: &str, lease_until: Time) -> LedgerFuture<'_, ()> {
-        for record in self.state().records.values_mut() {
-            if record.due.is_some() && record.fence.owner == owner {
-                record.lease_until = record.lease_until.max(lease_until);
-            }
-        }
+    fn renew(&self, owner: &str, now: Time, lease: Duration) -> LedgerFuture<'_, ()> {
+        self.state().lease(owner, now + lease);
         ready(Ok(()))
+    }
+
+    fn release(&self, owner: &str) -> LedgerFuture<'_, ()> {
+        self.state().leases.remove(owner);
+        ready(Ok(()))
+    }
+
+    fn abandoned(&self, except: &str, now: Time, limit: usize) -> LedgerFuture<'_, Vec<OperationRecord>> {
+        let state = self.state();
+        let left = |r: &&OperationRecord| {
+            r.due.is_some() && r.fence.owner != except && state.leased_until(&r.fence.owner, now).is_none()
+        };
+        ready(Ok(state.records.values().filter(left).take(limit.min(MANY_MAX)).cloned().collect()))
+    }
+
+    fn feed(&self, after: &FeedPosition, wait: Duration) -> LedgerFuture<'_, Option<Feed>> {
+        let after = after.clone();
+        Box::pin(async move {
+            let changed = async {
+                loop {
+                    let written = self.written.notified();
+                    let feed = self.state().since(&after);
+                    if feed.position != after {
+                        return feed;
+                    }
+                    written.await;
+                }
+            };
+            let feed = tokio::time::timeout(wait, changed).await;
+            Ok(Some(feed.unwrap_or_else(|_| Feed { records: Vec::new(), position: after.clone() })))
+        })
     }
 
     fn operation(&self, tenant: &TenantId, op: &OperationId) -> LedgerFuture<'_, Option<Box<OperationRecord>>> {

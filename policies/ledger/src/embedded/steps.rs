@@ -14,6 +14,7 @@ use redb::ReadableTable;
 
 use super::{
     amounts,
+    leases::Leases,
     tables::{
         Expiring, Fault, Tables, damaged, decode_op, decode_record, encode, encode_record, expiry_bound, expiry_key,
         invalid, name_key, record_key, record_of_expiry,
@@ -24,7 +25,7 @@ use crate::{Claim, Claimed, Step, Stepped, TakeOver, TakenOver};
 /// Most records one call of `expire` touches, so that one transaction stays short.
 const EXPIRE_MAX: usize = 1_000;
 
-pub(super) fn claim(t: &mut Tables<'_>, claim: Claim) -> Result<Claimed, Fault> {
+pub(super) fn claim(t: &mut Tables<'_>, leases: &Leases, claim: Claim) -> Result<Claimed, Fault> {
     let key = record_key(&claim.tenant, &claim.op_id);
     if let Some(known) = super::tables::read_record(&t.operations, &t.specs, &t.tombstones, t.sealer, &key)? {
         return Ok(if known.fingerprint == claim.fingerprint {
@@ -37,7 +38,9 @@ pub(super) fn claim(t: &mut Tables<'_>, claim: Claim) -> Result<Claimed, Fault> 
     if let Some(holder) = t.names.get(name.as_slice())? {
         return Ok(Claimed::NameTaken(decode_op("names", &name, holder.value())?));
     }
+    leases.extend(&claim.owner, claim.now + claim.lease);
     let mut record = crate::rules::first_record(claim, t.store);
+    record.seq = t.next_seq(&record.tenant)?;
     let spec = t.changed_spec(&key, &record.spec)?;
     let bytes = encode_record(&mut record)?;
     if let Some(spec) = spec {
@@ -68,8 +71,7 @@ pub(super) fn step(t: &mut Tables<'_>, step: Step) -> Result<Stepped, Fault> {
     };
     next.v = RECORD_VERSION;
     next.rev = old.rev.saturating_add(1);
-    // A renewal may have come between the read and this write.
-    next.lease_until = next.lease_until.max(old.lease_until);
+    next.seq = t.next_seq(&next.tenant)?;
     let bytes = encode_record(&mut next)?;
     let spec = t.changed_spec(&key, &next.spec)?;
     let usage = usage.map(|u| encode(&u)).transpose()?;
@@ -123,54 +125,52 @@ pub(super) fn request_removal(
     next.due = Some(now);
     next.updated_at = now;
     next.rev = old.rev.saturating_add(1);
+    next.seq = t.next_seq(&next.tenant)?;
     let bytes = encode_record(&mut next)?;
     t.put(&key, Some(&old), &next, &bytes)?;
     Ok(Some(next))
 }
 
-pub(super) fn take_over(t: &mut Tables<'_>, wish: TakeOver) -> Result<TakenOver, Fault> {
+pub(super) fn take_over(t: &mut Tables<'_>, leases: &Leases, wish: TakeOver) -> Result<TakenOver, Fault> {
     let key = record_key(&wish.tenant, &wish.op_id);
     let Some(old) = t.bare_record(&key)? else {
         return Ok(TakenOver::Missing);
     };
-    let known_gone = wish.force && old.fence.owner != wish.owner;
-    if old.lease_until > wish.now && !known_gone {
-        return Ok(TakenOver::Leased(old.lease_until));
+    if let Some(left) = leases.left(&old.fence.owner, wish.now) {
+        return Ok(TakenOver::Leased(left));
     }
+    leases.extend(&wish.owner, wish.now + wish.lease);
     let mut next = t.whole(&key, old.clone())?;
     let counter = old.fence.counter.saturating_add(1);
     next.fence = Fence { store: t.store.to_owned(), counter, owner: wish.owner };
-    next.lease_until = wish.lease_until;
     next.updated_at = wish.now;
     next.rev = old.rev.saturating_add(1);
+    next.seq = t.next_seq(&next.tenant)?;
     let bytes = encode_record(&mut next)?;
     t.put(&key, Some(&old), &next, &bytes)?;
     Ok(TakenOver::Taken(next))
 }
 
-pub(super) fn renew(t: &mut Tables<'_>, owner: &str, lease_until: Time) -> Result<(), Fault> {
+/// Records with something to do, of owners without a lease.
+pub(super) fn abandoned(
+    due: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    except: &str,
+    leases: &Leases,
+    now: Time,
+    limit: usize,
+) -> Result<Vec<Vec<u8>>, Fault> {
     let mut keys = Vec::new();
-    for entry in t.due.iter()? {
-        let (key, holder) = entry?;
-        if holder.value() == owner.as_bytes() {
+    for entry in due.iter()? {
+        if keys.len() >= limit {
+            break;
+        }
+        let (key, owner) = entry?;
+        let left = std::str::from_utf8(owner.value()).is_ok_and(|o| o != except && leases.left(o, now).is_none());
+        if left {
             keys.push(key.value().to_vec());
         }
     }
-    let mut written = Vec::with_capacity(keys.len());
-    for key in keys {
-        let mut record =
-            t.bare_record(&key)?.ok_or_else(|| damaged("due", &key, "points to a record that is not there"))?;
-        if record.lease_until < lease_until {
-            record.lease_until = lease_until;
-            written.push((key, encode_record(&mut record)?));
-        }
-    }
-    for (key, bytes) in written {
-        // The revision stays: a renewal is no reason for the owner to decide again.
-        t.operations.insert(key.as_slice(), bytes.as_slice())?;
-        t.dirty = true;
-    }
-    Ok(())
+    Ok(keys)
 }
 
 pub(super) fn set_limits(t: &mut Tables<'_>, tenant: &TenantId, limits: &QuotaLimits) -> Result<(), Fault> {

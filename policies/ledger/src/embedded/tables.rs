@@ -9,6 +9,7 @@
 //! | `due` | tenant 0 operation | owner part of the fence; only of records with something to do |
 //! | `expiry` | kind, last write, tenant 0 operation | nothing; only of gone records (0) and tombstones (1) |
 //! | `usage`, `limits` | tenant | charge and limits as JSON |
+//! | `seqs` | tenant | place of its last write |
 //! | `meta` | name | see the constants |
 //!
 //! `names`, `due`, `expiry` and `usage` follow from the rest; they are checked at every start. Identifiers hold no
@@ -41,6 +42,7 @@ pub(super) const DUE: TableDefinition<'static, Bytes, Bytes> = TableDefinition::
 pub(super) const EXPIRY: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new("expiry");
 pub(super) const USAGE: TableDefinition<'static, &str, Bytes> = TableDefinition::new("usage");
 pub(super) const LIMITS: TableDefinition<'static, &str, Bytes> = TableDefinition::new("limits");
+pub(super) const SEQS: TableDefinition<'static, &str, u64> = TableDefinition::new("seqs");
 pub(super) const META: TableDefinition<'static, &str, Bytes> = TableDefinition::new("meta");
 
 /// In `meta`: version of the tables, as decimal text.
@@ -215,6 +217,7 @@ pub(super) struct Tables<'t> {
     pub(super) expiry: Table<'t, Bytes, Bytes>,
     pub(super) usage: Table<'t, &'static str, Bytes>,
     pub(super) limits: Table<'t, &'static str, Bytes>,
+    pub(super) seqs: Table<'t, &'static str, u64>,
     pub(super) sealer: &'t Sealer,
     /// Incarnation of the store.
     pub(super) store: &'t str,
@@ -233,6 +236,7 @@ impl<'t> Tables<'t> {
             expiry: tx.open_table(EXPIRY)?,
             usage: tx.open_table(USAGE)?,
             limits: tx.open_table(LIMITS)?,
+            seqs: tx.open_table(SEQS)?,
             sealer,
             store,
             dirty: false,
@@ -269,6 +273,13 @@ impl<'t> Tables<'t> {
 
     pub(super) fn usage(&self, tenant: &TenantId) -> Result<Charge, Fault> {
         read_json(&self.usage, "usage", tenant)
+    }
+
+    /// The next place among the tenant's writes.
+    pub(super) fn next_seq(&mut self, tenant: &TenantId) -> Result<u64, Fault> {
+        let next = self.seqs.get(tenant.as_str())?.map_or(0, |seq| seq.value()).saturating_add(1);
+        self.seqs.insert(tenant.as_str(), next)?;
+        Ok(next)
     }
 
     pub(super) fn limits(&self, tenant: &TenantId) -> Result<QuotaLimits, Fault> {

@@ -1,6 +1,6 @@
 //! The embedded ledger and the model get the same random commands; every answer and the whole content must agree.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use meridian_ledger::{
     Claimed, Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver,
@@ -20,6 +20,8 @@ const TENANTS: [&str; 2] = ["acme", "acme-2"];
 const OPS: [&str; 4] = ["op1", "op2", "op3", "op4"];
 const NAMES: [&str; 3] = ["web", "db", "job"];
 const OWNERS: [&str; 2] = ["owner-a", "owner-b"];
+/// Of every claim and take-over.
+const LEASE: Duration = Duration::from_secs(5);
 
 /// How a step differs from the record it was read from.
 #[derive(Debug, Clone)]
@@ -42,8 +44,10 @@ enum Command {
     Claim { tenant: usize, op: usize, name: usize, owner: usize },
     Step { tenant: usize, op: usize, change: Change },
     Remove { tenant: usize, op: usize },
-    TakeOver { tenant: usize, op: usize, owner: usize, force: bool },
+    TakeOver { tenant: usize, op: usize, owner: usize },
     Renew { owner: usize, seconds: u64 },
+    Release { owner: usize },
+    Abandoned { owner: usize },
     Limits { tenant: usize, instances: Option<u64>, cpu: Option<u64> },
     Expire { keep: u64, forget: u64, limit: usize },
     Restart,
@@ -75,9 +79,11 @@ fn command() -> impl Strategy<Value = Command> {
         16 => (tenant.clone(), op.clone(), change())
             .prop_map(|(tenant, op, change)| Command::Step { tenant, op, change }),
         2 => (tenant.clone(), op.clone()).prop_map(|(tenant, op)| Command::Remove { tenant, op }),
-        3 => (tenant.clone(), op, 0..OWNERS.len(), any::<bool>())
-            .prop_map(|(tenant, op, owner, force)| Command::TakeOver { tenant, op, owner, force }),
-        2 => (0..OWNERS.len(), 0..90_u64).prop_map(|(owner, seconds)| Command::Renew { owner, seconds }),
+        3 => (tenant.clone(), op, 0..OWNERS.len())
+            .prop_map(|(tenant, op, owner)| Command::TakeOver { tenant, op, owner }),
+        2 => (0..OWNERS.len(), 0..20_u64).prop_map(|(owner, seconds)| Command::Renew { owner, seconds }),
+        1 => (0..OWNERS.len()).prop_map(|owner| Command::Release { owner }),
+        2 => (0..OWNERS.len()).prop_map(|owner| Command::Abandoned { owner }),
         2 => (tenant, prop::option::of(0..5_u64), prop::option::of(0..3000_u64))
             .prop_map(|(tenant, instances, cpu)| Command::Limits { tenant, instances, cpu }),
         2 => (0..70_u64, 0..70_u64, 0..3_usize)
@@ -121,6 +127,7 @@ enum Answer {
     Stepped(Stepped),
     Removed(Option<Box<OperationRecord>>),
     TakenOver(TakenOver),
+    Abandoned(Vec<OperationRecord>),
     Count(usize),
     Done,
     Refused(String),
@@ -140,7 +147,7 @@ async fn run(ledger: &dyn Ledger, command: &Command, now: u64) -> Answer {
         Command::Claim { tenant, op, name, owner } => {
             let mut claim = sample_claim(TENANTS[*tenant], OPS[*op], NAMES[*name]);
             claim.owner = OWNERS[*owner].to_owned();
-            (claim.now, claim.lease_until) = (at(now), at(now + 5));
+            (claim.now, claim.lease) = (at(now), LEASE);
             answer(ledger.claim(claim).await, Answer::Claimed)
         }
         Command::Step { tenant, op, change } => {
@@ -153,14 +160,24 @@ async fn run(ledger: &dyn Ledger, command: &Command, now: u64) -> Answer {
             let (tenant, op) = pair(tenant, op);
             answer(ledger.request_removal(&tenant, &op, at(now)).await, Answer::Removed)
         }
-        Command::TakeOver { tenant, op, owner, force } => {
+        Command::TakeOver { tenant, op, owner } => {
             let (tenant, op_id) = pair(tenant, op);
             let owner = OWNERS[*owner].to_owned();
-            let wish = TakeOver { tenant, op_id, owner, now: at(now), lease_until: at(now + 5), force: *force };
+            let wish = TakeOver { tenant, op_id, owner, now: at(now), lease: LEASE };
             answer(ledger.take_over(wish).await, Answer::TakenOver)
         }
         Command::Renew { owner, seconds } => {
-            answer(ledger.renew(OWNERS[*owner], at(*seconds)).await, |()| Answer::Done)
+            let lease = Duration::from_secs(*seconds);
+            answer(ledger.renew(OWNERS[*owner], at(now), lease).await, |()| Answer::Done)
+        }
+        Command::Release { owner } => answer(ledger.release(OWNERS[*owner]).await, |()| Answer::Done),
+        Command::Abandoned { owner } => {
+            let found = ledger.abandoned(OWNERS[*owner], at(now), 1000).await;
+            let sorted = found.map(|mut records| {
+                records.sort_by(|a, b| (&a.tenant, &a.op_id).cmp(&(&b.tenant, &b.op_id)));
+                records
+            });
+            answer(sorted, Answer::Abandoned)
         }
         Command::Limits { tenant, instances, cpu } => {
             let limits = QuotaLimits { instances: *instances, cpu: cpu.map(MilliCpu), ..QuotaLimits::default() };
@@ -198,6 +215,7 @@ async fn drive(path: &Path, commands: &[Command]) {
         if matches!(command, Command::Restart) {
             drop(embedded);
             embedded = open_clean(path);
+            model.forget_leases();
         }
         let (want, have) = (run(&model, command, now).await, run(&embedded, command, now).await);
         assert_eq!(have, want, "at {now}: {command:?}");
@@ -242,6 +260,8 @@ fn random_commands_reach_every_answer() {
                 Answer::TakenOver(TakenOver::Taken(_)) => "taken",
                 Answer::TakenOver(TakenOver::Leased(_)) => "leased",
                 Answer::TakenOver(TakenOver::Missing) => "missing",
+                Answer::Abandoned(records) if records.is_empty() => "nothing abandoned",
+                Answer::Abandoned(_) => "abandoned",
                 Answer::Count(0) => "nothing expired",
                 Answer::Count(_) => "expired",
                 Answer::Refused(_) => "refused",
@@ -250,5 +270,5 @@ fn random_commands_reach_every_answer() {
             *seen.entry(kind).or_default() += 1;
         }
     }
-    assert_eq!(seen.len(), 17, "{seen:?}");
+    assert_eq!(seen.len(), 19, "{seen:?}");
 }

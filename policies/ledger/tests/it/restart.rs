@@ -126,7 +126,7 @@ async fn wrong_indexes_are_reported_and_rebuilt() {
         let holder = ledger.instance(&id("acme"), &id("web")).await.unwrap();
         assert_eq!(holder.unwrap().op_id, id("op1"), "{table}");
         assert!(ledger.instance(&id("acme"), &id("ghost")).await.unwrap().is_none(), "{table}");
-        ledger.renew("owner-a", at(60)).await.unwrap();
+        assert_eq!(ledger.abandoned("owner-b", at(1), 10).await.unwrap().len(), 1, "{table}");
         assert_eq!(ledger.expire(at(9), at(0), 10).await.unwrap(), 1, "{table}");
         drop(ledger);
         open_clean(&path);
