@@ -21,13 +21,14 @@ pub fn test() -> anyhow::Result<()> {
     tidy::run()?;
     println!("== vendor SDKs");
     sdk_venv()?;
+    redis_server()?;
     let mut docs = cargo(&["doc", "--workspace", "--no-deps", "--locked", "--quiet"]);
     docs.env("RUSTDOCFLAGS", "-D warnings");
     step("docs", docs)?;
     step("doc tests", cargo(&["test", "--workspace", "--doc", "--locked", "--quiet"]))?;
-    let nextest =
-        Command::new(env!("CARGO")).args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if nextest.is_ok_and(|s| s.success()) {
+    let mut nextest = cargo(&["nextest", "--version"]);
+    nextest.stdout(Stdio::null()).stderr(Stdio::null());
+    if nextest.status().is_ok_and(|s| s.success()) {
         step("tests", cargo(&["nextest", "run", "--workspace", "--locked"]))
     } else {
         println!("cargo-nextest is not installed; cargo's own runner is used");
@@ -67,6 +68,26 @@ pub fn sdk_venv() -> anyhow::Result<()> {
     step("python3 -m venv (Debian: apt-get install python3-venv)", make)?;
     step("pip install", pip(&venv, &requirements))?;
     fs::write(&stamp, wanted).with_context(|| format!("{} cannot be written", stamp.display()))
+}
+
+/// Whether a command starts and says that it is well.
+fn answers(program: &str, argument: &str) -> bool {
+    let asked = Command::new(program).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    asked.is_ok_and(|s| s.success())
+}
+
+/// Installs `redis-server` if it is missing: the shared ledger is tested against the real one.
+fn redis_server() -> anyhow::Result<()> {
+    if answers("redis-server", "--version") {
+        return Ok(());
+    }
+    let mut update = Command::new("apt-get");
+    update.args(["update", "--quiet"]);
+    step("apt-get update (elsewhere than on Debian: install redis-server 6.2 or newer by hand)", update)?;
+    let mut install = Command::new("apt-get");
+    install.args(["install", "--quiet", "--yes", "--no-install-recommends", "redis-server"]);
+    install.env("DEBIAN_FRONTEND", "noninteractive");
+    step("apt-get install redis-server", install)
 }
 
 fn pip(venv: &Path, requirements: &Path) -> Command {
