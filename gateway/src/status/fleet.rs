@@ -6,7 +6,7 @@
 //! its record says that it was proven gone.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
     sync::{
         Arc, PoisonError, RwLock,
@@ -281,16 +281,44 @@ impl Fleet {
         (ids, last.filter(|_| more))
     }
 
-    /// How many instances a complete list of the backend must show: those that run, as far as is known.
+    /// The records of the instances that a complete list of the backend must show: those that run, as far as is known.
     #[must_use]
-    pub fn expected_at(&self, backend: &BackendId) -> usize {
+    pub fn expected(&self, backend: &BackendId) -> Vec<Arc<OperationRecord>> {
         let tenants: Vec<_> = read(&self.tenants).values().cloned().collect();
         let expected = |e: &&Entry| {
             let removing = e.record.removal.is_some();
             let ended = e.seen.as_ref().is_some_and(|s| s.observed.phase.is_ended());
             e.backend() == Some(backend) && e.record.state == OperationState::Succeeded && !removing && !ended
         };
-        tenants.iter().map(|tenant| read(tenant).instances.values().filter(expected).count()).sum()
+        let of = |tenant: &Arc<RwLock<TenantFleet>>| -> Vec<_> {
+            read(tenant).instances.values().filter(expected).map(|e| Arc::clone(&e.record)).collect()
+        };
+        tenants.iter().flat_map(of).collect()
+    }
+
+    /// The record whose instance has this id at the backend.
+    #[must_use]
+    pub fn record_at(&self, backend: &BackendId, id: &CloudId) -> Option<Arc<OperationRecord>> {
+        let (tenant, name) = read(&self.by_cloud_id).get(&(backend.clone(), id.clone())).cloned()?;
+        let record = self.record(&tenant, &name)?;
+        let current = record.open_attempt().is_some_and(|a| a.backend == *backend && a.cloud_id.as_ref() == Some(id));
+        current.then_some(record)
+    }
+
+    /// Every tenant that has, or had, an instance.
+    #[must_use]
+    pub fn tenants(&self) -> BTreeSet<TenantId> {
+        read(&self.tenants).keys().cloned().collect()
+    }
+
+    /// Every record of an instance that is not gone, by tenant and name.
+    #[must_use]
+    pub fn records(&self) -> Vec<Arc<OperationRecord>> {
+        let tenants: BTreeMap<_, _> = read(&self.tenants).iter().map(|(t, f)| (t.clone(), Arc::clone(f))).collect();
+        let of = |tenant: &Arc<RwLock<TenantFleet>>| -> Vec<_> {
+            read(tenant).instances.values().map(|e| Arc::clone(&e.record)).collect()
+        };
+        tenants.values().flat_map(of).collect()
     }
 
     /// How many instances of one tenant, or of all, are where.

@@ -4,3 +4,4 @@
 pub mod fleet;
 pub mod poll;
 pub mod render;
+pub mod sweep;

@@ -10,7 +10,7 @@
 //! A poller never retries: its next turn is the retry.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -28,7 +28,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::fleet::Fleet;
+use super::{fleet::Fleet, sweep::SweepReport};
 use crate::{clock::Clock, operation::Refusal, regions::Backend, status::render::Sighting, views};
 
 /// Pages of one sweep: 20 a page (the smallest vendor page) times this is more than any account's quota.
@@ -104,10 +104,12 @@ struct Sweeps {
 }
 
 /// What a sweep that reached the last page showed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default)]
 struct Swept {
     /// Instances with a name of ours.
-    ours: usize,
+    ours: Vec<Observed>,
+    /// Every id shown, of foreign instances too.
+    listed: BTreeSet<CloudId>,
     /// The vendor's total shrank between two pages.
     hides: bool,
 }
@@ -123,6 +125,7 @@ pub struct Poller {
     wake: Notify,
     sweeps: Mutex<Sweeps>,
     ended: mpsc::Sender<Ended>,
+    reports: Option<mpsc::Sender<SweepReport>>,
 }
 
 /// An instance that was seen to have ended by itself.
@@ -164,7 +167,14 @@ impl Poller {
             wake: Notify::new(),
             sweeps: Mutex::default(),
             ended,
+            reports: None,
         }
+    }
+
+    /// The same poller, which reports each complete sweep.
+    #[must_use]
+    pub fn reporting(self, reports: mpsc::Sender<SweepReport>) -> Self {
+        Self { reports: Some(reports), ..self }
     }
 
     /// The backend it polls.
@@ -275,19 +285,23 @@ impl Poller {
     /// Lists every page.
     async fn sweep(&self, started: Time) -> Result<Swept, AdapterError> {
         let mut from: Option<Cursor> = None;
-        let (mut ours, mut hides, mut last_total) = (0, false, 0);
+        let mut swept = Swept::default();
+        let mut last_total = 0;
         for _ in 0..SWEEP_PAGES_MAX {
             let Page { items, next, total } = self.backend.list(from).await?;
             // Where pages are counted by offset, a delete between two of them hides an instance.
-            hides |= total.is_some_and(|total| total < last_total);
+            swept.hides |= total.is_some_and(|total| total < last_total);
             last_total = total.unwrap_or(0);
-            for observed in &items {
-                ours += usize::from(self.backend.is_ours(&observed.name));
-                self.show(started, observed);
+            for observed in items {
+                self.show(started, &observed);
+                swept.listed.extend(observed.id.clone());
+                if self.backend.is_ours(&observed.name) {
+                    swept.ours.push(observed);
+                }
             }
             match next {
                 Some(cursor) => from = Some(cursor),
-                None => return Ok(Swept { ours, hides }),
+                None => return Ok(swept),
             }
         }
         Err(AdapterError::new(
@@ -298,8 +312,34 @@ impl Poller {
         ))
     }
 
-    fn swept(&self, started: Time, Swept { ours: seen, hides }: Swept) {
-        let known = self.fleet.expected_at(&self.backend.id);
+    fn swept(&self, started: Time, Swept { ours, listed, hides }: Swept) {
+        // Those that ran before it began: what came while it ran may stand on a page it had passed.
+        let mut known = self.fleet.expected(&self.backend.id);
+        known.retain(|record| record.ran_at.is_some_and(|ran| ran < started));
+        let is_listed = |id: &CloudId| listed.contains(id);
+        let seen = known.iter().filter(|r| r.open_attempt().and_then(|a| a.cloud_id.as_ref()).is_some_and(is_listed));
+        self.judge(started, (seen.count(), known.len()), hides);
+        self.report(SweepReport {
+            backend: self.backend.id.clone(),
+            started_at: started,
+            shown: ours,
+            listed,
+            trusted: self.silence_is_proof(),
+            leads: true,
+        });
+    }
+
+    /// Hands a complete sweep to the reconciler. What a full queue refuses, the next sweep tells again.
+    fn report(&self, report: SweepReport) {
+        if let Some(reports) = &self.reports
+            && reports.try_send(report).is_err()
+        {
+            self.backend.metrics().sweep(self.backend.id.as_str(), "unreported");
+        }
+    }
+
+    /// Notes a complete sweep, and whether its silence means anything.
+    fn judge(&self, started: Time, (seen, known): (usize, usize), hides: bool) {
         let mut sweeps = lock(&self.sweeps);
         // Region-wide silence is an outage or a lost permission, not a mass death (RELIABILITY 2.8).
         let lacks_many = known > 0 && seen * 5 < known * 4;
