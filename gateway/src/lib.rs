@@ -17,5 +17,7 @@ pub mod refusal;
 pub mod regions;
 pub mod server;
 pub mod status;
+pub mod store;
+
 pub mod telemetry;
 pub mod views;

@@ -8,10 +8,6 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use base64::Engine as _;
-use meridian_ledger::embedded::{EmbeddedLedger, OpenError, Options, SealKey};
-use secrecy::ExposeSecret as _;
-use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -23,30 +19,22 @@ use crate::{
     http::{Http, Parts},
     operation,
     server::{Drained, ServeError, Server, Setup},
+    store::{self, StoreError},
     telemetry::{Metrics, core::CoreMetrics},
 };
-
-/// Bytes of the key that seals the ledger.
-const KEY_LEN: usize = 32;
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The ledger does not open.
     #[error("the ledger cannot be used")]
-    Ledger(#[from] OpenError),
-    /// `ledger.keyFile` holds no key.
-    #[error("ledger.keyFile must hold 32 bytes as 64 hexadecimal digits or base64")]
-    Key,
+    Ledger(#[from] StoreError),
     /// The stacks cannot be built.
     #[error("the configuration cannot be used")]
     Build(#[from] BuildError),
     /// A listener cannot be made.
     #[error("a listener cannot be made")]
     Serve(#[from] ServeError),
-    /// The ledger's thread that opens the file ended.
-    #[error("opening the ledger was interrupted")]
-    Interrupted,
 }
 
 /// A running gateway.
@@ -62,44 +50,6 @@ pub struct Process {
     administering: JoinHandle<Drained>,
 }
 
-/// The key of the ledger: its own, or one that follows from the deployment's secret.
-fn seal_key(config: &Config) -> Result<SealKey, StartError> {
-    let Some(key) = &config.ledger.key else {
-        let secret = config.deployment.secret.expose_secret();
-        let hash = Sha256::new().chain_update(b"meridian ledger seal v1").chain_update(secret.as_bytes());
-        return Ok(SealKey::new(hash.finalize().into()));
-    };
-    let text = key.expose_secret().trim();
-    let bytes = if text.len() == 2 * KEY_LEN { hex(text) } else { base64::prelude::BASE64_STANDARD.decode(text).ok() };
-    let bytes: [u8; KEY_LEN] = bytes.and_then(|b| b.try_into().ok()).ok_or(StartError::Key)?;
-    Ok(SealKey::new(bytes))
-}
-
-fn hex(text: &str) -> Option<Vec<u8>> {
-    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(text.get(i..i + 2)?, 16).ok()).collect()
-}
-
-/// Makes the ledger's folder and opens the file, away from the runtime's threads.
-async fn open_ledger(
-    config: &Config,
-    drain: &CancellationToken,
-    fatal: &Arc<OnceLock<String>>,
-) -> Result<EmbeddedLedger, StartError> {
-    let path = config.ledger.path.clone();
-    if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|source| OpenError::Io { path: path.clone(), source })?;
-    }
-    let (drain, fatal) = (drain.clone(), Arc::clone(fatal));
-    let options = Options::new(path, seal_key(config)?, move |why| {
-        // Nothing can be promised any more: stop taking work, and let a restart recover.
-        tracing::error!(why, "the ledger cannot go on");
-        let _ = fatal.set(why.to_owned());
-        drain.cancel();
-    });
-    let opened = tokio::task::spawn_blocking(move || EmbeddedLedger::open(options)).await;
-    Ok(opened.map_err(|_| StartError::Interrupted)??)
-}
-
 impl Process {
     /// Starts a gateway; when this returns, it takes requests.
     ///
@@ -108,8 +58,15 @@ impl Process {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let (drain, admin_drain) = (CancellationToken::new(), CancellationToken::new());
         let fatal = Arc::new(OnceLock::new());
-        let ledger = Arc::new(open_ledger(&config, &drain, &fatal).await?);
         let (clock, entropy) = (Clock::system(), Entropy::system());
+        let (ending, failure) = (drain.clone(), Arc::clone(&fatal));
+        let opened = store::open(&config, move |why| {
+            // Nothing can be promised any more: stop taking work, and let a restart recover.
+            tracing::error!(why, "the ledger cannot go on");
+            let _ = failure.set(why.to_owned());
+            ending.cancel();
+        })
+        .await?;
         let metrics = Metrics::new();
         let health = Health::new(drain.clone());
         let failed = Arc::clone(&fatal);
@@ -118,7 +75,7 @@ impl Process {
         let deps = Deps {
             clock: clock.clone(),
             entropy: entropy.clone(),
-            ledger,
+            ledger: opened.ledger,
             metrics: core_metrics,
             draining: drain.clone(),
         };

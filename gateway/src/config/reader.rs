@@ -121,6 +121,11 @@ impl<'r, 'i> Section<'r, 'i> {
         join(&self.path, key)
     }
 
+    /// Whether the key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     fn take(&mut self, key: &'static str) -> Option<Spanned<DeValue<'i>>> {
         self.known.push(key);
         self.table.remove(key)

@@ -18,6 +18,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
+    ledger::Ledger,
     profiles::{ImageProfile, NetworkProfile, SecretProfile},
     reader::{Report, Section},
 };
@@ -39,7 +40,7 @@ pub(super) fn redact<S: Serializer>(_: &SecretString, s: S) -> Result<S::Ok, S::
     s.serialize_str("[redacted]")
 }
 
-fn redact_option<S: Serializer>(secret: &Option<SecretString>, s: S) -> Result<S::Ok, S::Error> {
+pub(super) fn redact_option<S: Serializer>(secret: &Option<SecretString>, s: S) -> Result<S::Ok, S::Error> {
     match secret {
         Some(_) => s.serialize_str("[redacted]"),
         None => s.serialize_none(),
@@ -65,7 +66,7 @@ pub struct Config {
     pub deployment: Deployment,
     /// Listeners and their bounds.
     pub server: Server,
-    /// The embedded ledger.
+    /// Where operations and usage are kept.
     pub ledger: Ledger,
     /// Customers.
     pub tenants: Vec<Tenant>,
@@ -281,28 +282,6 @@ impl Limits {
                 "lower it, or raise requestTimeoutMax",
             );
         }
-    }
-}
-
-/// `[ledger]`.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Ledger {
-    /// The database file; it is made when it is not there. Relative to the working directory, as data paths are.
-    pub path: PathBuf,
-    /// 32 bytes in hexadecimal or base64 that seal environment values and registry passwords at rest; derived
-    /// from the deployment secret without it.
-    #[serde(serialize_with = "redact_option")]
-    pub key: Option<SecretString>,
-}
-
-impl Ledger {
-    fn read(mut s: Section<'_, '_>) -> Option<Self> {
-        let path = s.required::<PathBuf>("path", "\"data/ledger.redb\"");
-        let key_file = s.value::<String>("keyFile");
-        let key = key_file.and_then(|file| s.resolve(&s.at("keyFile"), &format!("file:{file}")));
-        s.finish();
-        Some(Self { path: path?, key: key.map(SecretString::from) })
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use meridian_gateway::config::{Backend, Config, Mistakes, SettingsMistake, Sources};
+use meridian_gateway::config::{Backend, Config, Mistakes, RedisServers, SettingsMistake, Sources, Store};
+use secrecy::ExposeSecret as _;
 
 const GOOD: &str = r#"
 [deployment]
@@ -126,6 +127,61 @@ fn references_between_sections_are_checked() {
         .replace("backend = \"gz\"", "backend = \"hz\"")
         .replace("[[secretProfiles]]", "[[secretProfiles]]\nname = \"registry\"\n[[secretProfiles]]");
     insta::assert_snapshot!(parse(&text).unwrap_err().to_string());
+}
+
+const REDIS: &str = r#"[ledger]
+store = "redis"
+url = "rediss://redis.example"
+user = "meridian"
+password = "env:SECRET"
+minReplicaAcks = 1
+journalDir = "intents"
+"#;
+
+fn with_ledger(section: &str) -> String {
+    GOOD.replace("[ledger]\npath = \"ledger.redb\"\n", section)
+}
+
+#[test]
+fn a_redis_is_read_with_its_defaults_and_its_password_is_not_shown() {
+    let config = parse(&with_ledger(REDIS)).unwrap();
+    let Store::Redis(redis) = &config.ledger.store else { panic!("{:?}", config.ledger) };
+    assert!(redis.tls.is_some(), "rediss asks for TLS");
+    assert_eq!(redis.password.as_ref().map(|p| p.expose_secret()), Some(SECRET));
+    let shown = config.redacted()["ledger"].clone();
+    assert!(!shown.to_string().contains(SECRET) && !format!("{config:?}").contains(SECRET));
+    insta::assert_json_snapshot!(shown);
+}
+
+#[test]
+fn sentinels_and_clusters_are_read() {
+    let sentinel = "sentinel = { master = \"m\", addresses = [\"a\", \"[::1]:26379\"] }";
+    let config = parse(&with_ledger(&REDIS.replace("url = \"rediss://redis.example\"", sentinel))).unwrap();
+    let Store::Redis(redis) = config.ledger.store else { panic!("not Redis") };
+    let RedisServers::Sentinel { master, addresses, .. } = redis.servers else { panic!("not Sentinel") };
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    assert_eq!((master.as_str(), addresses), ("m", vec!["a:6379".to_owned(), "[::1]:26379".to_owned()]));
+    let cluster = "cluster = { addresses = [\"a:7000\", \"b:7000\"] }";
+    assert!(parse(&with_ledger(&REDIS.replace("url = \"rediss://redis.example\"", cluster))).is_ok());
+}
+
+#[test]
+fn every_mistake_about_a_redis_is_reported() {
+    let section = r#"[ledger]
+store = "redis"
+path = "x"
+url = "redis://me:hunter2@redis.example:1"
+sentinel = { master = "m", addresses = ["a:b"] }
+user = "meridian"
+minReplicaAcks = 9
+callTimeout = "9s"
+prefix = "a b"
+tls = { certFile = "nowhere.pem" }
+"#;
+    insta::assert_snapshot!(parse(&with_ledger(section)).unwrap_err().to_string());
+    // Across sections, once each is right in itself.
+    let slow = parse(&with_ledger(&format!("{REDIS}callTimeout = \"6s\"\n"))).unwrap_err();
+    assert_eq!((slow.list[0].path.as_str(), slow.list.len()), ("ledger.callTimeout", 1), "{slow}");
 }
 
 #[test]

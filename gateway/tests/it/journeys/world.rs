@@ -7,7 +7,7 @@ use meridian_adapters::http::HttpClient;
 use meridian_cloudsim::{CloudsimInfo, Scenario, Simulator};
 use meridian_gateway::{
     clock::{Clock, Entropy},
-    config::Config,
+    config::{Config, Store},
     core::{Core, Deps},
     operation::{
         self, Action, Caller, CreateInstance, DeleteInstance, InstanceRef, ListInstances, Operation, Outcome,
@@ -74,7 +74,10 @@ pub fn config(info: &CloudsimInfo, folder: &Path, extra: &str) -> Config {
 
 async fn core(info: &CloudsimInfo, folder: &Path, extra: &str) -> Arc<Core> {
     let config = config(info, folder, extra);
-    let options = Options::new(config.ledger.path.clone(), SealKey::new([7; 32]), |why| panic!("ledger: {why}"));
+    let Store::Embedded { path } = config.ledger.store.clone() else {
+        panic!("these journeys have a ledger of their own")
+    };
+    let options = Options::new(path, SealKey::new([7; 32]), |why| panic!("ledger: {why}"));
     let ledger = Arc::new(EmbeddedLedger::open(options).unwrap());
     let deps = Deps {
         clock: Clock::system(),

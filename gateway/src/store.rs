@@ -1,0 +1,86 @@
+//! Opens the store that the configuration names: the embedded database or a shared Redis.
+
+use std::{path::Path, sync::Arc};
+
+use base64::Engine as _;
+use meridian_ledger::{
+    Ledger,
+    embedded::{EmbeddedLedger, OpenError, Options, SealKey},
+};
+use secrecy::ExposeSecret as _;
+use sha2::{Digest as _, Sha256};
+
+use crate::config::{Config, Store};
+
+/// Bytes of the key that seals the ledger.
+const KEY_LEN: usize = 32;
+
+/// Why the ledger cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database does not open.
+    #[error("the database does not open")]
+    Embedded(#[from] OpenError),
+    /// `ledger.keyFile` holds no key.
+    #[error("ledger.keyFile must hold 32 bytes as 64 hexadecimal digits or base64")]
+    Key,
+    /// The thread that opens the file ended.
+    #[error("opening the ledger was interrupted")]
+    Interrupted,
+    /// This build cannot speak to it.
+    #[error("`ledger.store = \"redis\"` is not there yet")]
+    Unsupported,
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct Opened {
+    /// Operations and usage.
+    pub ledger: Arc<dyn Ledger>,
+}
+
+/// Opens the configured store; `fatal` is called once when it cannot go on.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn open(config: &Config, fatal: impl FnOnce(&str) + Send + 'static) -> Result<Opened, StoreError> {
+    match &config.ledger.store {
+        Store::Embedded { path } => {
+            let ledger = Arc::new(embedded(path, seal_key(config)?, fatal).await?);
+            Ok(Opened { ledger })
+        }
+        Store::Redis(_) => Err(StoreError::Unsupported),
+    }
+}
+
+/// Makes the ledger's folder and opens the file, away from the runtime's threads.
+async fn embedded(
+    path: &Path,
+    key: SealKey,
+    fatal: impl FnOnce(&str) + Send + 'static,
+) -> Result<EmbeddedLedger, StoreError> {
+    let path = path.to_owned();
+    if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(|source| OpenError::Io { path: path.clone(), source })?;
+    }
+    let options = Options::new(path, key, fatal);
+    let opened = tokio::task::spawn_blocking(move || EmbeddedLedger::open(options)).await;
+    Ok(opened.map_err(|_| StoreError::Interrupted)??)
+}
+
+/// The key of the ledger: its own, or one that follows from the deployment's secret.
+fn seal_key(config: &Config) -> Result<SealKey, StoreError> {
+    let Some(key) = &config.ledger.key else {
+        let secret = config.deployment.secret.expose_secret();
+        let hash = Sha256::new().chain_update(b"meridian ledger seal v1").chain_update(secret.as_bytes());
+        return Ok(SealKey::new(hash.finalize().into()));
+    };
+    let text = key.expose_secret().trim();
+    let bytes = if text.len() == 2 * KEY_LEN { hex(text) } else { base64::prelude::BASE64_STANDARD.decode(text).ok() };
+    let bytes: [u8; KEY_LEN] = bytes.and_then(|b| b.try_into().ok()).ok_or(StoreError::Key)?;
+    Ok(SealKey::new(bytes))
+}
+
+fn hex(text: &str) -> Option<Vec<u8>> {
+    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(text.get(i..i + 2)?, 16).ok()).collect()
+}

@@ -1,0 +1,183 @@
+//! What a shared store offers to those who rebuild it after it may have lost writes (RELIABILITY 2.9).
+//!
+//! The incarnation guard: each tenant's data carries the `run_id` of the server process under which it was last known
+//! to be whole. Every script compares it with the server's own; a different or missing one is
+//! [`crate::LedgerError::Recovering`], and nothing is written. Only what is in this trait works then.
+//!
+//! A tenant is rebuilt by one process at a time. [`Recovery::begin`] gives it a [`Token`] by compare-and-set on the
+//! tenant's `rebuild` mark, with a lease in the server's time; every later call compares the token, and
+//! [`Recovery::finish`] writes the incarnation only while it is valid. A rebuilder that was overtaken changes nothing
+//! any more.
+//!
+//! Who takes part is a *member*: it announces itself about every second ([`Recovery::beat`]) with what it saw of each
+//! tenant. After a loss each member compares what it saw last with what is there now. When every member that was known
+//! confirms that nothing it saw is missing, nothing was lost, and the incarnation is set at once.
+
+use std::{collections::BTreeMap, fmt::Debug, time::Duration};
+
+use meridian_model::{ids::TenantId, operation::OperationRecord};
+use serde::{Deserialize, Serialize};
+
+use crate::LedgerFuture;
+
+/// The last that a process saw of a tenant's data.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Mark {
+    /// The incarnation that the data carried.
+    #[serde(rename = "i")]
+    pub incarnation: String,
+    /// The place of the last write seen.
+    #[serde(rename = "s")]
+    pub seq: u64,
+}
+
+/// How a tenant's data stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TenantStanding {
+    /// `run_id` of the server that holds it now.
+    pub server: String,
+    /// What the data carries; none when nothing of it is there.
+    pub data: Option<Mark>,
+}
+
+impl TenantStanding {
+    /// The data is whole: it is worked with.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.data.as_ref().is_some_and(|mark| mark.incarnation == self.server)
+    }
+
+    /// Everything up to a mark that was seen earlier is there. `None` was never seen: nothing can be missed.
+    #[must_use]
+    pub fn holds(&self, seen: Option<&Mark>) -> bool {
+        match (&self.data, seen) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            // A rebuild sets a new incarnation and leaves out no place below: only equal ones can be compared.
+            (Some(data), Some(seen)) => data.incarnation == seen.incarnation && data.seq >= seen.seq,
+        }
+    }
+}
+
+/// One process that works on the store.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Member {
+    /// Random part of its fences.
+    pub owner: String,
+    /// For each tenant that is not whole: the server it looked at, and whether everything it saw is there.
+    pub confirms: BTreeMap<TenantId, Confirmation>,
+    /// Milliseconds of the server's time since its last sign of life, as the answer was made.
+    #[serde(default)]
+    pub silent_ms: u64,
+}
+
+/// What a member says about a tenant that may have lost writes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// `run_id` of the server that it compared.
+    pub server: String,
+    /// Nothing that it saw is missing.
+    pub whole: bool,
+    /// It has handed in what it knows ([`Recovery::contribute`]).
+    pub contributed: bool,
+}
+
+/// The right to rebuild one tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// `run_id` of the server that it was given by; it becomes the incarnation.
+    pub server: String,
+    /// Unique to this rebuild.
+    pub nonce: String,
+}
+
+/// The answer to the wish to rebuild.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// The caller is the rebuilder.
+    Yours(Token),
+    /// Another is, at most this much longer unless it renews.
+    Another(Duration),
+    /// There is nothing to rebuild.
+    Whole,
+}
+
+/// One page of what is left of a tenant, or of what members handed in.
+#[derive(Debug, Clone, Default)]
+pub struct RemainingPage {
+    /// Records, tombstones among them.
+    pub records: Vec<OperationRecord>,
+    /// What could not be read, by key; it is evidence that is lost, not a reason to stop.
+    pub unreadable: Vec<String>,
+    /// Where to go on; none at the end.
+    pub next: Option<String>,
+}
+
+/// The verbs that work while the ledger refuses. All answers of `bool` are whether the token was still valid; with
+/// `false` nothing was done and the rebuild is another's.
+pub trait Recovery: Debug + Send + Sync + 'static {
+    /// How each tenant's data stands.
+    fn standings(&self, tenants: Vec<TenantId>) -> LedgerFuture<'_, BTreeMap<TenantId, TenantStanding>>;
+
+    /// What this process saw last of each tenant: the greatest place of any write that was acknowledged to it or read
+    /// by it, under which incarnation. Asks nothing.
+    fn seen(&self) -> BTreeMap<TenantId, Mark>;
+
+    /// Says that a member lives and what it confirms; returns all members. One that was silent for longer than
+    /// `forget_after` is forgotten if that is given: nothing it wrote can be missing from what the caller has read
+    /// since.
+    fn beat(&self, member: Member, forget_after: Option<Duration>) -> LedgerFuture<'_, Vec<Member>>;
+
+    /// Takes a member off the list: it ended in order.
+    fn leave(&self, owner: &str) -> LedgerFuture<'_, ()>;
+
+    /// Asks for the right to rebuild a tenant, or renews it when `nonce` holds it already.
+    fn begin(&self, tenant: &TenantId, nonce: &str, lease: Duration) -> LedgerFuture<'_, Begun>;
+
+    /// What is left of the tenant, as it is.
+    fn remaining(&self, token: &Token, from: Option<String>, limit: usize) -> LedgerFuture<'_, RemainingPage>;
+
+    /// Hands in a record that this process knows, for whoever rebuilds; the newer revision stays. `false`: there is
+    /// nothing to rebuild.
+    fn contribute(&self, record: OperationRecord) -> LedgerFuture<'_, bool>;
+
+    /// What was handed in.
+    fn contributions(&self, token: &Token, from: Option<String>, limit: usize) -> LedgerFuture<'_, RemainingPage>;
+
+    /// Writes a record as it is merged, over whatever was there, with a new fence that nobody owns, a place above all
+    /// and the given revision.
+    fn restore(&self, token: &Token, record: OperationRecord) -> LedgerFuture<'_, bool>;
+
+    /// Recomputes the usage from the charges, forgets what was handed in and makes the server's `run_id` the tenant's
+    /// incarnation. With `quick`, only the last.
+    fn finish(&self, token: &Token, quick: bool) -> LedgerFuture<'_, bool>;
+
+    /// Every tenant of which the store holds anything.
+    fn tenants(&self) -> LedgerFuture<'_, Vec<TenantId>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_confirms_only_what_it_was_seen_with() {
+        let mark = |incarnation: &str, seq| Mark { incarnation: incarnation.to_owned(), seq };
+        let held = |data: Option<Mark>, seen: Option<Mark>| {
+            TenantStanding { server: "now".to_owned(), data }.holds(seen.as_ref())
+        };
+        for (data, seen, expected) in [
+            (None, None, true),
+            (None, Some(mark("a", 1)), false),
+            (Some(mark("a", 5)), Some(mark("a", 5)), true),
+            (Some(mark("a", 6)), Some(mark("a", 5)), true),
+            (Some(mark("a", 4)), Some(mark("a", 5)), false),
+            (Some(mark("a", 9)), Some(mark("b", 5)), false),
+            (Some(mark("b", 5)), None, true),
+        ] {
+            assert_eq!(held(data.clone(), seen.clone()), expected, "{data:?} {seen:?}");
+        }
+    }
+}
