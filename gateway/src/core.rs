@@ -18,6 +18,7 @@ use crate::{
     journal::{
         driver::{Driver, DriverSettings, Parts},
         identity::Deployment,
+        intent::IntentLog,
         machine::Limits,
     },
     planner::Planner,
@@ -92,6 +93,8 @@ pub struct Deps {
     pub entropy: Entropy,
     /// The open ledger.
     pub ledger: Arc<dyn Ledger>,
+    /// What is about to be sent, for the rebuild of a shared ledger.
+    pub intents: Arc<dyn IntentLog>,
     /// Counts what happens.
     pub metrics: Arc<CoreMetrics>,
     /// Cancelled when the process begins to drain.
@@ -135,6 +138,7 @@ impl Core {
             deployment: deployment.clone(),
             clock: deps.clock.clone(),
             entropy: deps.entropy.clone(),
+            intents: deps.intents,
             metrics: Arc::clone(&deps.metrics),
             settings,
         };

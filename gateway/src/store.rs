@@ -10,7 +10,10 @@ use meridian_ledger::{
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 
-use crate::config::{Config, Store};
+use crate::{
+    config::{Config, Store},
+    journal::intent::{IntentLog, NoIntents},
+};
 
 /// Bytes of the key that seals the ledger.
 const KEY_LEN: usize = 32;
@@ -37,6 +40,8 @@ pub enum StoreError {
 pub struct Opened {
     /// Operations and usage.
     pub ledger: Arc<dyn Ledger>,
+    /// This gateway's intent journal.
+    pub intents: Arc<dyn IntentLog>,
 }
 
 /// Opens the configured store; `fatal` is called once when it cannot go on.
@@ -47,7 +52,7 @@ pub async fn open(config: &Config, fatal: impl FnOnce(&str) + Send + 'static) ->
     match &config.ledger.store {
         Store::Embedded { path } => {
             let ledger = Arc::new(embedded(path, seal_key(config)?, fatal).await?);
-            Ok(Opened { ledger })
+            Ok(Opened { ledger, intents: Arc::new(NoIntents) })
         }
         Store::Redis(_) => Err(StoreError::Unsupported),
     }

@@ -29,6 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     identity::Deployment,
+    intent::IntentLog,
     machine::{self, Limits, Next},
     task::Task,
 };
@@ -109,6 +110,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Randomness.
     pub entropy: Entropy,
+    /// What is about to be sent, for the rebuild of a shared ledger.
+    pub intents: Arc<dyn IntentLog>,
     /// Counts attempts and operations.
     pub metrics: Arc<CoreMetrics>,
     /// Settings.

@@ -3,5 +3,6 @@
 
 pub mod driver;
 pub mod identity;
+pub mod intent;
 pub mod machine;
 mod task;

@@ -30,6 +30,7 @@ use tokio::time::Instant;
 use super::{
     driver::{Inner, Key, Parts, Running},
     identity::{self, Deployment},
+    intent::Intent,
     machine::{self, LookUp, Names, Next},
 };
 use crate::{
@@ -153,6 +154,9 @@ impl Task {
     fn count_attempt(&self, record: &OperationRecord) {
         if let Some(attempt) = record.attempts.last() {
             self.parts().metrics.attempt(attempt.backend.as_str(), attempt.state.as_str());
+            if !matches!(attempt.state, AttemptState::Open | AttemptState::InDoubt) {
+                self.parts().intents.settle(&attempt.name);
+            }
         }
     }
 
@@ -285,6 +289,10 @@ impl Task {
         let Some(attempt) = armed.open_attempt().filter(|a| a.state == AttemptState::Open).cloned() else {
             return Ok(armed);
         };
+        // Evidence for a rebuild, no authority: without it the send is as safe.
+        if let Err(error) = self.parts().intents.arm(Intent::of(&armed, &attempt)).await {
+            tracing::warn!(%error, "an attempt is sent without an entry in the intent journal");
+        }
         if arming.elapsed() >= self.parts().settings.arm_valid {
             let why = fault("meridian.arm-expired", "the ledger took too long; nothing was sent");
             return self.write(armed, |r, now| Some(machine::never_sent(r, why.clone(), now))).await;

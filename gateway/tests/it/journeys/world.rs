@@ -9,6 +9,7 @@ use meridian_gateway::{
     clock::{Clock, Entropy},
     config::{Config, Store},
     core::{Core, Deps},
+    journal::intent::NoIntents,
     operation::{
         self, Action, Caller, CreateInstance, DeleteInstance, InstanceRef, ListInstances, Operation, Outcome,
         PageRequest, Refusal,
@@ -83,6 +84,7 @@ async fn core(info: &CloudsimInfo, folder: &Path, extra: &str) -> Arc<Core> {
         clock: Clock::system(),
         entropy: Entropy::system(),
         ledger,
+        intents: Arc::new(NoIntents),
         metrics: CoreMetrics::detached(),
         draining: CancellationToken::new(),
     };

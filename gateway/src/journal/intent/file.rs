@@ -1,0 +1,392 @@
+//! The intent journal in a file.
+//!
+//! `intents.log` in a folder of this gateway alone (`intents.lock` is held while it runs). Each record is its length
+//! and its CRC-32 (both little-endian) and its JSON. One thread writes: it takes what waits, appends it, syncs once and
+//! answers all of it. When a file has grown and little of it is still open, what is open is written to a new file that
+//! takes its place by rename.
+//!
+//! At the start a record that is cut short at the end is dropped: nobody was told that it is there. A record whose CRC
+//! does not fit is skipped and reported, at the end and before it: the journal is evidence, and what can still be read
+//! of it is worth more than a refusal to start.
+
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+};
+
+use meridian_model::ids::CloudName;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Intent, IntentError, IntentFuture, IntentLog};
+
+/// The journal.
+const FILE: &str = "intents.log";
+/// The next journal while it is made.
+const DRAFT: &str = "intents.new";
+/// Held while a process uses the folder.
+const LOCK: &str = "intents.lock";
+/// Length and checksum before each record.
+const HEAD_BYTES: usize = 8;
+/// Longest record. Names, ids and amounts; ten times what the longest of them take.
+const RECORD_BYTES_MAX: usize = 16 * 1024;
+/// Entries that wait for the disk; further callers wait for room.
+const QUEUE_MAX: usize = 1024;
+/// Entries in one write.
+const BATCH_MAX: usize = 256;
+/// Size from which a file is written anew, if less than half of it is still open.
+const ROTATE_BYTES: u64 = 1024 * 1024;
+/// Longest journal that is read at the start: far more than open intents of any gateway take.
+const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// What stands in a record.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Entry {
+    Arm(Box<Intent>),
+    Settle(CloudName),
+}
+
+enum Command {
+    Arm(Box<Intent>, oneshot::Sender<Result<(), IntentError>>),
+    Settle(CloudName),
+}
+
+/// What was found when a journal was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Found {
+    /// Intents that were not settled.
+    pub open: usize,
+    /// Records that cannot be read, the torn one at the end apart.
+    pub damaged: usize,
+    /// Bytes of the torn record at the end.
+    pub torn_bytes: usize,
+}
+
+type Kept = Arc<Mutex<BTreeMap<CloudName, Intent>>>;
+
+/// A journal in a file.
+pub struct FileIntents {
+    queue: Option<mpsc::Sender<Command>>,
+    kept: Kept,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for FileIntents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileIntents").finish_non_exhaustive()
+    }
+}
+
+fn lock(kept: &Kept) -> MutexGuard<'_, BTreeMap<CloudName, Intent>> {
+    // A poisoned lock means a panic between two complete states; the map is whole.
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl FileIntents {
+    /// Opens the journal in a folder, which is made when it is not there. Blocks on the disk.
+    ///
+    /// # Errors
+    /// The folder cannot be used, or another process uses it.
+    pub fn open(folder: &Path) -> io::Result<(Self, Found)> {
+        std::fs::create_dir_all(folder)?;
+        let guard = private(OpenOptions::new().write(true).create(true).truncate(false)).open(folder.join(LOCK))?;
+        guard.try_lock().map_err(|why| {
+            io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                format!("{} is used by another gateway: {why}", folder.display()),
+            )
+        })?;
+        let (open, found) = read(&folder.join(FILE))?;
+        let kept: Kept = Arc::new(Mutex::new(open));
+        // What was read is written anew, so that nothing torn stands before what follows.
+        let disk = Disk::renew(folder, &kept)?;
+        let (queue, commands) = mpsc::channel(QUEUE_MAX);
+        let shared = Arc::clone(&kept);
+        let writer = std::thread::Builder::new().name("intents".to_owned()).spawn(move || {
+            write_loop(disk, &shared, commands);
+            drop(guard);
+        })?;
+        Ok((Self { queue: Some(queue), kept, writer: Some(writer) }, found))
+    }
+}
+
+impl Drop for FileIntents {
+    /// Writes what waits and gives the folder free.
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(writer) = self.writer.take()
+            && writer.thread().id() != std::thread::current().id()
+        {
+            // It ends with the queue; a panic in it was reported there.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl IntentLog for FileIntents {
+    fn arm(&self, intent: Intent) -> IntentFuture<'_> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let queue = self.queue.as_ref().ok_or(IntentError::Closed)?;
+            queue.send(Command::Arm(Box::new(intent), reply)).await.map_err(|_| IntentError::Closed)?;
+            answer.await.map_err(|_| IntentError::Closed)?
+        })
+    }
+
+    fn settle(&self, name: &CloudName) {
+        if lock(&self.kept).remove(name).is_some()
+            && let Some(queue) = &self.queue
+        {
+            // Lost in a full queue it is read as open once more at the next start, and settled then.
+            let _ = queue.try_send(Command::Settle(name.clone()));
+        }
+    }
+
+    fn pending(&self) -> Vec<Intent> {
+        lock(&self.kept).values().cloned().collect()
+    }
+}
+
+/// The file being written.
+struct Disk {
+    folder: PathBuf,
+    file: File,
+    bytes: u64,
+    /// Size right after it was begun.
+    bytes_first: u64,
+}
+
+impl Disk {
+    /// A file with what is open, in the place of the one before.
+    fn renew(folder: &Path, kept: &Kept) -> io::Result<Self> {
+        let draft = folder.join(DRAFT);
+        let mut file = private(OpenOptions::new().write(true).create(true).truncate(true)).open(&draft)?;
+        let mut bytes = Vec::new();
+        for intent in lock(kept).values() {
+            frame(&mut bytes, &Entry::Arm(Box::new(intent.clone())))?;
+        }
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&draft, folder.join(FILE))?;
+        File::open(folder)?.sync_all()?;
+        let bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        Ok(Self { folder: folder.to_owned(), file, bytes, bytes_first: bytes })
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.file.sync_data()?;
+        self.bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        Ok(())
+    }
+
+    fn is_due(&self) -> bool {
+        self.bytes > ROTATE_BYTES && self.bytes / 2 > self.bytes_first
+    }
+}
+
+fn write_loop(mut disk: Disk, kept: &Kept, mut commands: mpsc::Receiver<Command>) {
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    while commands.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
+        let mut bytes = Vec::new();
+        let mut waiting = Vec::new();
+        let mut refused = None;
+        for command in batch.drain(..) {
+            match command {
+                Command::Arm(intent, reply) => {
+                    lock(kept).insert(intent.cloud_name.clone(), (*intent).clone());
+                    match frame(&mut bytes, &Entry::Arm(intent)) {
+                        Ok(()) => waiting.push(reply),
+                        Err(error) => drop(reply.send(Err(IntentError::Disk(error.to_string())))),
+                    }
+                }
+                Command::Settle(name) => {
+                    // Names are short; a failure here would only keep an intent open.
+                    let _ = frame(&mut bytes, &Entry::Settle(name));
+                }
+            }
+        }
+        // A failed sync says nothing of what is on the disk: a new file with all that is open does.
+        if disk.append(&bytes).is_err() || disk.is_due() {
+            match Disk::renew(&disk.folder, kept) {
+                Ok(renewed) => disk = renewed,
+                Err(error) => {
+                    tracing::error!(%error, "the intent journal cannot be written");
+                    refused = Some(error.to_string());
+                }
+            }
+        }
+        for reply in waiting {
+            // A caller that is gone needs no answer.
+            let _ = reply.send(refused.clone().map_or(Ok(()), |why| Err(IntentError::Disk(why))));
+        }
+    }
+}
+
+/// Appends one record.
+fn frame(bytes: &mut Vec<u8>, entry: &Entry) -> io::Result<()> {
+    let body = serde_json::to_vec(entry)?;
+    if body.len() > RECORD_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the intent is too long"));
+    }
+    let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    bytes.extend_from_slice(&len.to_le_bytes());
+    bytes.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
+    bytes.extend_from_slice(&body);
+    Ok(())
+}
+
+fn read(path: &Path) -> io::Result<(BTreeMap<CloudName, Intent>, Found)> {
+    let mut bytes = Vec::new();
+    match File::open(path) {
+        Ok(file) => file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    Ok(replay(&bytes))
+}
+
+/// What a journal's bytes leave open.
+fn replay(bytes: &[u8]) -> (BTreeMap<CloudName, Intent>, Found) {
+    let (mut open, mut found) = (BTreeMap::new(), Found::default());
+    let mut rest = bytes;
+    while let Some((body, crc, after)) = split(rest) {
+        match (crc32fast::hash(body) == crc).then(|| serde_json::from_slice(body)) {
+            Some(Ok(Entry::Arm(intent))) => drop(open.insert(intent.cloud_name.clone(), *intent)),
+            Some(Ok(Entry::Settle(name))) => drop(open.remove(&name)),
+            Some(Err(_)) | None => found.damaged += 1,
+        }
+        rest = after;
+    }
+    found.torn_bytes = rest.len();
+    found.open = open.len();
+    (open, found)
+}
+
+/// The first record: body, checksum, what follows.
+fn split(bytes: &[u8]) -> Option<(&[u8], u32, &[u8])> {
+    let (head, rest) = bytes.split_at_checked(HEAD_BYTES)?;
+    let (len, crc) = head.split_at_checked(size_of::<u32>())?;
+    let len = usize::try_from(u32::from_le_bytes(len.try_into().ok()?)).ok()?;
+    let crc = u32::from_le_bytes(crc.try_into().ok()?);
+    // A length beyond any record is damage itself, and nothing after it can be found.
+    let (body, after) = (len <= RECORD_BYTES_MAX).then(|| rest.split_at_checked(len))??;
+    Some((body, crc, after))
+}
+
+fn private(options: &mut OpenOptions) -> &OpenOptions {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_model::{operation::Charge, time::Time};
+
+    use super::*;
+
+    fn intent(n: u32) -> Intent {
+        Intent {
+            tenant: "acme".parse().unwrap(),
+            op_id: format!("op{n}").parse().unwrap(),
+            uid: format!("inst_{n}").parse().unwrap(),
+            name: format!("web-{n}").parse().unwrap(),
+            fingerprint: "ab".repeat(32),
+            created_at: Time::from_unix_ms(1),
+            epoch: 1,
+            n,
+            backend: "gz".parse().unwrap(),
+            adapter: "tencent-eksci".parse().unwrap(),
+            region: "ap-guangzhou".parse().unwrap(),
+            zone: "ap-guangzhou-3".parse().unwrap(),
+            cloud_name: format!("m1-{n}").parse().unwrap(),
+            token: format!("t{n}").parse().unwrap(),
+            shape: meridian_model::instance::Shape::default(),
+            charge: Charge { instances: 1, ..Charge::default() },
+            armed_at: Time::from_unix_ms(2),
+        }
+    }
+
+    fn ns(log: &FileIntents) -> Vec<u32> {
+        log.pending().iter().map(|i| i.n).collect()
+    }
+
+    #[tokio::test]
+    async fn what_was_armed_and_not_settled_is_there_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, found) = FileIntents::open(folder.path()).unwrap();
+        assert_eq!(found, Found::default());
+        for n in 1..=5 {
+            log.arm(intent(n)).await.unwrap();
+        }
+        log.settle(intent(2).key());
+        assert!(FileIntents::open(folder.path()).is_err(), "one gateway at a time");
+        drop(log);
+        let (log, found) = FileIntents::open(folder.path()).unwrap();
+        assert_eq!((found.open, found.damaged, found.torn_bytes), (4, 0, 0));
+        assert_eq!(ns(&log), [1, 3, 4, 5]);
+        assert_eq!(log.pending()[0], intent(1));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_grew_is_written_anew_with_what_is_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, _) = FileIntents::open(folder.path()).unwrap();
+        for first in (1..=4000).step_by(200) {
+            let armed: Vec<_> = (first..first + 200).map(|n| log.arm(intent(n))).collect();
+            for done in futures_util::future::join_all(armed).await {
+                done.unwrap();
+            }
+            (first..first + 200).filter(|n| *n != 1).for_each(|n| log.settle(intent(n).key()));
+        }
+        drop(log);
+        assert!(std::fs::metadata(folder.path().join(FILE)).unwrap().len() < 2 * ROTATE_BYTES);
+        assert_eq!(ns(&FileIntents::open(folder.path()).unwrap().0), [1]);
+    }
+
+    #[test]
+    fn a_cut_at_any_byte_loses_only_what_stands_after_it() {
+        let mut bytes = Vec::new();
+        let mut ends = vec![0];
+        for n in 1..=3 {
+            frame(&mut bytes, &Entry::Arm(Box::new(intent(n)))).unwrap();
+            ends.push(bytes.len());
+        }
+        for cut in 0..=bytes.len() {
+            let whole = ends.iter().filter(|end| **end <= cut).count() - 1;
+            let (open, found) = replay(&bytes[..cut]);
+            assert_eq!((open.len(), found.damaged, found.torn_bytes), (whole, 0, cut - ends[whole]), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_costs_at_most_its_record_unless_it_is_in_a_length() {
+        let mut bytes = Vec::new();
+        let mut ends = vec![0];
+        for n in 1..=3 {
+            frame(&mut bytes, &Entry::Arm(Box::new(intent(n)))).unwrap();
+            ends.push(bytes.len());
+        }
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0x20;
+            let (open, found) = replay(&changed);
+            let record = ends.iter().filter(|end| **end <= at).count() - 1;
+            let in_length = at - ends[record] < 4;
+            assert!(found.damaged > 0 || found.torn_bytes > 0, "byte {at}");
+            assert_eq!(open.len(), if in_length { open.len().min(2) } else { 2 }, "byte {at}");
+            for n in 1..=u32::try_from(record).unwrap() {
+                assert!(open.values().any(|i| i.n == n), "byte {at}: what stands before is read");
+            }
+        }
+    }
+}
