@@ -108,9 +108,17 @@ impl Core {
     /// # Errors
     /// [`BuildError`].
     pub async fn start(config: &Config, deps: Deps) -> Result<Arc<Self>, BuildError> {
+        let http = HttpClient::new().map_err(|e| BuildError::Http(e.to_string()))?;
+        Self::start_over(config, deps, http).await
+    }
+
+    /// As [`Core::start`], with calls to the vendors over a client of the caller's making.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn start_over(config: &Config, deps: Deps, http: HttpClient) -> Result<Arc<Self>, BuildError> {
         let deployment = Deployment::new(&config.deployment.id, config.deployment.secret.expose_secret().as_bytes());
         let profiles = Profiles::new(config);
-        let http = HttpClient::new().map_err(|e| BuildError::Http(e.to_string()))?;
         let fleet = Arc::new(Fleet::default());
         let (ended_tx, ended_rx) = ended_channel();
         let mut pollers = Vec::new();
@@ -190,6 +198,7 @@ impl Core {
         let mut expire = tokio::time::interval(EXPIRE_INTERVAL);
         loop {
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return,
                 _ = renew.tick() => {
                     let now = self.clock.now();

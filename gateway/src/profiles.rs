@@ -4,7 +4,7 @@
 //! the registry near a backend; a secret profile holds registry credentials. Resolving is pure: configuration in,
 //! vendor ids out.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_adapters::{AdapterError, RegistryCredential, ResolvedNetwork, ResolvedSpec};
 use meridian_model::{
@@ -18,9 +18,9 @@ use crate::config;
 /// All profiles of the configuration.
 #[derive(Debug, Default)]
 pub struct Profiles {
-    networks: HashMap<ProfileName, HashMap<BackendId, ResolvedNetwork>>,
-    images: HashMap<ProfileName, Vec<config::ImageRule>>,
-    secrets: HashMap<ProfileName, Vec<config::SecretEntry>>,
+    networks: BTreeMap<ProfileName, BTreeMap<BackendId, ResolvedNetwork>>,
+    images: BTreeMap<ProfileName, Vec<config::ImageRule>>,
+    secrets: BTreeMap<ProfileName, Vec<config::SecretEntry>>,
 }
 
 impl Profiles {
@@ -56,7 +56,7 @@ impl Profiles {
     #[must_use]
     pub fn networks_in(&self, backend: &BackendId, zone: &ZoneId) -> BTreeSet<ProfileName> {
         let reaches =
-            |n: &HashMap<BackendId, ResolvedNetwork>| n.get(backend).is_some_and(|n| n.subnets.contains_key(zone));
+            |n: &BTreeMap<BackendId, ResolvedNetwork>| n.get(backend).is_some_and(|n| n.subnets.contains_key(zone));
         self.networks.iter().filter(|(_, n)| reaches(n)).map(|(name, _)| name.clone()).collect()
     }
 

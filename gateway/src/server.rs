@@ -114,9 +114,36 @@ pub struct Drained {
     pub cut: usize,
 }
 
+/// Where connections come from: the seam at which a simulated network takes the place of the system's.
+pub trait Listen: Send + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection and who opened it.
+    ///
+    /// # Errors
+    /// This one failed; the next may do better.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses no connection.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
+}
+
+impl Listen for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, peer) = TcpListener::accept(self).await?;
+        // Answers are small and complete: waiting to fill a segment only adds latency. A connection that will not
+        // have it has ended already, and its first read says so.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, peer))
+    }
+}
+
 /// A bound listener.
-pub struct Server<H> {
-    listener: TcpListener,
+pub struct Server<H, L = TcpListener> {
+    listener: L,
     address: SocketAddr,
     shared: Arc<Shared<H>>,
 }
@@ -132,7 +159,7 @@ struct Shared<H> {
     peers: Mutex<HashMap<IpAddr, usize>>,
 }
 
-impl<H> std::fmt::Debug for Server<H> {
+impl<H, L> std::fmt::Debug for Server<H, L> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Server({})", self.address)
     }
@@ -161,11 +188,21 @@ impl<H: Handler> Server<H> {
     /// # Errors
     /// [`ServeError`].
     pub fn bind(address: SocketAddr, setup: Setup<'_, H>) -> Result<Self, ServeError> {
-        let Setup { handler, tls, limits, metrics, entropy, drain } = setup;
-        let tls = tls.map(acceptor).transpose()?;
         let failed = |source| ServeError::Bind { address, source };
         let listener = listen(address).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        Self::over(listener, address, setup)
+    }
+}
+
+impl<H: Handler, L: Listen> Server<H, L> {
+    /// Serves what a listener of the caller's making accepts.
+    ///
+    /// # Errors
+    /// [`ServeError::Pem`] and [`ServeError::Tls`].
+    pub fn over(listener: L, address: SocketAddr, setup: Setup<'_, H>) -> Result<Self, ServeError> {
+        let Setup { handler, tls, limits, metrics, entropy, drain } = setup;
+        let tls = tls.map(acceptor).transpose()?;
         let streams = TaskTracker::new();
         let peers = Mutex::default();
         let shared = Arc::new(Shared { handler, tls, limits, metrics, entropy, drain, streams, peers });
@@ -183,7 +220,7 @@ impl<H: Handler> Server<H> {
     /// # Cancel safety
     /// Dropping the future closes the listener and aborts every connection.
     pub async fn run(self) -> Drained {
-        let Self { listener, shared, .. } = self;
+        let Self { mut listener, shared, .. } = self;
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -252,7 +289,10 @@ impl<H> Shared<H> {
 
 impl<H: Handler> Shared<H> {
     /// Takes a connection in, or drops it when a bound is reached.
-    fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, connections: &mut JoinSet<()>) {
+    fn admit<S>(self: &Arc<Self>, stream: S, peer: SocketAddr, connections: &mut JoinSet<()>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         if connections.len() >= self.limits.connections_max {
             return self.drop_counted("connections-max");
         }
@@ -277,11 +317,10 @@ impl<H: Handler> Shared<H> {
         connections.spawn(serve.instrument(tracing::debug_span!("connection", client.address = %peer.ip())));
     }
 
-    async fn serve(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> Result<(), &'static str> {
-        // Answers are small and complete: waiting to fill a segment only adds latency.
-        if stream.set_nodelay(true).is_err() {
-            return Err("socket");
-        }
+    async fn serve<S>(self: &Arc<Self>, stream: S, peer: SocketAddr) -> Result<(), &'static str>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let Some(tls) = &self.tls else { return self.speak(stream, peer, false).await };
         let handshake = timeout(self.limits.handshake_timeout.0, tls.accept(stream)).await;
         let stream = handshake.map_err(|_| "handshake-timeout")?.map_err(|_| "handshake")?;

@@ -35,7 +35,10 @@ use hyper_util::{
 use meridian_model::error::{Effect, FaultKind};
 use rustls::ClientConfig;
 
-use crate::AdapterError;
+use crate::{
+    AdapterError,
+    dial::{Dial, Dialler},
+};
 
 /// Largest reply body that is read, in bytes. A page of 100 EKSCI instances with 20 containers each stays
 /// under 2 MiB, the largest log under 1 MiB; the rest is room for instances with much environment.
@@ -104,7 +107,22 @@ impl TransportError {
 /// A pooling HTTP/1.1 client for `http` and `https` URLs. Cheap to clone; clones share the pool.
 #[derive(Clone)]
 pub struct HttpClient {
-    inner: Client<Bounded<HttpsConnector<HttpConnector>>, Full<Bytes>>,
+    inner: Transport,
+}
+
+#[derive(Clone)]
+enum Transport {
+    System(Client<Bounded<HttpsConnector<HttpConnector>>, Full<Bytes>>),
+    Dialled(Client<Bounded<Dialler>, Full<Bytes>>),
+}
+
+impl Transport {
+    fn request(&self, request: Request<Full<Bytes>>) -> legacy::ResponseFuture {
+        match self {
+            Self::System(client) => client.request(request),
+            Self::Dialled(client) => client.request(request),
+        }
+    }
 }
 
 impl fmt::Debug for HttpClient {
@@ -144,14 +162,13 @@ impl HttpClient {
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let https =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
-        let inner = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .pool_max_idle_per_host(POOL_IDLE_PER_HOST_MAX)
-            // On purpose: hyper repeats only what it proves unsent; see the module's text.
-            .retry_canceled_requests(true)
-            .build(Bounded(https));
-        Self { inner }
+        Self { inner: Transport::System(client().build(Bounded(https))) }
+    }
+
+    /// A client over connections that somebody else opens; it speaks plain HTTP only.
+    #[must_use]
+    pub fn over(dial: Arc<dyn Dial>) -> Self {
+        Self { inner: Transport::Dialled(client().build(Bounded(Dialler(dial)))) }
     }
 
     /// Sends one request to its absolute URL and reads the whole reply, in `timeout` at most.
@@ -180,6 +197,17 @@ impl HttpClient {
             Err(TransportError { sent, code: "transport.timeout", detail })
         })
     }
+}
+
+fn client() -> legacy::Builder {
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .pool_max_idle_per_host(POOL_IDLE_PER_HOST_MAX)
+        // On purpose: hyper repeats only what it proves unsent; see the module's text.
+        .retry_canceled_requests(true);
+    builder
 }
 
 fn from_client(error: &legacy::Error) -> TransportError {

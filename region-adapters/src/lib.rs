@@ -8,6 +8,7 @@
 
 pub mod alibaba_eci;
 pub mod conformance;
+pub mod dial;
 mod error;
 pub mod http;
 pub mod registry;

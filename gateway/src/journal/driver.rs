@@ -238,6 +238,7 @@ impl Driver {
     pub async fn settle_ended(self, mut ended: mpsc::Receiver<Ended>) {
         loop {
             let next = tokio::select! {
+                biased;
                 () = self.0.stop.cancelled() => return,
                 next = ended.recv() => next,
             };

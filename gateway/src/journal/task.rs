@@ -218,6 +218,7 @@ impl Task {
     /// Waits; a wake-up ends the wait early, the end of the process ends the task.
     async fn pause(&self, wait: Duration) -> Result<(), Stop> {
         tokio::select! {
+            biased;
             () = self.inner.stop.cancelled() => Err(Stop::Draining),
             () = self.running.wake.notified() => Ok(()),
             () = tokio::time::sleep(wait) => Ok(()),
@@ -273,6 +274,7 @@ impl Task {
         };
         // The turn comes first: what is journalled must leave at once.
         let turn = tokio::select! {
+            biased;
             () = self.inner.stop.cancelled() => return Err(Stop::Draining),
             () = self.running.wake.notified() => return self.reload(record).await,
             turn = poller.backend().pace.create_turn() => turn,
@@ -442,6 +444,7 @@ impl Task {
         let mut no_stock = pin!(no_stock_event(poller.backend(), &id));
         loop {
             tokio::select! {
+                biased;
                 () = self.inner.stop.cancelled() => return Err(Stop::Draining),
                 () = self.running.wake.notified() => return self.reload(record).await,
                 () = tokio::time::sleep_until(deadline) => {
@@ -515,6 +518,7 @@ impl Task {
             }
         };
         tokio::select! {
+            biased;
             () = self.inner.stop.cancelled() => Err(Stop::Draining),
             gone = tokio::time::timeout(BACKOFF.1, watching) => Ok(gone.unwrap_or(false)),
         }

@@ -52,6 +52,7 @@ pub async fn settled(
         let _ = updates.wait_for(|record| done(record)).await;
     };
     tokio::select! {
+        biased;
         () = ended => {}
         () = core.draining.cancelled() => {}
         () = tokio::time::sleep_until(until) => {}

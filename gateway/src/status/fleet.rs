@@ -87,7 +87,7 @@ impl TenantFleet {
 /// Every instance with what was last seen of it.
 #[derive(Debug, Default)]
 pub struct Fleet {
-    tenants: RwLock<HashMap<TenantId, Arc<RwLock<TenantFleet>>>>,
+    tenants: RwLock<BTreeMap<TenantId, Arc<RwLock<TenantFleet>>>>,
     /// Where an instance that a backend shows belongs.
     by_cloud_id: RwLock<HashMap<(BackendId, CloudId), (TenantId, InstanceName)>>,
     revision: AtomicU64,

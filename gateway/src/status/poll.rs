@@ -189,6 +189,7 @@ impl Poller {
             tokio::join!(self.sweep_loop(), self.watch_loop(), self.market_loop(), self.age_loop());
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = all => {}
         }
@@ -373,6 +374,7 @@ impl Poller {
             if due.is_empty() {
                 let next = self.next_due();
                 tokio::select! {
+                    biased;
                     () = self.wake.notified() => {}
                     () = tokio::time::sleep_until(next) => {}
                 }

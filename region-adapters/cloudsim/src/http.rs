@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
@@ -89,19 +90,67 @@ pub(crate) fn listen(addr: SocketAddr) -> std::io::Result<TcpListener> {
     socket(addr)?.listen(BACKLOG)
 }
 
+/// Where calls come from: the seam at which a simulated network takes the place of the system's.
+pub trait Net: Send + Sync + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// What accepts them.
+    type Listener: Send;
+    /// The address while nothing listens there.
+    type Held: Send;
+
+    /// Listens, again if the address was held.
+    fn listen(&self, held: Option<Self::Held>) -> impl Future<Output = std::io::Result<Self::Listener>> + Send;
+
+    /// Stops listening, so that connects are refused, and keeps the address.
+    fn hold(&self, listener: Self::Listener) -> Self::Held;
+
+    /// The next connection.
+    fn accept(listener: &mut Self::Listener) -> impl Future<Output = std::io::Result<Self::Stream>> + Send;
+}
+
+/// The system's network at one address.
+pub(crate) struct Tcp(pub(crate) SocketAddr);
+
+impl Net for Tcp {
+    type Stream = TcpStream;
+    type Listener = TcpListener;
+    /// Bound but not listening, so that nobody else takes the port.
+    type Held = Option<TcpSocket>;
+
+    async fn listen(&self, held: Option<Self::Held>) -> std::io::Result<TcpListener> {
+        let socket = held.flatten().map_or_else(|| socket(self.0), Ok)?;
+        socket.listen(BACKLOG)
+    }
+
+    fn hold(&self, listener: TcpListener) -> Self::Held {
+        drop(listener);
+        socket(self.0).ok()
+    }
+
+    async fn accept(listener: &mut TcpListener) -> std::io::Result<TcpStream> {
+        let (stream, _) = listener.accept().await?;
+        // Small replies must not wait for a full segment.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+}
+
 /// Serves a face until the rim stops. `region` is `None` for the control API, which knows no outage.
-pub(crate) async fn serve(rim: Arc<Rim>, mut listener: TcpListener, region: Option<RegionKey>, face: Arc<dyn Face>) {
-    let Ok(addr) = listener.local_addr() else {
-        return;
-    };
+pub(crate) async fn serve<N: Net>(
+    rim: Arc<Rim>,
+    (net, mut listener): (N, N::Listener),
+    region: Option<RegionKey>,
+    face: Arc<dyn Face>,
+) {
     // Without a region nothing is ever sent; the sender lives as long as this function.
     let (_never, no_outage) = watch::channel(None);
     let mut outage = region.as_ref().map_or(no_outage, |key| rim.watch_outage(key));
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         if *outage.borrow_and_update() == Some(Outage::Refused) {
-            drop(listener);
-            match refuse_until_over(&rim, addr, &mut outage).await {
+            let held = net.hold(listener);
+            match refuse_until_over(&rim, (&net, held), &mut outage).await {
                 Some(again) => listener = again,
                 None => return,
             }
@@ -110,10 +159,11 @@ pub(crate) async fn serve(rim: Arc<Rim>, mut listener: TcpListener, region: Opti
             return;
         };
         tokio::select! {
+            biased;
             () = rim.stop.cancelled() => return,
             changed = outage.changed() => if changed.is_err() { return },
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+            accepted = N::accept(&mut listener) => match accepted {
+                Ok(stream) => {
                     let connection = Connection {
                         region: region.clone(),
                         rim: Arc::clone(&rim),
@@ -135,27 +185,24 @@ pub(crate) async fn serve(rim: Arc<Rim>, mut listener: TcpListener, region: Opti
     }
 }
 
-/// Keeps the port bound but not listening, so that connects are refused and nobody else takes the port.
-async fn refuse_until_over(
+/// Waits for the end of an outage in which nothing listens, and listens again.
+async fn refuse_until_over<N: Net>(
     rim: &Rim,
-    addr: SocketAddr,
+    (net, held): (&N, N::Held),
     outage: &mut watch::Receiver<Option<Outage>>,
-) -> Option<TcpListener> {
-    let mut held = socket(addr).ok();
+) -> Option<N::Listener> {
+    let mut held = Some(held);
     loop {
         if *outage.borrow_and_update() != Some(Outage::Refused) {
-            let socket = match held.take() {
-                Some(socket) => Ok(socket),
-                None => socket(addr),
-            };
-            match socket.and_then(|s| s.listen(BACKLOG)) {
+            match net.listen(held.take()).await {
                 Ok(listener) => return Some(listener),
-                Err(error) => tracing::warn!(%error, %addr, "cannot listen again yet"),
+                Err(error) => tracing::warn!(%error, "cannot listen again yet"),
             }
             tokio::time::sleep(RELISTEN_EVERY).await;
             continue;
         }
         tokio::select! {
+            biased;
             () = rim.stop.cancelled() => return None,
             changed = outage.changed() => changed.ok()?,
         }
@@ -171,9 +218,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream) {
-        // Small replies must not wait for a full segment.
-        let _ = stream.set_nodelay(true);
+    async fn run(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let mut outage = self.outage.clone();
         let stop = self.rim.stop.clone();
         let service = service_fn(move |request| self.clone().answer(request));
@@ -185,6 +230,7 @@ impl Connection {
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         tokio::select! {
+            biased;
             result = connection => if let Err(error) = result {
                 tracing::debug!(%error, "connection ended");
             },
@@ -213,6 +259,7 @@ impl Connection {
             FaceReply::Cut => Err(CutOff),
             FaceReply::Hang => {
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(HANG_MAX) => {}
                     () = self.rim.stop.cancelled() => {}
                 }
@@ -224,6 +271,7 @@ impl Connection {
                     self.rim.tasks.spawn(async move {
                         let Ok(upgraded) = upgrade.await else { return };
                         tokio::select! {
+                            biased;
                             () = then(TokioIo::new(upgraded)) => {}
                             () = stop.cancelled() => {}
                         }
@@ -261,6 +309,7 @@ impl Connection {
             return Ok(());
         }
         tokio::select! {
+            biased;
             _ = outage.wait_for(|o| *o != Some(Outage::Blackhole)) => {}
             () = tokio::time::sleep(HANG_MAX) => {}
             () = self.rim.stop.cancelled() => {}

@@ -16,6 +16,8 @@ mod scenario;
 mod sim;
 mod tencent;
 
+pub use clock::Clock;
+pub use http::Net;
 pub use persist::StateError;
 pub use scenario::{
     AccountConfig, DURATION_MS_MAX, Limits, NoStock, REGIONS_MAX, RegionConfig, Rules, Scenario, ScenarioError, Timing,

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock::Clock;
 use crate::core::{After, Instance, Outage, Refusal, RegionKey, Scope, Subject, World};
 use crate::http::FaceReply;
 use crate::persist::Journal;
@@ -83,6 +84,7 @@ pub(crate) struct Rim {
     rates: Mutex<RateBook>,
     outages: Vec<(RegionKey, watch::Sender<Option<Outage>>)>,
     late: AtomicUsize,
+    clock: Clock,
     broken: AtomicBool,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -94,7 +96,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Rim {
-    pub(crate) fn new(scenario: &Scenario, world: World, journal: Option<Journal>) -> Self {
+    pub(crate) fn new(scenario: &Scenario, world: World, journal: Option<Journal>, clock: Clock) -> Self {
         let regions = scenario.regions.iter().map(|r| RegionKey::new(r.vendor, &r.region));
         Self {
             outages: regions.map(|key| (key, watch::Sender::new(None))).collect(),
@@ -102,6 +104,7 @@ impl Rim {
             world: Mutex::new(world),
             journal: Mutex::new(journal),
             late: AtomicUsize::new(0),
+            clock,
             broken: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -110,7 +113,7 @@ impl Rim {
 
     /// Unix milliseconds.
     pub(crate) fn now_ms(&self) -> i64 {
-        crate::clock::now_ms()
+        self.clock.now_ms()
     }
 
     /// Works on the world; what changed is on disk before this returns. Writes are small appends to the page cache
@@ -175,6 +178,7 @@ impl Rim {
         let verdict = self.with(|world, now_ms| world.verdict(&call.subject(), now_ms));
         if verdict.delay_ms > 0 {
             tokio::select! {
+                biased;
                 () = sleep_ms(verdict.delay_ms) => {}
                 () = self.stop.cancelled() => return FaceReply::Cut,
             }
@@ -247,6 +251,7 @@ impl Rim {
         let rim = Arc::clone(self);
         self.tasks.spawn(async move {
             tokio::select! {
+                biased;
                 () = sleep_ms(after_ms) => {
                     rim.effect(&call, effect);
                 }

@@ -9,10 +9,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
+use crate::clock::Clock;
 use crate::control::Control;
 use crate::core::{RegionKey, Vendor, World};
 use crate::eci::EciFace;
-use crate::http::{Face, listen, serve};
+use crate::http::{Face, Net, Tcp, listen, serve};
 use crate::persist::{Journal, StateError, read_ports, write_ports};
 use crate::rim::Rim;
 use crate::scenario::{RegionConfig, Scenario, ScenarioError};
@@ -103,27 +104,58 @@ impl Simulator {
     /// [`SimError`]; nothing is left running then.
     pub async fn start(scenario: Scenario, data_dir: Option<PathBuf>) -> Result<Self, SimError> {
         scenario.check()?;
+        let clock = Clock::system();
         let mut world = World::new(&scenario);
         let journal = match &data_dir {
-            Some(dir) => Some(Journal::open(dir, &mut world, crate::clock::now_ms())?),
+            Some(dir) => Some(Journal::open(dir, &mut world, clock.now_ms())?),
             None => None,
         };
         let listeners = Listeners::bind(&scenario, data_dir.as_deref())?;
         let info = info(&scenario, &listeners);
-        let rim = Arc::new(Rim::new(&scenario, world, journal));
+        let rim = Arc::new(Rim::new(&scenario, world, journal, clock));
         rim.refresh_outages();
         let control: Arc<dyn Face> = Arc::new(Control::new(Arc::clone(&rim), info.clone()));
-        rim.tasks.spawn(serve(Arc::clone(&rim), listeners.control, None, control));
-        for ((listener, _), config) in listeners.regions.into_iter().zip(&scenario.regions) {
+        let control_net = (Tcp(listeners.control_addr), listeners.control);
+        rim.tasks.spawn(serve(Arc::clone(&rim), control_net, None, control));
+        for ((listener, addr), config) in listeners.regions.into_iter().zip(&scenario.regions) {
             let key = RegionKey::new(config.vendor, &config.region);
-            let face: Arc<dyn Face> = match config.vendor {
-                Vendor::TencentEksci => Arc::new(Tencent::new(Arc::clone(&rim), &config.region)),
-                Vendor::AlibabaEci => Arc::new(EciFace::new(Arc::clone(&rim), &config.region)),
-            };
-            rim.tasks.spawn(serve(Arc::clone(&rim), listener, Some(key), face));
+            let face = face(&rim, &key);
+            rim.tasks.spawn(serve(Arc::clone(&rim), (Tcp(addr), listener), Some(key), face));
         }
         rim.tasks.spawn(tick(Arc::clone(&rim)));
         Ok(Self { rim, info })
+    }
+
+    /// The simulated clouds without a socket, told the time by the caller. Regions are served by [`Self::serve`];
+    /// [`Self::keep_time`] must run somewhere.
+    ///
+    /// # Errors
+    /// [`SimError::Scenario`].
+    pub fn detached(scenario: &Scenario, clock: Clock) -> Result<Self, SimError> {
+        scenario.check()?;
+        let rim = Arc::new(Rim::new(scenario, World::new(scenario), None, clock));
+        Ok(Self { rim, info: CloudsimInfo { control: String::new(), backends: Vec::new() } })
+    }
+
+    /// Serves a region's API on a network of the caller's making, until the simulators stop.
+    ///
+    /// # Errors
+    /// There is no listening on it.
+    pub async fn serve<N: Net>(&self, region: RegionKey, net: N) -> std::io::Result<()> {
+        let listener = net.listen(None).await?;
+        let face = face(&self.rim, &region);
+        serve(Arc::clone(&self.rim), (net, listener), Some(region), face).await;
+        Ok(())
+    }
+
+    /// Lets time pass without a call, until the simulators stop.
+    pub async fn keep_time(&self) {
+        tick(Arc::clone(&self.rim)).await;
+    }
+
+    /// Looks at the world, or changes it, as the control API does; gets the time in Unix milliseconds.
+    pub fn with<T>(&self, work: impl FnOnce(&mut World, i64) -> T) -> T {
+        self.rim.with(work)
     }
 
     /// Addresses, keys and ids.
@@ -149,9 +181,17 @@ impl Drop for Simulator {
     }
 }
 
+fn face(rim: &Arc<Rim>, region: &RegionKey) -> Arc<dyn Face> {
+    match region.vendor {
+        Vendor::TencentEksci => Arc::new(Tencent::new(Arc::clone(rim), &region.region)),
+        Vendor::AlibabaEci => Arc::new(EciFace::new(Arc::clone(rim), &region.region)),
+    }
+}
+
 async fn tick(rim: Arc<Rim>) {
     loop {
         tokio::select! {
+            biased;
             () = rim.stop.cancelled() => return,
             () = tokio::time::sleep(TICK) => {}
         }
