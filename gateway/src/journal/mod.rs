@@ -5,4 +5,5 @@ pub mod driver;
 pub mod identity;
 pub mod intent;
 pub mod machine;
+pub mod rebuild;
 mod task;

@@ -1,0 +1,3 @@
+//! The rebuild of a shared ledger that lost writes.
+
+pub mod merge;

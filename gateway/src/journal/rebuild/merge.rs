@@ -1,0 +1,445 @@
+//! What a tenant's records are after its store lost writes: a pure function of every source there is.
+//!
+//! Sources, in the order in which they are believed about what they know:
+//! 1. what the *clouds* show, after the effect bound, in a complete sweep: it exists;
+//! 2. *records*, left in the store or remembered by gateways: the newest revision of each;
+//! 3. *intents*: something may exist or appear.
+//!
+//! What holds for the result (`tests`):
+//! - nothing that was shown is unknown: it is an operation's attempt, or condemned by one, or its operation is gone
+//!   and the reconciler removes it as an orphan;
+//! - a record is charged at least for all of it that exists;
+//! - a removal that any source knows stays, and what any source knows to be gone stays gone;
+//! - at most one attempt is open, and it is the latest of which anything is known.
+//!
+//! Silence settles nothing here but this: an attempt that was followed by another had been proven gone before, and when
+//! a complete sweep does not show it either, it is not looked for again.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use meridian_model::{
+    error::{ErrorCode, Problem},
+    ids::{AdapterName, BackendId, CloudName, InstanceName, InstanceUid, OperationId, RegionId, TenantId, ZoneId},
+    instance::{Container, InstanceSpec, Labels},
+    operation::{
+        Attempt, AttemptState, Charge, Decision, Fence, OperationRecord, OperationState, QuotaLimits, RECORD_VERSION,
+        Removal,
+    },
+    status::Observed,
+    time::Time,
+};
+use meridian_policies::quota;
+
+use crate::journal::{
+    identity::{self, Deployment, Identity},
+    intent::Intent,
+    machine::{self, Next},
+};
+
+/// Added to the greatest revision known of a record: whoever was told a higher one that is lost is not told it again
+/// with another content.
+const REV_LEAP: u64 = 1_000;
+/// Annotation of a record that was not left anywhere, with what it was made from.
+pub const REBUILT: &str = "meridian.dev/rebuilt";
+/// Stands for an image that nobody knows any more.
+const IMAGE_UNKNOWN: &str = "unknown";
+/// Generation of an instance whose name does not say.
+const FIRST_EPOCH: u32 = 1;
+
+/// One backend as the rebuild saw it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its adapter.
+    pub adapter: AdapterName,
+    /// Its region.
+    pub region: RegionId,
+    /// Every instance of ours from a complete sweep that began after the effect bound; none when there was no such
+    /// sweep.
+    pub shown: Option<Vec<Observed>>,
+}
+
+/// Everything that is known of one tenant.
+#[derive(Debug)]
+pub struct Evidence<'a> {
+    /// The tenant.
+    pub tenant: &'a TenantId,
+    /// Records from wherever, several of one operation among them.
+    pub records: Vec<OperationRecord>,
+    /// The backends.
+    pub places: &'a BTreeMap<BackendId, Place>,
+    /// What gateways were about to send.
+    pub intents: &'a [Intent],
+    /// Reads cloud names.
+    pub deployment: &'a Deployment,
+    /// How long an instance of which nothing but its name is known may take to run.
+    pub place_timeout: Duration,
+    /// Now.
+    pub now: Time,
+}
+
+/// The records to be restored, the oldest first. Their fences are the store's to give.
+#[must_use]
+pub fn merge(evidence: Evidence<'_>) -> Vec<OperationRecord> {
+    let Evidence { tenant, records, places, intents, deployment, place_timeout, now } = evidence;
+    let mut known: BTreeMap<OperationId, OperationRecord> = BTreeMap::new();
+    for record in records.into_iter().filter(|r| r.tenant == *tenant) {
+        let newest = match known.remove(&record.op_id) {
+            Some(other) => newer(other, record),
+            None => record,
+        };
+        known.insert(newest.op_id.clone(), newest);
+    }
+    let hash = identity::tenant_hash(tenant);
+    let seen = Seen { places, now, place_timeout };
+    for (backend, place) in places {
+        for observed in place.shown.iter().flatten() {
+            let Some(identity) = deployment.identify(&observed.name).filter(|i| i.tenant_hash == hash) else {
+                continue;
+            };
+            let Some(attempt) = shown_attempt(&identity, backend, place, observed, &seen) else { continue };
+            let Some(record) = known.remove(&identity.op_id).or_else(|| from_shown(tenant, &identity, observed, now))
+            else {
+                continue;
+            };
+            let record = known.entry(identity.op_id.clone()).or_insert(record);
+            seen.learn(record, attempt, identity.epoch);
+        }
+    }
+    for intent in intents.iter().filter(|i| i.tenant == *tenant) {
+        let record = known.entry(intent.op_id.clone()).or_insert_with(|| from_intent(intent, now));
+        let is_new = record.attempts.iter().chain(&record.condemned).all(|a| a.name != intent.cloud_name);
+        if is_new {
+            seen.learn(record, intended_attempt(intent, now), intent.epoch);
+            if !record.is_gone() {
+                record.charge = quota::max(record.charge, intent.charge);
+            }
+        }
+    }
+    for record in known.values_mut() {
+        seen.finish(record);
+    }
+    free_names(&mut known, &seen);
+    let mut merged: Vec<_> = known.into_values().collect();
+    merged.sort_by(|a, b| (a.created_at, &a.op_id).cmp(&(b.created_at, &b.op_id)));
+    merged
+}
+
+/// Of two versions of a record the one that counts, with what the other knows of removals.
+fn newer(a: OperationRecord, b: OperationRecord) -> OperationRecord {
+    let (older, mut newer) = if (a.rev, a.updated_at) > (b.rev, b.updated_at) { (b, a) } else { (a, b) };
+    let (rev, seq) = (newer.rev.max(older.rev), newer.seq.max(older.seq));
+    if older.is_gone() && !newer.is_gone() {
+        newer = older;
+    } else if newer.removal.is_none() && !newer.is_gone() {
+        // Also of a version that another history left behind: a delete that was accepted once is carried out.
+        newer.removal = older.removal.map(|r| Removal { completed_at: None, ..r });
+    }
+    (newer.rev, newer.seq) = (rev, seq);
+    newer
+}
+
+/// What is known of the clouds.
+struct Seen<'a> {
+    places: &'a BTreeMap<BackendId, Place>,
+    now: Time,
+    place_timeout: Duration,
+}
+
+impl Seen<'_> {
+    /// The instance with this name, if a complete sweep showed it; `None` when nobody can say.
+    fn shows(&self, backend: &BackendId, name: &CloudName) -> Option<Option<&Observed>> {
+        let shown = self.places.get(backend)?.shown.as_ref()?;
+        Some(shown.iter().find(|o| o.name == name.as_str()))
+    }
+
+    /// A complete sweep of its backend does not show the attempt.
+    fn misses(&self, attempt: &Attempt) -> bool {
+        self.shows(&attempt.backend, &attempt.name) == Some(None)
+    }
+
+    /// Takes an attempt into a record: one that was shown, or one that may still show up.
+    fn learn(&self, record: &mut OperationRecord, learned: Attempt, epoch: u32) {
+        if record.is_gone() {
+            return;
+        }
+        record.epoch = record.epoch.max(epoch);
+        let same = |a: &Attempt| a.name == learned.name && a.cloud_id == learned.cloud_id;
+        let open = record.open_attempt().filter(|a| same(a));
+        if open.is_some() || record.condemned.iter().any(same) {
+            return;
+        }
+        let last = record.attempts.len().checked_sub(1);
+        if let Some(i) = record.attempts.iter().position(|a| a.name == learned.name) {
+            let open = record.attempts.get_mut(i).filter(|a| Some(i) == last && !a.state.is_closed());
+            // Either it was believed closed and exists, or there are two of one name.
+            if !open.is_some_and(|open| merge_sight(open, &learned, self.now)) && learned.cloud_id.is_some() {
+                condemn(record, learned, self.now);
+            }
+            return;
+        }
+        if let Some(known) = record.condemned.iter_mut().find(|a| a.name == learned.name && a.cloud_id.is_none()) {
+            merge_sight(known, &learned, self.now);
+            known.state = AttemptState::Removing;
+            return;
+        }
+        if record.condemned.iter().any(|a| a.name == learned.name) {
+            condemn(record, learned, self.now);
+            return;
+        }
+        let last = record.attempts.last().map(|a| a.n);
+        if record.state.is_final() && record.state != OperationState::Succeeded || last.is_some_and(|n| n >= learned.n)
+        {
+            condemn(record, learned, self.now);
+            return;
+        }
+        // The learned one followed what was the last: that had been proven gone by then.
+        if let Some(before) = record.attempts.pop_if(|a| !a.state.is_closed()) {
+            if self.misses(&before) {
+                record.attempts.push(Attempt { state: AttemptState::Absent, changed_at: self.now, ..before });
+            } else {
+                condemn(record, before, self.now);
+            }
+        }
+        if record.state == OperationState::Claimed {
+            record.state = OperationState::Placing;
+        }
+        record.attempts.push(learned);
+    }
+
+    /// Brings revision, charge and turn of a record in order.
+    fn finish(&self, record: &mut OperationRecord) {
+        record.rev = record.rev.saturating_add(REV_LEAP);
+        if record.is_gone() {
+            record.charge = Charge::default();
+            record.due = None;
+            return;
+        }
+        let public_ip = record.spec.network.public_ip.is_some();
+        let live = record.open_attempt().into_iter().chain(&record.condemned);
+        let exists = live.fold(Charge::default(), |sum, attempt| {
+            let one = self.charge(attempt, public_ip, record);
+            quota::charge(sum, one, &QuotaLimits::default()).unwrap_or(sum)
+        });
+        record.charge = quota::max(record.charge, exists);
+        if machine::next(record) != Next::Done || !record.condemned.is_empty() {
+            record.due = Some(self.now);
+        }
+        record.updated_at = self.now;
+    }
+
+    /// What one attempt takes, as far as it is seen, else as far as it was asked for.
+    fn charge(&self, attempt: &Attempt, public_ip: bool, record: &OperationRecord) -> Charge {
+        let seen = self.shows(&attempt.backend, &attempt.name).flatten();
+        let public_ip = public_ip || seen.is_some_and(|o| o.public_ip.is_some());
+        let ended = match seen {
+            Some(seen) => seen.phase.is_ended(),
+            None => record.last_seen.as_ref().is_some_and(|(_, o)| o.id == attempt.cloud_id && o.phase.is_ended()),
+        };
+        if ended {
+            return Charge { public_ips: u64::from(public_ip), ..Charge::default() };
+        }
+        let mut shape = attempt.shape.clone();
+        if let Some(seen) = seen.filter(|o| o.shape.cpu.0 > 0) {
+            shape = seen.shape.clone();
+        }
+        quota::charge_of(&shape, public_ip)
+    }
+}
+
+/// Takes what was learned of an attempt into what is known of it; false when it is another instance of that name.
+fn merge_sight(known: &mut Attempt, learned: &Attempt, now: Time) -> bool {
+    if learned.cloud_id.is_none() || known.cloud_id == learned.cloud_id {
+        return true;
+    }
+    if known.cloud_id.is_some() {
+        return false;
+    }
+    known.cloud_id.clone_from(&learned.cloud_id);
+    if matches!(known.state, AttemptState::Open | AttemptState::InDoubt) {
+        known.state = AttemptState::Applied;
+        known.fault = None;
+    }
+    known.changed_at = now;
+    true
+}
+
+/// Gives an attempt up: whatever of it exists is to be removed.
+fn condemn(record: &mut OperationRecord, mut attempt: Attempt, now: Time) {
+    let known = |a: &Attempt| a.name == attempt.name && a.cloud_id == attempt.cloud_id;
+    if record.condemned.iter().any(known) {
+        return;
+    }
+    attempt.state = if attempt.cloud_id.is_some() { AttemptState::Removing } else { AttemptState::InDoubt };
+    attempt.changed_at = now;
+    record.condemned.push(attempt);
+}
+
+/// An earlier holder of a name that another holds now had been proven gone: nobody gets a name that is held. If that
+/// proof is lost, and complete sweeps do not show the earlier one, it is gone again.
+fn free_names(known: &mut BTreeMap<OperationId, OperationRecord>, seen: &Seen<'_>) {
+    let mut holders: BTreeMap<InstanceName, Vec<(Time, OperationId)>> = BTreeMap::new();
+    for record in known.values().filter(|r| !r.is_gone()) {
+        holders.entry(record.name.clone()).or_default().push((record.created_at, record.op_id.clone()));
+    }
+    for (_, mut same) in holders {
+        same.sort();
+        same.pop();
+        for (_, op_id) in same {
+            let Some(record) = known.get_mut(&op_id) else { continue };
+            let is_absent = |a: &Attempt| seen.misses(a);
+            if record.open_attempt().into_iter().chain(&record.condemned).all(is_absent) {
+                end(record, seen.now);
+            }
+        }
+    }
+}
+
+/// The record of an operation of which nothing exists any more.
+fn end(record: &mut OperationRecord, now: Time) {
+    if let Some(attempt) = record.open_attempt_mut() {
+        attempt.state = AttemptState::Absent;
+        attempt.changed_at = now;
+    }
+    record.condemned.clear();
+    let requested_at = record.removal.as_ref().map_or(now, |r| r.requested_at);
+    record.removal = Some(Removal { requested_at, completed_at: Some(now) });
+    if !record.state.is_final() {
+        record.state = OperationState::Cancelled;
+        let detail = "its name was given to another operation while the ledger lost writes; nothing of it exists";
+        record.problem = Some(Problem::new(ErrorCode::Cancelled, detail));
+    }
+    record.charge = Charge::default();
+    record.due = None;
+    record.updated_at = now;
+}
+
+/// The attempt that an instance at a cloud is.
+fn shown_attempt(
+    identity: &Identity,
+    backend: &BackendId,
+    place: &Place,
+    observed: &Observed,
+    seen: &Seen<'_>,
+) -> Option<Attempt> {
+    let at = observed.created_at.unwrap_or(seen.now);
+    Some(Attempt {
+        n: identity.n,
+        backend: backend.clone(),
+        adapter: place.adapter.clone(),
+        region: place.region.clone(),
+        zone: observed.zone.clone().or_else(|| ZoneId::new(place.region.as_str()).ok())?,
+        token: Deployment::client_token(&identity.op_id, identity.n, backend, identity.epoch).ok()?,
+        name: CloudName::new(observed.name.clone()).ok()?,
+        shape: observed.shape.clone(),
+        price: None,
+        state: if observed.id.is_some() { AttemptState::Applied } else { AttemptState::InDoubt },
+        started_at: at,
+        armed_at: at,
+        sends: 1,
+        cloud_id: observed.id.clone(),
+        place_until: Some(seen.now + seen.place_timeout),
+        fault: None,
+        changed_at: seen.now,
+    })
+}
+
+fn intended_attempt(intent: &Intent, now: Time) -> Attempt {
+    Attempt {
+        n: intent.n,
+        backend: intent.backend.clone(),
+        adapter: intent.adapter.clone(),
+        region: intent.region.clone(),
+        zone: intent.zone.clone(),
+        token: intent.token.clone(),
+        name: intent.cloud_name.clone(),
+        shape: intent.shape.clone(),
+        price: None,
+        state: AttemptState::InDoubt,
+        started_at: intent.armed_at,
+        armed_at: intent.armed_at,
+        sends: 1,
+        cloud_id: None,
+        place_until: None,
+        fault: None,
+        changed_at: now,
+    }
+}
+
+/// A record of an operation that no source has, before its attempts are learned. It has a plan without candidates, so
+/// that nothing is ever created from its incomplete spec.
+fn blank(
+    tenant: &TenantId,
+    op_id: &OperationId,
+    name: (InstanceUid, InstanceName),
+    at: (Time, Time),
+) -> OperationRecord {
+    let (created_at, now) = at;
+    OperationRecord {
+        v: RECORD_VERSION,
+        rev: 0,
+        seq: 0,
+        tenant: tenant.clone(),
+        op_id: op_id.clone(),
+        uid: name.0,
+        name: name.1,
+        fingerprint: String::new(),
+        labels: Labels::new(),
+        annotations: Labels::new(),
+        spec: Arc::default(),
+        state: OperationState::Claimed,
+        epoch: FIRST_EPOCH,
+        fence: Fence::default(),
+        due: Some(now),
+        created_at,
+        updated_at: now,
+        decision: Some(Decision { at: now, ..Decision::default() }),
+        attempts: Vec::new(),
+        condemned: Vec::new(),
+        charge: Charge::default(),
+        removal: None,
+        problem: None,
+        ran_at: None,
+        adopted: None,
+        last_seen: None,
+    }
+}
+
+fn from_shown(tenant: &TenantId, identity: &Identity, observed: &Observed, now: Time) -> Option<OperationRecord> {
+    let mark = |key: &str| observed.marks.get(key).or_else(|| observed.tags.get(key)).map(String::as_str);
+    let op = &identity.op_id;
+    let uid = mark("MERIDIAN_UID")
+        .and_then(|u| InstanceUid::new(u).ok())
+        .or_else(|| InstanceUid::new(format!("inst_{op}")).ok());
+    let short: String = op.as_str().chars().take(8).collect();
+    let name = mark("MERIDIAN_INSTANCE")
+        .and_then(|n| InstanceName::new(n).ok())
+        .or_else(|| InstanceName::new(format!("rebuilt-{short}")).ok());
+    // Operation ids in cloud names are lower case letters and digits, so that both names fit.
+    let mut record = blank(tenant, op, uid.zip(name)?, (observed.created_at.unwrap_or(now), now));
+    record.fingerprint = mark("MERIDIAN_FINGERPRINT").unwrap_or_default().to_owned();
+    record.annotations = Labels::from([(REBUILT.to_owned(), "from the instance at its cloud".to_owned())]);
+    let (init, containers) = observed.containers.iter().partition::<Vec<_>, _>(|c| c.init);
+    let container =
+        |name: &String| Container { name: name.clone(), image: IMAGE_UNKNOWN.to_owned(), ..Container::default() };
+    let mut spec = InstanceSpec {
+        containers: containers.iter().map(|c| container(&c.name)).collect(),
+        init_containers: init.iter().map(|c| container(&c.name)).collect(),
+        gpu_type: observed.shape.gpu_type.clone(),
+        ..InstanceSpec::default()
+    };
+    spec.resources.requests.cpu = Some(observed.shape.cpu);
+    spec.resources.requests.memory = Some(observed.shape.memory);
+    record.spec = Arc::new(spec);
+    Some(record)
+}
+
+fn from_intent(intent: &Intent, now: Time) -> OperationRecord {
+    let named = (intent.uid.clone(), intent.name.clone());
+    let mut record = blank(&intent.tenant, &intent.op_id, named, (intent.created_at, now));
+    record.fingerprint.clone_from(&intent.fingerprint);
+    record.annotations = Labels::from([(REBUILT.to_owned(), "from an intent journal".to_owned())]);
+    record
+}
+
+#[cfg(test)]
+mod tests;
