@@ -10,6 +10,7 @@
 
 pub mod arrivals;
 pub mod bench;
+pub mod chaos;
 pub mod client;
 pub mod direct;
 pub mod generator;

@@ -5,14 +5,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use meridian_loadtests::{
     bench::{self, Options},
-    hello,
+    chaos, hello,
 };
 use meridian_model::quantity::Span;
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
 
 /// Open-loop load tests of the gateway.
 #[derive(Debug, Parser)]
@@ -26,6 +29,8 @@ struct Cli {
 enum Verb {
     /// Measure gateway and bare hyper side by side, and write a report
     Bench(Bench),
+    /// Kill, stop and cut real gateways and a real Redis, and judge them by what the clouds had
+    Chaos(Chaos),
     /// Serve the yardstick: bare hyper, the same bytes to every request
     Hello {
         /// Bytes of the body
@@ -56,8 +61,34 @@ struct Bench {
     notes: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+struct Chaos {
+    /// Rounds
+    #[arg(long, default_value_t = 10)]
+    rounds: u64,
+    /// Seed of the first round; the others follow
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Rounds at a time
+    #[arg(long, default_value_t = 3)]
+    jobs: usize,
+    /// No round is begun after this
+    #[arg(long, default_value = "40m")]
+    max_time: Span,
+    /// One gateway with a ledger of its own instead of two on a Redis
+    #[arg(long)]
+    embedded: bool,
+    /// The gateway's binary; the one beside this program when left out
+    #[arg(long, value_name = "PATH")]
+    meridian: Option<PathBuf>,
+}
+
 fn main() -> anyhow::Result<()> {
     match Cli::parse().verb {
+        Verb::Chaos(args) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(until_signal(run_chaos(args)))
+        }
         Verb::Hello { bytes } => {
             // As many threads as the gateway has.
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -71,6 +102,41 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
+/// Runs something until it ends or the program is asked to: then it is dropped, and all that it started with it.
+async fn until_signal(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = work => done,
+        _ = terminate.recv() => bail!("asked to end"),
+        _ = tokio::signal::ctrl_c() => bail!("asked to end"),
+    }
+}
+
+async fn run_chaos(args: Chaos) -> anyhow::Result<()> {
+    let options = chaos::run::Options {
+        meridian: meridian(args.meridian)?,
+        rounds: args.rounds,
+        seed: args.seed,
+        jobs: args.jobs,
+        max_time: args.max_time.0,
+        redis: !args.embedded,
+        progress,
+    };
+    let report = chaos::run::run(&options).await;
+    print(&report.text())?;
+    ensure!(report.is_good(), "promises were broken, or rounds could not be run");
+    Ok(())
+}
+
+fn meridian(path: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    path.map_or_else(bench::meridian_beside, Ok)
+}
+
+fn progress(what: &str) {
+    // Progress that nobody reads is no reason to stop.
+    let _ = writeln!(std::io::stderr(), "- {what}");
+}
+
 async fn serve_hello(body_len: usize) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on 127.0.0.1")?;
     print(&hello::ready_line(listener.local_addr()?))?;
@@ -78,10 +144,7 @@ async fn serve_hello(body_len: usize) -> anyhow::Result<()> {
 }
 
 async fn run_bench(args: Bench) -> anyhow::Result<()> {
-    let meridian = match args.meridian {
-        Some(path) => path,
-        None => bench::meridian_beside()?,
-    };
+    let meridian = meridian(args.meridian)?;
     let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
     let options = Options {
         scenario: args.scenario,
@@ -90,10 +153,7 @@ async fn run_bench(args: Bench) -> anyhow::Result<()> {
         command: format!("meridian-loadtests {command}"),
         notes: args.notes,
         name: args.name.clone(),
-        progress: |what| {
-            // Progress that nobody reads is no reason to stop.
-            let _ = writeln!(std::io::stderr(), "- {what}");
-        },
+        progress,
     };
     let report = bench::run(options).await?;
     let date = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();

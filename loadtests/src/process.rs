@@ -2,7 +2,7 @@
 
 use std::{ffi::OsStr, fs, path::Path, process::Stdio, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
@@ -100,16 +100,48 @@ impl Server {
         usage(self.pid).with_context(|| format!("{} has ended", self.name))
     }
 
+    /// Sends it a signal, named as `kill` names it.
+    ///
+    /// # Errors
+    /// It cannot be sent.
+    pub async fn signal(&self, name: &str) -> anyhow::Result<()> {
+        signal(self.pid, name).await
+    }
+
+    /// Ends it at once, as a crash would, and waits until it is gone.
+    ///
+    /// # Errors
+    /// It is not gone in time.
+    pub async fn kill(mut self) -> anyhow::Result<()> {
+        self.child.start_kill().with_context(|| format!("{} cannot be killed", self.name))?;
+        timeout(END_MAX, self.child.wait()).await.with_context(|| format!("{} is not gone", self.name))??;
+        Ok(())
+    }
+
+    /// Whether it ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Asks it to end, as an operator would, and waits.
     ///
     /// # Errors
     /// It does not end.
     pub async fn end(mut self) -> anyhow::Result<()> {
-        // The standard library can only kill; the signal comes from the program made for it.
-        Command::new("kill").args(["-TERM", &self.pid.to_string()]).status().await.context("cannot run kill")?;
+        self.signal("TERM").await?;
         timeout(END_MAX, self.child.wait()).await.with_context(|| format!("{} does not end", self.name))??;
         Ok(())
     }
+}
+
+/// Sends a signal. The standard library can only kill; the signal comes from the program made for it.
+///
+/// # Errors
+/// There is no such program or process.
+pub async fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
+    let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().await;
+    ensure!(sent.context("cannot run kill")?.success(), "process {pid} does not take the signal {name}");
+    Ok(())
 }
 
 fn tail(log: &Path) -> String {
