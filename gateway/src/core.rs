@@ -10,6 +10,7 @@ use meridian_ledger::{Ledger, LedgerError};
 use meridian_model::ids::{AdapterName, BackendId, RegionId, TenantId};
 use meridian_policies::tenant::TenantRules;
 use secrecy::ExposeSecret;
+use tokio::time::MissedTickBehavior;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -34,6 +35,13 @@ use crate::{
 /// How often the ledger is asked to shrink what is long gone, and at most how many records at a time.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(60);
 const EXPIRE_BATCH: usize = 1000;
+
+/// Shortest time between two renewals of the lease or two looks for what was left.
+const TICK_MIN: Duration = Duration::from_millis(10);
+
+/// Longest time between two looks for what other gateways left: who drained has released its lease, and what it left
+/// waits for nothing but this look (R17).
+const TAKE_OVER_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// How long the tombstone of an operation is kept (RELIABILITY 2.6).
 const TOMBSTONE_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -102,8 +110,8 @@ pub struct Deps {
 }
 
 impl Core {
-    /// Wires everything and starts the pollers; binds no socket. Operations that a former process left
-    /// unfinished are taken over before this returns.
+    /// Wires everything and starts the pollers; binds no socket. The fleet is filled, and operations that nobody
+    /// drives are taken over, before this returns.
     ///
     /// # Errors
     /// [`BuildError`].
@@ -173,9 +181,11 @@ impl Core {
         });
         let taken = core.driver.recover().await?;
         if taken > 0 {
-            tracing::info!(operations = taken, "took over operations that a former process left unfinished");
+            tracing::info!(operations = taken, "took over operations that nobody drove");
         }
         core.tasks.spawn(Arc::clone(&core).keep_ledger());
+        core.tasks.spawn(Arc::clone(&core).take_over());
+        core.tasks.spawn(core.driver.clone().follow_feed());
         Ok(core)
     }
 
@@ -191,28 +201,61 @@ impl Core {
         self.tenants.get(tenant).map(crate::planner::places_of).unwrap_or_default()
     }
 
-    /// Renews leases and shrinks what is long gone.
+    /// Renews the lease and shrinks what is long gone. A lease is renewed while something is driven; one that lapses
+    /// in idle times harms nobody, and the next claim extends it.
     async fn keep_ledger(self: Arc<Self>) {
         let lease = self.driver.lease();
-        let mut renew = tokio::time::interval((lease / 3).max(Duration::from_millis(10)));
+        let each = (lease / 3).max(TICK_MIN);
+        let mut renew = tokio::time::interval(each);
         let mut expire = tokio::time::interval(EXPIRE_INTERVAL);
+        renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        expire.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
                 _ = renew.tick() => {
                     let now = self.clock.now();
-                    if self.driver.is_busy() && let Err(error) = self.ledger.renew(self.driver.owner(), now, lease).await {
-                        tracing::warn!(%error, "leases were not renewed");
+                    if !self.driver.is_busy() {
+                        continue;
+                    }
+                    match tokio::time::timeout(each, self.ledger.renew(self.driver.owner(), now, lease)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => tracing::warn!(%error, "leases were not renewed"),
+                        Err(_) => tracing::warn!("leases were not renewed in time"),
                     }
                 }
                 _ = expire.tick() => {
                     let now = self.clock.now();
-                    if let Err(error) = self.ledger.expire(now - self.retention, now - TOMBSTONE_KEPT, EXPIRE_BATCH).await {
-                        tracing::warn!(%error, "old operations were not shrunk");
+                    let expired = self.ledger.expire(now - self.retention, now - TOMBSTONE_KEPT, EXPIRE_BATCH);
+                    // A slow walk over old records must not cost the lease.
+                    match tokio::time::timeout(each, expired).await {
+                        Ok(Ok(_)) => {}
+                        Ok(Err(error)) => tracing::warn!(%error, "old operations were not shrunk"),
+                        Err(_) => tracing::warn!("old operations were not shrunk in time"),
                     }
                 }
             }
+        }
+    }
+
+    /// Takes over what other gateways left, again and again.
+    async fn take_over(self: Arc<Self>) {
+        let mut tick = tokio::time::interval((self.driver.lease() / 3).clamp(TICK_MIN, TAKE_OVER_INTERVAL_MAX));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let taking = async {
+            loop {
+                tick.tick().await;
+                match self.driver.adopt_abandoned().await {
+                    Ok(0) => {}
+                    Ok(operations) => tracing::info!(operations, "took over operations that nobody drove"),
+                    Err(error) => tracing::warn!(%error, "what nobody drives was not taken over"),
+                }
+            }
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = taking => {}
         }
     }
 

@@ -3,34 +3,31 @@
 //! A task walks its record with [`machine::next`], does what that says, and writes each result through the
 //! ledger before it acts on it. It lives in the driver, never in a request's future: a client that goes away or
 //! a deadline that passes ends the waiting, not the work. After a restart [`Driver::recover`] begins the same
-//! walk at whatever records are not finished.
+//! walk at whatever records nobody drives, and while it runs [`Driver::adopt_abandoned`] does so for what other
+//! gateways left.
 //!
 //! A task stops early only when the ledger says that somebody else owns its record, or when the process drains;
-//! in both cases the record says where to go on.
+//! in both cases the record says where to go on. Requests that wait for a record that another gateway drives
+//! follow it through the ledger's feed (`follow`).
 
 use std::{
-    collections::HashMap,
     panic::AssertUnwindSafe,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, MutexGuard},
     time::Duration,
 };
 
 use futures_util::FutureExt as _;
 use meridian_ledger::{Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver};
-use meridian_model::{
-    ids::{OperationId, TenantId},
-    operation::OperationRecord,
-};
-use tokio::sync::{Notify, mpsc, watch};
+use meridian_model::operation::OperationRecord;
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    follow::Feeding,
     identity::Deployment,
     intent::IntentLog,
-    machine::{self, Limits, Next},
+    machine::{self, Limits},
+    running::{Key, Registry, Running, Tables, key_of, tell},
     task::Task,
 };
 use crate::{
@@ -46,6 +43,15 @@ use crate::{
 /// Records per page of the walk at start-up.
 const RECOVERY_PAGE: usize = 500;
 
+/// Records without an owner that are taken over in one go.
+const ABANDONED_MAX: usize = 100;
+
+/// Longest wait for the ledger to hear that this process ends; after it the lease runs out by itself.
+const RELEASE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Where the states of a record show.
+pub type Followed = watch::Receiver<Arc<OperationRecord>>;
+
 /// Settings of the driver.
 #[derive(Debug, Clone, Copy)]
 pub struct DriverSettings {
@@ -59,36 +65,16 @@ pub struct DriverSettings {
     pub open_max: usize,
 }
 
-pub(super) type Key = (TenantId, OperationId);
-
-/// An operation under way in this process.
-#[derive(Debug, Clone)]
-pub(super) struct Running {
-    pub(super) wake: Arc<Notify>,
-    /// Somebody changed the record in the ledger; the task must look again before it ends.
-    pub(super) asked: Arc<AtomicBool>,
-    pub(super) updates: watch::Sender<Arc<OperationRecord>>,
-}
-
-impl Running {
-    /// Has the task look at its record again; returns where its changes show. Called under the lock of the map,
-    /// so that a task that is about to end sees it.
-    fn ask(&self) -> watch::Receiver<Arc<OperationRecord>> {
-        self.asked.store(true, Ordering::Release);
-        self.wake.notify_one();
-        self.updates.subscribe()
-    }
-}
-
 /// Owns the operations of this process.
 #[derive(Debug, Clone)]
-pub struct Driver(Arc<Inner>);
+pub struct Driver(pub(super) Arc<Inner>);
 
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) parts: Parts,
     pub(super) owner: String,
-    running: Mutex<HashMap<Key, Running>>,
+    registry: Registry,
+    pub(super) feeding: Feeding,
     tasks: TaskTracker,
     pub(super) stop: CancellationToken,
 }
@@ -123,7 +109,8 @@ impl Driver {
     #[must_use]
     pub fn new(parts: Parts, stop: CancellationToken) -> Self {
         let owner = format!("{:032x}", parts.entropy.next());
-        Self(Arc::new(Inner { parts, owner, running: Mutex::default(), tasks: TaskTracker::new(), stop }))
+        let (registry, feeding) = (Registry::default(), Feeding::default());
+        Self(Arc::new(Inner { parts, owner, registry, feeding, tasks: TaskTracker::new(), stop }))
     }
 
     /// The random part of this process' fences.
@@ -141,97 +128,154 @@ impl Driver {
     /// Whether one more operation may be begun.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.0.running().len() < self.0.parts.settings.open_max
+        self.0.registry().running.len() < self.0.parts.settings.open_max
     }
 
     /// Whether any operation is under way.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        !self.0.running().is_empty()
+        !self.0.registry().running.is_empty()
     }
 
     /// Drives a record this process owns; returns where its changes can be followed.
-    pub fn start(&self, record: Box<OperationRecord>) -> watch::Receiver<Arc<OperationRecord>> {
-        let key = (record.tenant.clone(), record.op_id.clone());
-        let mut running = self.0.running();
-        if let Some(already) = running.get(&key) {
+    pub fn start(&self, record: Box<OperationRecord>) -> Followed {
+        let key = key_of(&record);
+        let shown = Arc::new((*record).clone());
+        let mut registry = self.0.registry();
+        if let Some(already) = registry.running.get(&key) {
             // Who only joins must not drive: each wake-up costs calls to the vendor.
             return if record.removal.is_some() { already.ask() } else { already.updates.subscribe() };
         }
-        let entry = Running {
-            wake: Arc::new(Notify::new()),
-            asked: Arc::new(AtomicBool::new(false)),
-            updates: watch::Sender::new(Arc::new((*record).clone())),
-        };
-        let receiver = entry.updates.subscribe();
-        running.insert(key.clone(), entry.clone());
-        self.0.parts.metrics.running(running.len());
-        drop(running);
+        // Who waited while somebody else drove it goes on waiting.
+        let updates = registry.followed.remove(&key).unwrap_or_else(|| watch::Sender::new(Arc::clone(&shown)));
+        tell(&updates, &shown);
+        let receiver = updates.subscribe();
+        let entry = Running::new(updates);
+        registry.running.insert(key.clone(), entry.clone());
+        self.0.parts.metrics.running(registry.running.len());
+        drop(registry);
         let inner = Arc::clone(&self.0);
         self.0.tasks.spawn(async move {
             let span = tracing::info_span!(OPERATION, meridian.tenant.id = %key.0, meridian.operation.id = %key.1);
             let task = Task { inner: Arc::clone(&inner), running: entry };
             let walk = AssertUnwindSafe(tracing::Instrument::instrument(task.run(&key, record), span));
             if walk.catch_unwind().await.is_err() {
-                // What it did is in the ledger. Off the list, so that the next who asks has it driven again.
-                inner.running().remove(&key);
+                // What it did is in the ledger. Off the list, so that it is driven again before long.
+                let mut registry = inner.registry();
+                registry.running.remove(&key);
                 tracing::error!(meridian.operation.id = %key.1, "the task of an operation panicked");
+                registry.fallen.insert(key);
             }
         });
         receiver
     }
 
-    /// Takes over every record that is not finished, and fills the fleet with all others.
+    /// Fills the fleet with every record, and takes over those that nobody drives. Returns how many those are.
     ///
     /// # Errors
     /// The ledger cannot be read.
     pub async fn recover(&self) -> Result<usize, LedgerError> {
         let parts = &self.0.parts;
-        let (mut from, mut taken) = (None, 0);
-        loop {
-            let page = parts.ledger.records(from, RECOVERY_PAGE).await?;
-            for record in page.records {
-                let unfinished = machine::next(&record) != Next::Done;
-                parts.fleet.put(Arc::new(record.clone()));
-                if unfinished && self.adopt(Box::new(record)).await?.is_some() {
-                    taken += 1;
+        if !self.catch_up().await? {
+            let mut from = None;
+            loop {
+                let page = parts.ledger.records(from, RECOVERY_PAGE).await?;
+                for record in page.records {
+                    parts.fleet.put(Arc::new(record));
+                }
+                match page.next {
+                    Some(next) => from = Some(next),
+                    None => break,
                 }
             }
-            match page.next {
-                Some(next) => from = Some(next),
-                None => return Ok(taken),
+        }
+        let mut taken = 0;
+        loop {
+            match self.adopt_abandoned().await? {
+                0 => return Ok(taken),
+                more => taken += more,
             }
         }
     }
 
-    /// Drives a record, taking it over first unless it is this process' own. `None` when another process holds it.
+    /// Takes over records whose owner holds no lease any more, as far as there is room; returns how many. Called
+    /// again and again while the gateway runs.
     ///
     /// # Errors
-    /// The ledger cannot be written.
-    pub async fn adopt(
-        &self,
-        record: Box<OperationRecord>,
-    ) -> Result<Option<watch::Receiver<Arc<OperationRecord>>>, LedgerError> {
-        if record.fence.owner == self.0.owner {
-            return Ok(Some(self.start(record)));
+    /// The ledger cannot be read or written.
+    pub async fn adopt_abandoned(&self) -> Result<usize, LedgerError> {
+        let parts = &self.0.parts;
+        self.raise_fallen().await?;
+        let room = parts.settings.open_max.saturating_sub(self.0.registry().running.len());
+        let wanted = room.min(ABANDONED_MAX);
+        if wanted == 0 || self.0.stop.is_cancelled() {
+            return Ok(0);
         }
-        let (now, tenant, op_id) = (self.0.parts.clock.now(), record.tenant, record.op_id);
+        let left = parts.ledger.abandoned(&self.0.owner, parts.clock.now(), wanted).await?;
+        let mut taken = 0;
+        for record in left {
+            if let TakenOver::Taken(record) = self.take_over(&record).await? {
+                parts.fleet.put(Arc::new((*record).clone()));
+                self.start(record);
+                taken += 1;
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Drives on what a task left by a panic: this process holds its lease, so nobody else will.
+    async fn raise_fallen(&self) -> Result<(), LedgerError> {
+        let fallen: Vec<Key> = self.0.registry().fallen.iter().take(ABANDONED_MAX).cloned().collect();
+        for key in fallen {
+            let record = self.0.parts.ledger.operation(&key.0, &key.1).await?;
+            self.0.registry().fallen.remove(&key);
+            if let Some(record) = record.filter(|r| r.fence.owner == self.0.owner && r.due.is_some()) {
+                self.start(record);
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_over(&self, record: &OperationRecord) -> Result<TakenOver, LedgerError> {
+        let parts = &self.0.parts;
         let wish = TakeOver {
-            tenant: tenant.clone(),
-            op_id: op_id.clone(),
+            tenant: record.tenant.clone(),
+            op_id: record.op_id.clone(),
             owner: self.0.owner.clone(),
-            now,
+            now: parts.clock.now(),
             lease: self.lease(),
         };
-        Ok(match self.0.parts.ledger.take_over(wish).await? {
-            TakenOver::Taken(record) => Some(self.start(record)),
-            // Two requests of this process may find a record without an owner at once.
-            TakenOver::Leased(_) => match self.0.parts.ledger.operation(&tenant, &op_id).await? {
-                Some(record) if record.fence.owner == self.0.owner => Some(self.start(record)),
-                _ => None,
-            },
-            TakenOver::Missing => None,
-        })
+        parts.ledger.take_over(wish).await
+    }
+
+    /// Has a record driven, by this process if it is its own or nobody's, and returns where its changes show: from
+    /// its task, or through the feed when another process drives it.
+    ///
+    /// # Errors
+    /// The ledger cannot be read or written.
+    pub async fn adopt(&self, record: Box<OperationRecord>) -> Result<Followed, LedgerError> {
+        if record.fence.owner == self.0.owner {
+            return Ok(self.start(record));
+        }
+        match self.take_over(&record).await? {
+            TakenOver::Taken(record) => Ok(self.start(record)),
+            TakenOver::Leased(_) => {
+                let key = key_of(&record);
+                // First the place to wait at, then the look: what is written after the look is shown there.
+                let followed = self.0.registry().follow(&key, &Arc::new(*record));
+                match self.0.parts.ledger.operation(&key.0, &key.1).await? {
+                    // Two requests of this process may find a record without an owner at once.
+                    Some(record) if record.fence.owner == self.0.owner => Ok(self.start(record)),
+                    Some(record) => {
+                        self.0.registry().show(&key, &Arc::new(*record));
+                        Ok(followed)
+                    }
+                    None => Ok(followed),
+                }
+            }
+            // Nothing will change any more: whoever waits there is answered at once.
+            TakenOver::Missing => Ok(watch::Sender::new(Arc::new(*record)).subscribe()),
+        }
     }
 
     /// Ends the charges of instances that ended by themselves.
@@ -252,17 +296,21 @@ impl Driver {
         }
     }
 
-    /// Waits until every task has come to a point where its record says how to go on.
+    /// Waits until every task has come to a point where its record says how to go on, then tells the ledger that
+    /// this process drives nothing any more, so that others go on at once (R17).
     pub async fn drain(&self) {
         self.0.stop.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
+        let released = tokio::time::timeout(RELEASE_WITHIN, self.0.parts.ledger.release(&self.0.owner)).await;
+        if !matches!(released, Ok(Ok(()))) {
+            tracing::warn!("the ledger was not told of the end; others take over when the lease has run out");
+        }
     }
 }
 
 impl Inner {
-    pub(super) fn running(&self) -> MutexGuard<'_, HashMap<Key, Running>> {
-        // A poisoned lock means a panic between two complete states; the map is whole.
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn registry(&self) -> MutexGuard<'_, Tables> {
+        self.registry.lock()
     }
 }

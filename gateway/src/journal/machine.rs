@@ -520,6 +520,14 @@ fn set(attempt: &mut Attempt, state: AttemptState, now: Time) {
     attempt.changed_at = now;
 }
 
+/// The record with nothing left to do.
+#[must_use]
+pub fn rested(mut record: OperationRecord, now: Time) -> OperationRecord {
+    record.due = None;
+    record.updated_at = now;
+    record
+}
+
 fn touched(mut record: OperationRecord, now: Time) -> OperationRecord {
     record.due = Some(now);
     record.updated_at = now;
@@ -527,4 +535,4 @@ fn touched(mut record: OperationRecord, now: Time) -> OperationRecord {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

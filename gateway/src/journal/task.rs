@@ -13,7 +13,7 @@ use std::{
 use meridian_adapters::{AdapterError, CreateCall};
 use meridian_ledger::{LedgerError, Step, Stepped, Usage};
 use meridian_model::{
-    error::{Effect, ErrorCode, FaultKind, Problem},
+    error::{Effect, ErrorCode, FaultKind, Problem, QuotaShortage},
     ids::CloudId,
     instance::Labels,
     operation::{Attempt, AttemptFault, AttemptState, OperationRecord, RankedCandidate},
@@ -28,10 +28,11 @@ use meridian_policies::{
 use tokio::time::Instant;
 
 use super::{
-    driver::{Inner, Key, Parts, Running},
+    driver::{Inner, Parts},
     identity::{self, Deployment},
     intent::Intent,
     machine::{self, LookUp, Names, Next},
+    running::{Key, Running, tell},
 };
 use crate::{
     planner::{Wish, quota_problem},
@@ -47,6 +48,10 @@ const FIRST_SIGHT: Duration = Duration::from_millis(20);
 
 /// First and longest wait between two tries of the same step, doubled from one to the other.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
+
+/// First and longest wait between two tries of a ledger step: an outage of the ledger ends for all at once, and what is
+/// known of an effect should be durable soon after.
+const LEDGER_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// First and longest wait between two readings of the events of an instance that is not placed yet.
 const EVENTS_BACKOFF: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(8));
@@ -69,6 +74,9 @@ enum Stop {
 
 type Driven = Result<Box<OperationRecord>, Stop>;
 
+/// The record as it was, and what the tenant's quota lacks for the change.
+type Short = (Box<OperationRecord>, QuotaShortage);
+
 /// One operation's walk.
 pub(super) struct Task {
     pub(super) inner: Arc<Inner>,
@@ -87,38 +95,54 @@ impl Task {
     /// Drives the record until nothing is left to do and nobody asked meanwhile.
     pub(super) async fn run(self, key: &Key, mut record: Box<OperationRecord>) {
         loop {
-            let last = self.drive(record).await;
+            let driven = self.drive(record).await;
             {
-                let mut running = self.inner.running();
-                if last.is_none() || !self.running.asked.swap(false, Ordering::AcqRel) {
-                    running.remove(key);
+                let mut registry = self.inner.registry();
+                let asked = self.running.asked.swap(false, Ordering::AcqRel);
+                match &driven {
+                    Ok(_) if asked => {}
+                    Err(Stop::Fenced) => registry.pass_on(key),
+                    Ok(_) | Err(Stop::Draining | Stop::Missing | Stop::Refused) => {
+                        registry.running.remove(key);
+                    }
+                }
+                self.parts().metrics.running(registry.running.len());
+                if !registry.running.contains_key(key) {
                     return;
                 }
             }
-            let Some(last) = last else { return };
+            let Ok(last) = driven else { return };
             match self.reload(last).await {
                 Ok(current) => record = current,
-                Err(_) => {
-                    self.inner.running().remove(key);
+                Err(why) => {
+                    let mut registry = self.inner.registry();
+                    match why {
+                        Stop::Fenced => registry.pass_on(key),
+                        Stop::Draining | Stop::Missing | Stop::Refused => {
+                            registry.running.remove(key);
+                        }
+                    }
                     return;
                 }
             }
         }
     }
 
-    /// Walks until nothing is left to do (the last record) or the task must stop (`None`).
-    async fn drive(&self, mut record: Box<OperationRecord>) -> Option<Box<OperationRecord>> {
+    /// Walks until nothing is left to do (the last record) or the task must stop.
+    async fn drive(&self, mut record: Box<OperationRecord>) -> Driven {
         let mut backoff = Backoff::new(BACKOFF);
         let mut doubt = Doubt::default();
         loop {
             self.publish(&record);
             if self.inner.stop.is_cancelled() {
-                return None;
+                return Err(Stop::Draining);
             }
             let before = (record.attempts.len(), record.attempts.last().map(|a| a.state));
             let was_final = record.state.is_final();
             let driven = match machine::next(&record) {
-                Next::Done => return Some(record),
+                // What rests is nobody's to visit: a due record would be taken over again and again.
+                Next::Done if record.due.is_some() => self.write(record, |r, now| Some(machine::rested(r, now))).await,
+                Next::Done => return Ok(record),
                 Next::Plan => self.plan(record).await,
                 Next::Arm(candidate) => self.attempt(record, &candidate).await,
                 Next::GiveUp(problem) => {
@@ -142,10 +166,10 @@ impl Task {
                     }
                     record = next;
                 }
-                Err(Stop::Draining) => return None,
+                Err(Stop::Draining) => return Err(Stop::Draining),
                 Err(why @ (Stop::Fenced | Stop::Missing | Stop::Refused)) => {
                     tracing::warn!(?why, "this process stops driving the record");
-                    return None;
+                    return Err(why);
                 }
             }
         }
@@ -164,7 +188,7 @@ impl Task {
     fn publish(&self, record: &OperationRecord) {
         let record = Arc::new(record.clone());
         self.parts().fleet.put(Arc::clone(&record));
-        self.running.updates.send_replace(record);
+        tell(&self.running.updates, &record);
     }
 
     /// Writes what `change` makes of the record; if somebody changed it meanwhile, of the changed one. A ledger
@@ -183,10 +207,24 @@ impl Task {
 
     async fn try_write(
         &self,
+        record: Box<OperationRecord>,
+        change: impl Fn(OperationRecord, Time) -> Option<OperationRecord> + Send,
+    ) -> Result<Result<Box<OperationRecord>, Short>, Stop> {
+        self.running.writing();
+        let written = self.steps(record, change).await;
+        self.running.wrote(match &written {
+            Ok(Ok(record) | Err((record, _))) => record.rev,
+            Err(_) => 0,
+        });
+        written
+    }
+
+    async fn steps(
+        &self,
         mut record: Box<OperationRecord>,
         change: impl Fn(OperationRecord, Time) -> Option<OperationRecord> + Send,
-    ) -> Result<Result<Box<OperationRecord>, (Box<OperationRecord>, meridian_model::error::QuotaShortage)>, Stop> {
-        let mut backoff = Backoff::new(BACKOFF);
+    ) -> Result<Result<Box<OperationRecord>, Short>, Stop> {
+        let mut backoff = Backoff::new(LEDGER_BACKOFF);
         let mut rewrites = 0;
         while rewrites < REWRITES_MAX {
             let Some(next) = change((*record).clone(), self.now()) else { return Ok(Ok(record)) };
@@ -196,7 +234,8 @@ impl Task {
                     record = current;
                     rewrites += 1;
                 }
-                // Taken over by this very process: two requests found it without an owner at once.
+                // Taken over by this very process: two requests found it without an owner at once, or the store was
+                // rebuilt and gave out new fences.
                 Ok(Stepped::Fenced) => {
                     record = self.reload(record).await?;
                     rewrites += 1;
@@ -228,7 +267,10 @@ impl Task {
     /// The record as the ledger has it now.
     async fn reload(&self, record: Box<OperationRecord>) -> Driven {
         match self.parts().ledger.operation(&record.tenant, &record.op_id).await {
-            Ok(Some(current)) if current.fence.owner == self.inner.owner => Ok(current),
+            Ok(Some(current)) if current.fence.owner == self.inner.owner => {
+                self.running.read(current.rev);
+                Ok(current)
+            }
             Ok(Some(_)) => Err(Stop::Fenced),
             Ok(None) => Err(Stop::Missing),
             Err(error) => {

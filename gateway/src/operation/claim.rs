@@ -144,7 +144,7 @@ async fn claim(core: &Core, operation: Operation, create: CreateInstance) -> Res
             let updates = if replayed {
                 None
             } else {
-                core.driver.adopt(record).await.map_err(|e| with_key(store_refusal(&e)))?
+                Some(core.driver.adopt(record).await.map_err(|e| with_key(store_refusal(&e)))?)
             };
             Ok(Follow { operation, key, record: seen, updates, replayed })
         }

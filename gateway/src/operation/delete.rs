@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use meridian_model::{error::ErrorCode, ids::TenantId};
+use meridian_model::ids::TenantId;
 use tokio::time::Instant;
 
 use super::{DeleteInstance, Outcome, Refusal, create::settled, store_refusal};
@@ -18,7 +18,9 @@ pub async fn delete(
     wish: DeleteInstance,
     deadline: Instant,
 ) -> Result<Outcome, Refusal> {
-    let Some(record) = core.fleet.record(tenant, &wish.instance.name) else {
+    // Asked of the ledger, not of the fleet: another gateway may have made it a moment ago, or made it anew.
+    let found = core.ledger.instance(tenant, &wish.instance.name).await.map_err(|e| store_refusal(&e))?;
+    let Some(record) = found else {
         return if wish.allow_missing { Ok(Outcome::Deleted) } else { Err(Refusal::not_found()) };
     };
     if wish.validate_only {
@@ -28,24 +30,17 @@ pub async fn delete(
     let accepted =
         core.ledger.request_removal(tenant, &record.op_id, core.clock.now()).await.map_err(|e| store_refusal(&e))?;
     let Some(record) = accepted else { return Err(Refusal::not_found()) };
-    let seen = Arc::new((*record).clone());
-    core.fleet.put(Arc::clone(&seen));
+    core.fleet.put(Arc::new((*record).clone()));
     if record.is_gone() {
         return Ok(Outcome::Deleted);
     }
     let updates = core.driver.adopt(record).await.map_err(|e| store_refusal(&e))?;
-    let latest = match updates {
-        Some(updates) => settled(core, updates, (Instant::now() + wish.wait).min(deadline), |r| r.is_gone()).await,
-        None => seen,
-    };
+    let latest = settled(core, updates, (Instant::now() + wish.wait).min(deadline), |r| r.is_gone()).await;
     if latest.is_gone() {
         return Ok(Outcome::Deleted);
     }
     match render::delete_operation(&latest) {
         Some(operation) => Ok(Outcome::Accepted { operation: Box::new(operation), key: None }),
-        None => Err(Refusal::new(
-            ErrorCode::Conflict,
-            "the delete was accepted, but another owner drives it; read the instance",
-        )),
+        None => Err(Refusal::internal("a delete was accepted, and its record does not say so")),
     }
 }

@@ -4,16 +4,21 @@
 //! instances stand in name order under one lock that is held only to look up, to replace an entry, or to copy
 //! a page of handles; what is handed out is immutable. Silence never removes anything: an instance leaves when
 //! its record says that it was proven gone.
+//!
+//! Records come from this process' own writes and, where several gateways share a ledger, from its feed; the two
+//! overtake each other, so an entry is replaced only by a later state, also by one that was removed.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
+    pin::pin,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
+use meridian_ledger::FeedPosition;
 use meridian_model::{
     ids::{BackendId, CloudId, InstanceName, OperationId, TenantId, ZoneId},
     operation::{OperationRecord, OperationState},
@@ -21,14 +26,21 @@ use meridian_model::{
     time::Time,
 };
 
+use tokio::{sync::Notify, time::Instant};
+
 use super::render::{self, Sighting};
 use crate::{
+    journal::is_newer,
     operation::{FieldPath, ListInstances, PageRequest, Requirement},
     views::Rendered,
 };
 
 /// Operations without an instance that are remembered per tenant, so that `:explain` works after a failure.
 const FAILED_PER_TENANT_MAX: usize = 1000;
+
+/// Gone operations whose last state is remembered per tenant, so that an earlier state that arrives late does not
+/// bring them back. Late is a call to the ledger; this many deletes of one tenant do not fit into one.
+const GONE_PER_TENANT_MAX: usize = 1000;
 
 /// A record's place in the fleet.
 #[derive(Debug, Clone)]
@@ -63,9 +75,75 @@ struct TenantFleet {
     failed: BTreeMap<InstanceName, OperationId>,
     /// How many instances are where; kept with every change, because each plan asks for it.
     counts: Counts,
+    gone: Gone,
+    /// The greatest place among the tenant's writes that was seen here.
+    latest: u64,
+    /// Every write up to this place was seen here; only a feed tells.
+    complete: u64,
+}
+
+/// Gone operations by the place of their last write, and those places by operation.
+#[derive(Debug, Default)]
+struct Gone {
+    by_seq: BTreeMap<u64, GoneState>,
+    by_op: BTreeMap<OperationId, u64>,
+}
+
+/// The last state of a gone operation, as far as it tells what comes after it.
+#[derive(Debug)]
+struct GoneState {
+    op_id: OperationId,
+    rev: u64,
+    store: String,
+}
+
+impl Gone {
+    fn insert(&mut self, record: &OperationRecord) {
+        if let Some(before) = self.by_op.insert(record.op_id.clone(), record.seq) {
+            self.by_seq.remove(&before);
+        }
+        let state = GoneState { op_id: record.op_id.clone(), rev: record.rev, store: record.fence.store.clone() };
+        if let Some(other) = self.by_seq.insert(record.seq, state).filter(|o| o.op_id != record.op_id) {
+            self.by_op.remove(&other.op_id);
+        }
+        while self.by_seq.len() > GONE_PER_TENANT_MAX {
+            if let Some((_, oldest)) = self.by_seq.pop_first() {
+                self.by_op.remove(&oldest.op_id);
+            }
+        }
+    }
+
+    /// Whether a state of a record is of before it was gone, or that very state.
+    fn has_later(&self, record: &OperationRecord) -> bool {
+        let gone = self.by_op.get(&record.op_id).and_then(|seq| self.by_seq.get(seq));
+        gone.is_some_and(|g| record.rev <= g.rev && record.fence.store == g.store)
+    }
+
+    /// Forgets what a feed that has come this far cannot show again.
+    fn passed(&mut self, seq: u64) {
+        let later = self.by_seq.split_off(&seq.saturating_add(1));
+        for gone in std::mem::replace(&mut self.by_seq, later).values() {
+            self.by_op.remove(&gone.op_id);
+        }
+    }
 }
 
 impl TenantFleet {
+    /// Whether a later state of the record, or of the instance that has its name, was taken in.
+    fn has_later(&self, record: &OperationRecord) -> bool {
+        match self.instances.get(&record.name).map(|e| &e.record) {
+            Some(held) if held.op_id == record.op_id => !is_newer(record, held),
+            Some(other) if other.seq > record.seq && other.fence.store == record.fence.store => true,
+            Some(_) | None => self.gone.has_later(record),
+        }
+    }
+
+    /// How far the writes of the tenant are seen here: as the feed tells, or, from a ledger without one, as the
+    /// writes of this process do.
+    fn position(&self, fed: bool) -> u64 {
+        if fed { self.complete } else { self.latest }
+    }
+
     /// Replaces or removes an entry and keeps the counts.
     fn set(&mut self, name: InstanceName, entry: Option<Entry>) {
         let arrives = entry.as_ref().and_then(Entry::place);
@@ -91,6 +169,10 @@ pub struct Fleet {
     /// Where an instance that a backend shows belongs.
     by_cloud_id: RwLock<HashMap<(BackendId, CloudId), (TenantId, InstanceName)>>,
     revision: AtomicU64,
+    /// The ledger has a feed, which alone tells that nothing is missing.
+    fed: AtomicBool,
+    /// Told of every change; who waits for a write looks again.
+    changed: Notify,
 }
 
 /// How many instances are where.
@@ -123,21 +205,25 @@ impl Fleet {
         Arc::clone(write(&self.tenants).entry(tenant.clone()).or_default())
     }
 
-    /// Takes in a record: its instance appears, changes, or leaves when it is gone.
-    pub fn put(&self, record: Arc<OperationRecord>) {
+    /// Takes in a record: its instance appears, changes, or leaves when it is gone. False when a later state of it
+    /// was taken in before.
+    pub fn put(&self, record: Arc<OperationRecord>) -> bool {
         let tenant = self.tenant_or_new(&record.tenant);
         let mut tenant = write(&tenant);
+        tenant.latest = tenant.latest.max(record.seq);
+        if tenant.has_later(&record) {
+            return false;
+        }
         let key = record.name.clone();
         let held = tenant.instances.get(&key);
-        if held.is_some_and(|e| e.record.op_id == record.op_id && e.record.rev >= record.rev) {
-            return;
-        }
         if record.is_gone() {
             self.forget(&record);
-            if held.is_some_and(|e| e.record.op_id == record.op_id) {
+            let same = held.is_some_and(|e| e.record.op_id == record.op_id);
+            if same {
                 tenant.set(key.clone(), None);
             }
-            if record.state != OperationState::Succeeded {
+            tenant.gone.insert(&record);
+            if record.state != OperationState::Succeeded && !tenant.instances.contains_key(&key) {
                 tenant.failed.insert(key, record.op_id.clone());
                 while tenant.failed.len() > FAILED_PER_TENANT_MAX {
                     tenant.failed.pop_first();
@@ -149,7 +235,8 @@ impl Fleet {
             let remembered =
                 || record.last_seen.as_ref().map(|(at, observed)| Sighting { at: *at, observed: observed.clone() });
             // Between attempts the last sight belongs to an instance that is being given up.
-            let same_life = |e: &Entry| e.record.attempts.len() == record.attempts.len();
+            let latest = |r: &OperationRecord| r.attempts.last().map(|a| a.n);
+            let same_life = |e: &Entry| latest(&e.record) == latest(&record);
             let seen = match held.filter(|e| same_life(e)).and_then(|e| e.seen.clone()) {
                 Some(seen) if record.last_seen.as_ref().is_none_or(|(at, _)| *at <= seen.at) => Some(seen),
                 _ => remembered(),
@@ -162,7 +249,54 @@ impl Fleet {
             }
             tenant.set(key, Some(Entry::new(record, seen, stale)));
         }
+        drop(tenant);
         self.revision.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_waiters();
+        true
+    }
+
+    /// Every write up to these places was taken in.
+    pub fn reached(&self, position: &FeedPosition) {
+        self.fed.store(true, Ordering::Release);
+        for (tenant, seq) in position {
+            let tenant = self.tenant_or_new(tenant);
+            if read(&tenant).complete != *seq {
+                let mut tenant = write(&tenant);
+                tenant.complete = *seq;
+                tenant.gone.passed(*seq);
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// How far the writes of a tenant are seen here; what a list answers as its revision.
+    #[must_use]
+    pub fn position(&self, tenant: &TenantId) -> u64 {
+        let fed = self.fed.load(Ordering::Acquire);
+        self.tenant(tenant).map_or(0, |t| read(&t).position(fed))
+    }
+
+    /// Waits until a write of a tenant shows here, at most until `until`: in the instance of this name, or because
+    /// all writes up to it are seen. False when it does not.
+    pub async fn shows(&self, tenant: &TenantId, name: Option<&InstanceName>, revision: u64, until: Instant) -> bool {
+        let shown = || {
+            let Some(tenant) = self.tenant(tenant) else { return revision == 0 };
+            let tenant = read(&tenant);
+            let entry = name.and_then(|name| tenant.instances.get(name));
+            tenant.position(self.fed.load(Ordering::Acquire)) >= revision
+                || entry.is_some_and(|e| e.record.seq >= revision)
+        };
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // First the place to wait at, then the look: a change between the two is not missed.
+            changed.as_mut().enable();
+            if shown() {
+                return true;
+            }
+            if tokio::time::timeout_at(until, changed).await.is_err() {
+                return shown();
+            }
+        }
     }
 
     fn forget(&self, record: &OperationRecord) {

@@ -87,6 +87,7 @@ pub struct CoreMetrics {
     breakers: Family<BreakerLabels, Gauge>,
     sweeps: Family<SweepLabels, Counter>,
     data_age: Family<BackendLabels, Gauge>,
+    feed_age: Gauge,
 }
 
 impl fmt::Debug for CoreMetrics {
@@ -118,6 +119,7 @@ impl CoreMetrics {
             breakers: Family::default(),
             sweeps: Family::default(),
             data_age: Family::default(),
+            feed_age: Gauge::default(),
         };
         metrics.register(|r| {
             r.register("meridian_vendor_calls", "Calls to backends by verb and outcome", core.calls.clone());
@@ -148,6 +150,12 @@ impl CoreMetrics {
                 "Age of the last complete sweep of a backend",
                 Unit::Seconds,
                 core.data_age.clone(),
+            );
+            r.register_with_unit(
+                "meridian_feed_age",
+                "Age of what is known of other gateways' writes; 0 when there are none",
+                Unit::Seconds,
+                core.feed_age.clone(),
             );
         });
         Arc::new(core)
@@ -208,5 +216,10 @@ impl CoreMetrics {
     pub fn data_age(&self, backend: &str, age: Duration) {
         let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
         self.data_age.get_or_create(&BackendLabels { backend: backend.to_owned() }).set(seconds);
+    }
+
+    /// The age of what is known of other gateways' writes.
+    pub fn feed_age(&self, age: Duration) {
+        self.feed_age.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
     }
 }

@@ -15,5 +15,6 @@ mod edge;
 mod journeys;
 mod lists;
 mod openapi;
+mod replicas;
 mod server;
 mod support;

@@ -35,7 +35,7 @@ fn candidate(backend: &str, zone: &str) -> RankedCandidate {
     }
 }
 
-fn claimed() -> OperationRecord {
+pub(in crate::journal) fn claimed() -> OperationRecord {
     OperationRecord {
         v: RECORD_VERSION,
         rev: 1,

@@ -17,7 +17,10 @@ use meridian_gateway::{
     telemetry::core::CoreMetrics,
     views,
 };
-use meridian_ledger::embedded::{EmbeddedLedger, Options, SealKey};
+use meridian_ledger::{
+    Ledger,
+    embedded::{EmbeddedLedger, Options, SealKey},
+};
 use meridian_model::{ids::TenantId, instance::InstanceSpec};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -74,12 +77,16 @@ pub fn config(info: &CloudsimInfo, folder: &Path, extra: &str) -> Config {
 }
 
 async fn core(info: &CloudsimInfo, folder: &Path, extra: &str) -> Arc<Core> {
-    let config = config(info, folder, extra);
-    let Store::Embedded { path } = config.ledger.store.clone() else {
+    let Store::Embedded { path } = config(info, folder, extra).ledger.store else {
         panic!("these journeys have a ledger of their own")
     };
     let options = Options::new(path, SealKey::new([7; 32]), |why| panic!("ledger: {why}"));
-    let ledger = Arc::new(EmbeddedLedger::open(options).unwrap());
+    core_on(info, folder, extra, Arc::new(EmbeddedLedger::open(options).unwrap())).await
+}
+
+/// A gateway on a ledger that others may use too.
+pub async fn core_on(info: &CloudsimInfo, folder: &Path, extra: &str, ledger: Arc<dyn Ledger>) -> Arc<Core> {
+    let config = config(info, folder, extra);
     let deps = Deps {
         clock: Clock::system(),
         entropy: Entropy::system(),
@@ -102,6 +109,25 @@ impl World {
         let sim = Simulator::start(scenario, None).await.unwrap();
         let core = core(&sim.info(), folder.path(), extra).await;
         Self { core, sim: Arc::new(sim), http: HttpClient::new().unwrap(), folder: Arc::new(folder) }
+    }
+
+    /// A gateway on the given ledger.
+    pub async fn on(ledger: Arc<dyn Ledger>, mut scenario: Scenario, extra: &str) -> Self {
+        scenario.limits.enabled = false;
+        let folder = tempfile::tempdir().unwrap();
+        let sim = Simulator::start(scenario, None).await.unwrap();
+        let core = core_on(&sim.info(), folder.path(), extra, ledger).await;
+        Self { core, sim: Arc::new(sim), http: HttpClient::new().unwrap(), folder: Arc::new(folder) }
+    }
+
+    /// One more gateway before the same clouds.
+    pub async fn another(&self, ledger: Arc<dyn Ledger>, extra: &str) -> Arc<Core> {
+        core_on(&self.sim.info(), self.folder.path(), extra, ledger).await
+    }
+
+    /// Where gateways keep what is theirs.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// A gateway that ends and one that begins anew on the same ledger and clouds.

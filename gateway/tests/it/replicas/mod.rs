@@ -1,0 +1,234 @@
+//! Several gateways on one ledger before the same clouds: whoever is asked gives the same answer, and what one leaves
+//! another ends.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use meridian_cloudsim::Scenario;
+use meridian_gateway::{
+    core::Core,
+    operation::{Action, DeleteInstance, Outcome, Refusal},
+    views,
+};
+use meridian_ledger::{Ledger, conformance::MemoryLedger};
+use meridian_model::{error::ErrorCode, status::Phase};
+use serde_json::json;
+use tokio::{runtime::Runtime, task::JoinSet};
+
+use crate::journeys::world::{PATIENCE, World, ask, at, core_on, create, spec, until};
+
+/// A lease that a test can wait for.
+const LEASE: &str = "lease = \"1s\"\narmValid = \"800ms\"";
+
+struct Pair {
+    world: World,
+    b: Arc<Core>,
+    ledger: Arc<MemoryLedger>,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let ledger = Arc::new(MemoryLedger::new("store"));
+        let world = World::on(ledger.clone(), Scenario::demo(7), LEASE).await;
+        let b = world.another(ledger.clone(), LEASE).await;
+        Self { world, b, ledger }
+    }
+
+    fn a(&self) -> &Arc<Core> {
+        &self.world.core
+    }
+}
+
+fn created(outcome: Result<Outcome, Refusal>) -> views::Instance {
+    match outcome {
+        Ok(Outcome::Created { instance, .. }) => *instance,
+        other => panic!("not created: {other:?}"),
+    }
+}
+
+async fn delete(core: &Arc<Core>, name: &str) -> Result<Outcome, Refusal> {
+    let instance = at("acme", name);
+    let wish = DeleteInstance { instance, allow_missing: false, validate_only: false, wait: PATIENCE };
+    ask(core, "acme", Action::DeleteInstance(wish)).await
+}
+
+fn knows(core: &Core, name: &str) -> bool {
+    core.fleet.get(&"acme".parse().unwrap(), &name.parse().unwrap()).is_some()
+}
+
+/// A gateway that can be killed: it lives in a runtime of its own.
+struct Mortal {
+    runtime: Runtime,
+    core: Arc<Core>,
+}
+
+impl Mortal {
+    async fn start(world: &World, ledger: Arc<dyn Ledger>) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (info, folder) = (world.sim.info(), world.folder().to_owned());
+        let core = runtime.spawn(async move { core_on(&info, &folder, LEASE, ledger).await }).await.unwrap();
+        Self { runtime, core }
+    }
+
+    fn kill(self) {
+        self.runtime.shutdown_background();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_keys_eight_times_at_two_gateways_are_a_hundred_instances() {
+    let pair = Pair::start().await;
+    let mut tasks = JoinSet::new();
+    for n in 0..100 {
+        for sender in 0..8 {
+            let core = Arc::clone(if sender % 2 == 0 { pair.a() } else { &pair.b });
+            let (name, key) = (format!("i-{n}"), format!("k-{n}"));
+            tasks.spawn(async move { (n, ask(&core, "acme", create("acme", &name, &key, &spec())).await) });
+        }
+    }
+    let mut answers: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+    while let Some(answer) = tasks.join_next().await {
+        let (n, answer) = answer.unwrap();
+        answers.entry(n).or_default().insert(serde_json::to_string(&created(answer)).unwrap());
+    }
+    assert!(answers.len() == 100 && answers.values().all(|a| a.len() == 1), "{answers:#?}");
+    assert_eq!(pair.world.ever().await.len(), 100);
+    assert_eq!(pair.world.used_instances("acme").await, 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_gateway_was_creating_another_ends_once() {
+    let pair = Pair::start().await;
+    for (name, fault) in [
+        ("before-reply", json!({"kind": "latency", "ms": 700, "action": "Create*"})),
+        ("reply-lost", json!({"kind": "replyLost", "action": "Create*", "times": 1})),
+    ] {
+        let doomed = Mortal::start(&pair.world, pair.ledger.clone()).await;
+        pair.world.fault(fault).await;
+        let core = Arc::clone(&doomed.core);
+        let action = create("acme", name, name, &spec());
+        doomed.runtime.spawn(async move { ask(&core, "acme", action).await });
+        until("another gateway knows of it", || async { knows(&pair.b, name) }).await;
+        doomed.kill();
+        let started = tokio::time::Instant::now();
+        let instance = created(ask(&pair.b, "acme", create("acme", name, name, &spec())).await);
+        assert_eq!(instance.status.phase, Phase::Running);
+        assert!(started.elapsed() < Duration::from_secs(15), "{name}: {:?}", started.elapsed());
+        pair.world.control("DELETE", "/v1/faults", serde_json::Value::Null).await;
+    }
+    assert_eq!(pair.world.existing().await.len(), 2);
+    assert_eq!(pair.world.ever().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_at_a_gateway_that_lost_its_record_gets_the_final_answer() {
+    let pair = Pair::start().await;
+    pair.world.fault(json!({"kind": "latency", "ms": 1000, "action": "Create*"})).await;
+    let core = Arc::clone(pair.a());
+    let waiting = tokio::spawn(async move { ask(&core, "acme", create("acme", "web", "k", &spec())).await });
+    until("b knows of it", || async { knows(&pair.b, "web") }).await;
+    pair.ledger.forget_leases();
+    assert_eq!(pair.b.driver.adopt_abandoned().await.unwrap(), 1);
+    let first = created(waiting.await.unwrap());
+    let second = created(ask(&pair.b, "acme", create("acme", "web", "k", &spec())).await);
+    assert_eq!(first, second);
+    assert_eq!(pair.world.ever().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_hammered_five_times_over_through_two_gateways_is_met_and_not_passed() {
+    let pair = Pair::start().await;
+    let mut tasks = JoinSet::new();
+    for n in 0..185 {
+        let core = Arc::clone(if n % 2 == 0 { pair.a() } else { &pair.b });
+        tasks.spawn(
+            async move { ask(&core, "lab", create("lab", &format!("i-{n}"), &format!("k-{n}"), &spec())).await },
+        );
+    }
+    let (mut made, mut refused) = (0, 0);
+    while let Some(answer) = tasks.join_next().await {
+        match answer.unwrap() {
+            Ok(Outcome::Created { .. }) => made += 1,
+            Err(refusal) if refusal.problem.code == ErrorCode::QuotaExceeded => refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((made, refused), (37, 148));
+    assert_eq!(pair.world.ever().await.len(), 37);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_gateway_creates_another_deletes() {
+    let pair = Pair::start().await;
+    created(ask(pair.a(), "acme", create("acme", "web", "k", &spec())).await);
+    // At once: what the other gateway's fleet knows does not matter.
+    let deleted = delete(&pair.b, "web").await;
+    assert!(matches!(deleted, Ok(Outcome::Deleted)), "{deleted:?}");
+    assert!(pair.world.existing().await.is_empty());
+    until("it leaves the other gateway's list", || async { !knows(pair.a(), "web") }).await;
+
+    pair.world.fault(json!({"kind": "latency", "ms": 500, "action": "Create*"})).await;
+    let core = Arc::clone(pair.a());
+    let creating = tokio::spawn(async move { ask(&core, "acme", create("acme", "web", "k2", &spec())).await });
+    until("it is known", || async { knows(pair.a(), "web") }).await;
+    let deleted = delete(&pair.b, "web").await;
+    assert!(matches!(deleted, Ok(Outcome::Deleted)), "{deleted:?}");
+    assert_eq!(creating.await.unwrap().unwrap_err().problem.code, ErrorCode::Cancelled);
+    assert!(pair.world.existing().await.is_empty());
+    assert_eq!(pair.world.used_instances("acme").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_under_load_loses_nothing() {
+    let Pair { world, b, ledger } = Pair::start().await;
+    world.fault(json!({"kind": "latency", "ms": 50, "jitterMs": 300, "action": "Create*"})).await;
+    let mut serving = vec![Arc::clone(&world.core), b];
+    let mut tasks = JoinSet::new();
+    let mut asked = 0;
+    for round in 0..2 {
+        for _ in 0..30 {
+            let core = Arc::clone(&serving[asked % serving.len()]);
+            let (name, key) = (format!("i-{asked}"), format!("k-{asked}"));
+            tasks.spawn(async move { ask(&core, "acme", create("acme", &name, &key, &spec())).await });
+            asked += 1;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let old = serving.remove(0);
+        old.draining.cancel();
+        let stopping = tokio::spawn(async move { old.stop().await });
+        // While one drains, requests go to the other.
+        for _ in 0..10 {
+            let core = Arc::clone(&serving[0]);
+            let (name, key) = (format!("i-{asked}"), format!("k-{asked}"));
+            tasks.spawn(async move { ask(&core, "acme", create("acme", &name, &key, &spec())).await });
+            asked += 1;
+        }
+        stopping.await.unwrap();
+        serving.push(world.another(ledger.clone(), LEASE).await);
+        assert_eq!(serving.len(), 2, "round {round}");
+    }
+    let mut accepted = 0;
+    while let Some(answer) = tasks.join_next().await {
+        match answer.unwrap() {
+            Ok(Outcome::Created { .. }) => {}
+            Ok(Outcome::Accepted { .. }) => accepted += 1,
+            other => panic!("a request was lost: {other:?}"),
+        }
+    }
+    assert!(accepted > 0, "nothing was under way when a gateway drained");
+    for n in 0..asked {
+        created(ask(&serving[n % 2], "acme", create("acme", &format!("i-{n}"), &format!("k-{n}"), &spec())).await);
+    }
+    assert_eq!(world.existing().await.len(), asked);
+    assert_eq!(ask_used(&serving[0]).await, asked as u64);
+}
+
+async fn ask_used(core: &Arc<Core>) -> u64 {
+    match ask(core, "acme", Action::GetQuota("acme".parse().unwrap())).await {
+        Ok(Outcome::Quota(quota)) => quota.used.instances,
+        other => panic!("{other:?}"),
+    }
+}
