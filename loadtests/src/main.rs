@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use meridian_loadtests::{
     bench::{self, Options},
@@ -30,7 +30,7 @@ enum Verb {
     /// Measure gateway and bare hyper side by side, and write a report
     Bench(Bench),
     /// Kill, stop and cut real gateways and a real Redis, and judge them by what the clouds had
-    Chaos(Chaos),
+    Chaos(chaos::cli::Args),
     /// Serve the yardstick: bare hyper, the same bytes to every request
     Hello {
         /// Bytes of the body
@@ -61,33 +61,11 @@ struct Bench {
     notes: Vec<String>,
 }
 
-#[derive(Debug, Args)]
-struct Chaos {
-    /// Rounds
-    #[arg(long, default_value_t = 10)]
-    rounds: u64,
-    /// Seed of the first round; the others follow
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Rounds at a time
-    #[arg(long, default_value_t = 3)]
-    jobs: usize,
-    /// No round is begun after this
-    #[arg(long, default_value = "40m")]
-    max_time: Span,
-    /// One gateway with a ledger of its own instead of two on a Redis
-    #[arg(long)]
-    embedded: bool,
-    /// The gateway's binary; the one beside this program when left out
-    #[arg(long, value_name = "PATH")]
-    meridian: Option<PathBuf>,
-}
-
 fn main() -> anyhow::Result<()> {
     match Cli::parse().verb {
         Verb::Chaos(args) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            runtime.block_on(until_signal(run_chaos(args)))
+            runtime.block_on(until_signal(chaos::cli::run(args, progress)))
         }
         Verb::Hello { bytes } => {
             // As many threads as the gateway has.
@@ -112,26 +90,6 @@ async fn until_signal(work: impl Future<Output = anyhow::Result<()>>) -> anyhow:
     }
 }
 
-async fn run_chaos(args: Chaos) -> anyhow::Result<()> {
-    let options = chaos::run::Options {
-        meridian: meridian(args.meridian)?,
-        rounds: args.rounds,
-        seed: args.seed,
-        jobs: args.jobs,
-        max_time: args.max_time.0,
-        redis: !args.embedded,
-        progress,
-    };
-    let report = chaos::run::run(&options).await;
-    print(&report.text())?;
-    ensure!(report.is_good(), "promises were broken, or rounds could not be run");
-    Ok(())
-}
-
-fn meridian(path: Option<PathBuf>) -> anyhow::Result<PathBuf> {
-    path.map_or_else(bench::meridian_beside, Ok)
-}
-
 fn progress(what: &str) {
     // Progress that nobody reads is no reason to stop.
     let _ = writeln!(std::io::stderr(), "- {what}");
@@ -144,7 +102,7 @@ async fn serve_hello(body_len: usize) -> anyhow::Result<()> {
 }
 
 async fn run_bench(args: Bench) -> anyhow::Result<()> {
-    let meridian = meridian(args.meridian)?;
+    let meridian = args.meridian.map_or_else(bench::meridian_beside, Ok)?;
     let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
     let options = Options {
         scenario: args.scenario,

@@ -5,6 +5,7 @@
 //! [`plan`] draws a round from its seed, [`round`] runs it in a [`world`], [`verdict`] judges it. The scenarios
 //! beside it ask one question each.
 
+pub mod cli;
 pub mod clouds;
 pub mod config;
 pub mod plan;
@@ -14,6 +15,7 @@ pub mod resp;
 pub mod rng;
 pub mod round;
 pub mod run;
+pub mod scenarios;
 pub mod tap;
 pub mod verdict;
 pub mod workload;

@@ -29,8 +29,8 @@ pub enum Answer {
     Refused {
         /// Status and error code.
         code: String,
-        /// Whether it came with `Retry-After`.
-        retry_after: bool,
+        /// `Retry-After`, seconds.
+        retry_after: Option<u64>,
     },
     /// No answer, or half of one.
     Lost,

@@ -144,7 +144,7 @@ fn answer(reply: &Reply) -> Answer {
         // The key is repeated with what was recorded for it, and only then.
         _ if reply.headers.contains_key("idempotency-key") => Answer::Failed { code: text("/code") },
         status => {
-            let retry_after = reply.headers.contains_key(header::RETRY_AFTER);
+            let retry_after = reply.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
             Answer::Refused { code: format!("{} {}", status.as_u16(), text("/code")), retry_after }
         }
     }

@@ -1,0 +1,112 @@
+//! The arguments of `chaos`, and what is printed.
+
+use std::{io::Write as _, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use clap::Subcommand;
+use meridian_model::quantity::Span;
+
+use super::{
+    run,
+    scenarios::{Common, Findings, failover, keys, outage, quota},
+};
+use crate::bench;
+
+/// `chaos`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Rounds
+    #[arg(long, default_value_t = 10)]
+    rounds: u64,
+    /// Seed of the first round; the others follow
+    #[arg(long, default_value_t = 1, global = true)]
+    seed: u64,
+    /// Rounds at a time
+    #[arg(long, default_value_t = 3)]
+    jobs: usize,
+    /// No round is begun after this; a scenario is given up
+    #[arg(long, default_value = "40m", global = true)]
+    max_time: Span,
+    /// One gateway with a ledger of its own instead of two on a Redis
+    #[arg(long, global = true)]
+    embedded: bool,
+    /// The gateway's binary; the one beside this program when left out
+    #[arg(long, value_name = "PATH", global = true)]
+    meridian: Option<PathBuf>,
+    #[command(subcommand)]
+    scenario: Option<Scenario>,
+}
+
+/// One question instead of rounds.
+#[derive(Debug, Subcommand)]
+enum Scenario {
+    /// The same key, sent at once by many to both gateways: one instance
+    Keys {
+        /// Keys
+        #[arg(long, default_value_t = 1_000)]
+        keys: u64,
+        /// Who sends each at once
+        #[arg(long, default_value_t = 8)]
+        senders: usize,
+        /// Keys a second
+        #[arg(long, default_value_t = 25)]
+        per_second: u64,
+    },
+    /// A quota wanted five times over through both gateways: never over, and full at the end
+    Quota {
+        /// Instances
+        #[arg(long, default_value_t = 50)]
+        limit: u64,
+    },
+    /// A failover of Redis that loses acknowledged writes: noticed, rebuilt, nothing lost
+    Failover {
+        /// Creates before the line to the replica is cut, and as many after
+        #[arg(long, default_value_t = 40)]
+        creates: u64,
+    },
+    /// Redis away under load: reads go on, creates are refused, nothing is doubled
+    Outage {
+        /// How long
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// How it goes away
+        #[arg(long, value_enum, default_value_t = outage::How::Kill)]
+        how: outage::How,
+    },
+}
+
+/// Runs what the arguments say.
+///
+/// # Errors
+/// A promise was broken, or it could not be run.
+pub async fn run(args: Args, progress: fn(&str)) -> anyhow::Result<()> {
+    let meridian = args.meridian.map_or_else(bench::meridian_beside, Ok)?;
+    let (seed, redis, max_time) = (args.seed, !args.embedded, args.max_time.0);
+    let Some(scenario) = args.scenario else {
+        let (rounds, jobs) = (args.rounds, args.jobs);
+        let report = run::run(&run::Options { meridian, rounds, seed, jobs, max_time, redis, progress }).await;
+        print(&report.text())?;
+        ensure!(report.is_good(), "promises were broken, or rounds could not be run");
+        return Ok(());
+    };
+    let common = Common { meridian, seed, redis };
+    let findings = tokio::time::timeout(max_time, ask(&common, scenario)).await.context("the time is over")??;
+    print(&findings.text())?;
+    findings.check()
+}
+
+async fn ask(common: &Common, scenario: Scenario) -> anyhow::Result<Findings> {
+    match scenario {
+        Scenario::Keys { keys, senders, per_second } => {
+            keys::run(common, keys::Options { keys, senders, per_second }).await
+        }
+        Scenario::Quota { limit } => quota::run(common, limit).await,
+        Scenario::Failover { creates } => failover::run(common, creates).await,
+        Scenario::Outage { seconds, how } => outage::run(common, Duration::from_secs(seconds), how).await,
+    }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).context("standard output is closed")
+}
