@@ -1,13 +1,20 @@
 //! What the operation stack works with: everything that outlives a request, wired once.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use meridian_adapters::{
     http::HttpClient,
     registry::{self, ConfigError},
 };
-use meridian_ledger::{Ledger, LedgerError};
-use meridian_model::ids::{AdapterName, BackendId, RegionId, TenantId};
+use meridian_ledger::{Ledger, LedgerError, recovery::Recovery};
+use meridian_model::{
+    ids::{AdapterName, BackendId, RegionId, TenantId},
+    operation::QuotaLimits,
+};
 use meridian_policies::tenant::TenantRules;
 use secrecy::ExposeSecret;
 use tokio::time::MissedTickBehavior;
@@ -21,6 +28,7 @@ use crate::{
         identity::Deployment,
         intent::IntentLog,
         machine::Limits,
+        rebuild::{self, Progress, Rebuilder},
     },
     planner::Planner,
     profiles::Profiles,
@@ -42,6 +50,9 @@ const TICK_MIN: Duration = Duration::from_millis(10);
 /// Longest time between two looks for what other gateways left: who drained has released its lease, and what it left
 /// waits for nothing but this look (R17).
 const TAKE_OVER_INTERVAL_MAX: Duration = Duration::from_secs(1);
+
+/// Between two tries to begin on a ledger that is not there at the start.
+const OPEN_BOOKS_WAIT: Duration = Duration::from_millis(500);
 
 /// How long the tombstone of an operation is kept (RELIABILITY 2.6).
 const TOMBSTONE_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -86,7 +97,10 @@ pub struct Core {
     pub driver: Driver,
     /// Cancelled when the process begins to drain: who waits for an operation is answered with how it stands.
     pub draining: CancellationToken,
+    /// How far a ledger that lost writes is from taking them again.
+    pub recovering: Progress,
     tenants: Arc<HashMap<TenantId, TenantRules>>,
+    quotas: BTreeMap<TenantId, QuotaLimits>,
     retention: Duration,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -101,6 +115,8 @@ pub struct Deps {
     pub entropy: Entropy,
     /// The open ledger.
     pub ledger: Arc<dyn Ledger>,
+    /// How a ledger that several gateways share is rebuilt; none for one of this process alone.
+    pub recovery: Option<Arc<dyn Recovery>>,
     /// What is about to be sent, for the rebuild of a shared ledger.
     pub intents: Arc<dyn IntentLog>,
     /// Counts what happens.
@@ -129,21 +145,18 @@ impl Core {
         let profiles = Profiles::new(config);
         let fleet = Arc::new(Fleet::default());
         let (ended_tx, ended_rx) = ended_channel();
-        let mut pollers = Vec::new();
-        for backend in &config.backends {
-            let backend = Arc::new(build_backend(backend, config, &profiles, (&deployment, &http, &deps))?);
+        let poller = |backend| {
             let (fleet, clock) = (Arc::clone(&fleet), deps.clock.clone());
-            pollers.push(Arc::new(Poller::new(backend, fleet, clock, poll_settings(config), ended_tx.clone())));
-        }
+            Arc::new(Poller::new(backend, fleet, clock, poll_settings(config), ended_tx.clone()))
+        };
+        let pollers = backends(config, &profiles, (&deployment, &http, &deps))?.into_iter().map(poller);
         let pollers = Pollers::new(pollers);
         let tenants: Arc<HashMap<TenantId, TenantRules>> =
             Arc::new(config.tenants.iter().map(|t| (t.name.clone(), crate::planner::rules_of(t))).collect());
         let limits = Limits { place_timeout: config.driver.place_timeout.0, attempts_max: config.driver.max_attempts };
         let planner =
             Arc::new(Planner::new(pollers.clone(), Arc::clone(&fleet), profiles, Arc::clone(&tenants), limits));
-        for tenant in &config.tenants {
-            deps.ledger.set_limits(&tenant.name, tenant.quota).await?;
-        }
+        let quotas: BTreeMap<_, _> = config.tenants.iter().map(|t| (t.name.clone(), t.quota)).collect();
         let stop = CancellationToken::new();
         let settings = driver_settings(config, limits);
         let parts = Parts {
@@ -154,7 +167,7 @@ impl Core {
             deployment: deployment.clone(),
             clock: deps.clock.clone(),
             entropy: deps.entropy.clone(),
-            intents: deps.intents,
+            intents: Arc::clone(&deps.intents),
             metrics: Arc::clone(&deps.metrics),
             settings,
         };
@@ -164,7 +177,23 @@ impl Core {
             tasks.spawn(Arc::clone(poller).run(stop.clone()));
         }
         tasks.spawn(driver.clone().settle_ended(ended_rx));
+        let rebuilder = deps.recovery.map(|recovery| {
+            Rebuilder::new(rebuild::Parts {
+                recovery,
+                fleet: Arc::clone(&fleet),
+                pollers: pollers.clone(),
+                deployment: deployment.clone(),
+                intents: deps.intents,
+                clock: deps.clock.clone(),
+                entropy: deps.entropy.clone(),
+                owner: driver.owner().to_owned(),
+                tenants: quotas.clone(),
+                place_timeout: limits.place_timeout,
+            })
+        });
         let core = Arc::new(Self {
+            recovering: rebuilder.as_ref().map(Rebuilder::progress).unwrap_or_default(),
+            quotas,
             clock: deps.clock,
             entropy: deps.entropy,
             deployment,
@@ -179,14 +208,58 @@ impl Core {
             stop,
             tasks,
         });
-        let taken = core.driver.recover().await?;
+        core.begin(rebuilder).await?;
+        Ok(core)
+    }
+
+    /// Opens the ledger's books and starts what works on it.
+    async fn begin(self: &Arc<Self>, rebuilder: Option<Rebuilder>) -> Result<(), BuildError> {
+        let is_shared = rebuilder.is_some();
+        if let Some(rebuilder) = rebuilder {
+            self.tasks.spawn(rebuilder.run(self.stop.clone()));
+        }
+        match self.open_books().await {
+            Ok(()) => {}
+            // Reads are served from what the clouds show, and the ledger answers for itself.
+            Err(error @ (LedgerError::Unavailable(_) | LedgerError::Recovering(_))) if is_shared => {
+                tracing::error!(%error, "the gateway starts without its ledger; creates are refused until it is there");
+                self.tasks.spawn(Arc::clone(self).open_books_later());
+            }
+            Err(error) => {
+                self.stop().await;
+                return Err(error.into());
+            }
+        }
+        self.tasks.spawn(Arc::clone(self).keep_ledger());
+        self.tasks.spawn(Arc::clone(self).take_over());
+        self.tasks.spawn(self.driver.clone().follow_feed());
+        Ok(())
+    }
+
+    /// Sets the tenants' limits, fills the fleet and takes over what nobody drives.
+    async fn open_books(&self) -> Result<(), LedgerError> {
+        for (tenant, quota) in &self.quotas {
+            self.ledger.set_limits(tenant, *quota).await?;
+        }
+        let taken = self.driver.recover().await?;
         if taken > 0 {
             tracing::info!(operations = taken, "took over operations that nobody drove");
         }
-        core.tasks.spawn(Arc::clone(&core).keep_ledger());
-        core.tasks.spawn(Arc::clone(&core).take_over());
-        core.tasks.spawn(core.driver.clone().follow_feed());
-        Ok(core)
+        Ok(())
+    }
+
+    /// The same as soon as the ledger can.
+    async fn open_books_later(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(OPEN_BOOKS_WAIT) => {}
+            }
+            match self.open_books().await {
+                Ok(()) => return tracing::info!("the ledger is there"),
+                Err(error) => tracing::debug!(%error, "the ledger is not there yet"),
+            }
+        }
     }
 
     /// The rules of a tenant.
@@ -285,6 +358,14 @@ fn poll_settings(config: &Config) -> PollSettings {
         stale_after: config.status.stale_after.0,
         unreachable_after: config.status.unreachable_after.0,
     }
+}
+
+fn backends(
+    config: &Config,
+    profiles: &Profiles,
+    parts: (&Deployment, &HttpClient, &Deps),
+) -> Result<Vec<Arc<Backend>>, BuildError> {
+    config.backends.iter().map(|backend| build_backend(backend, config, profiles, parts).map(Arc::new)).collect()
 }
 
 fn build_backend(

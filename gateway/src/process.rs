@@ -76,6 +76,7 @@ impl Process {
             clock: clock.clone(),
             entropy: entropy.clone(),
             ledger: opened.ledger,
+            recovery: opened.recovery,
             intents: opened.intents,
             metrics: core_metrics,
             draining: drain.clone(),

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use meridian_ledger::{
     Ledger,
     embedded::{EmbeddedLedger, OpenError, Options, SealKey},
+    recovery::Recovery,
 };
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
@@ -40,6 +41,8 @@ pub enum StoreError {
 pub struct Opened {
     /// Operations and usage.
     pub ledger: Arc<dyn Ledger>,
+    /// How it is rebuilt, if several gateways share it.
+    pub recovery: Option<Arc<dyn Recovery>>,
     /// This gateway's intent journal.
     pub intents: Arc<dyn IntentLog>,
 }
@@ -52,7 +55,7 @@ pub async fn open(config: &Config, fatal: impl FnOnce(&str) + Send + 'static) ->
     match &config.ledger.store {
         Store::Embedded { path } => {
             let ledger = Arc::new(embedded(path, seal_key(config)?, fatal).await?);
-            Ok(Opened { ledger, intents: Arc::new(NoIntents) })
+            Ok(Opened { ledger, recovery: None, intents: Arc::new(NoIntents) })
         }
         Store::Redis(_) => Err(StoreError::Unsupported),
     }

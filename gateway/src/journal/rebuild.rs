@@ -1,3 +1,415 @@
-//! The rebuild of a shared ledger that lost writes.
+//! The rebuild of a shared ledger that lost writes, or may have (RELIABILITY 2.9).
+//!
+//! Each gateway runs one [`Rebuilder`]. About every second it asks how each tenant's data stands and says that it lives.
+//! While all is whole that is all. When the store is another process than the one the data was last known whole under:
+//!
+//! 1. each gateway compares what it saw last with what is there, says so, and hands in what it remembers;
+//! 2. *quick path*: every gateway that was known says that nothing is missing; then nothing is, because what was
+//!    acknowledged was acknowledged to one of them. The incarnation is set, fences and records stay as they are;
+//! 3. *full path*, when one misses something, cannot be heard any more, or nothing is left at all: one gateway gets the
+//!    token; it waits until nothing can be in flight (the longest effect bound, by its monotonic clock, from when it
+//!    saw the loss), sweeps every backend, merges all sources ([`merge`]), restores the records with new fences, and
+//!    sets the incarnation. A backend that cannot be swept keeps what is known of it.
+//!
+//! Who loses the token on the way changes nothing any more: every write compares it in the store.
 
 pub mod merge;
+mod sweep;
+mod verdict;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use meridian_ledger::{
+    LedgerError,
+    recovery::{Begun, Confirmation, Finish, Member, Recovery, RemainingPage, TenantStanding, Token},
+};
+use meridian_model::{
+    ids::{BackendId, TenantId},
+    operation::{OperationRecord, QuotaLimits},
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    merge::{Evidence, Place},
+    verdict::{Losses, Verdict},
+};
+use super::{identity::Deployment, intent::IntentLog};
+use crate::{
+    clock::{Clock, Entropy},
+    status::{fleet::Fleet, poll::Pollers},
+};
+
+/// Between two signs of life while all is whole.
+const BEAT: Duration = Duration::from_secs(1);
+/// The same while something is lost: the quick path takes three of these.
+const BEAT_LOST: Duration = Duration::from_millis(200);
+/// Silence from which a gateway is gone, while all is whole: what it wrote before is in what the others have read since.
+const SILENT_MAX: Duration = Duration::from_secs(10);
+/// Lease of a rebuild; renewed at a third of it.
+const TOKEN_LEASE: Duration = Duration::from_secs(15);
+/// Longest wait, after the effect bound, for what living gateways have to hand in.
+const CONTRIBUTIONS_WITHIN: Duration = Duration::from_secs(5);
+/// Added to the greatest place of a write that is known: whoever follows the writes has seen none above it.
+const SEQ_LEAP: u64 = 1 << 20;
+/// Records in one page.
+const PAGE: usize = 200;
+/// Pages of one tenant: more records than any tenant has.
+const PAGES_MAX: usize = 50_000;
+/// Records that are handed in or restored at once.
+const AT_ONCE: usize = 32;
+/// First and longest wait after a failed look, doubled from one to the other.
+const FAILED_WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+
+/// What the rebuilder works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// The store.
+    pub recovery: Arc<dyn Recovery>,
+    /// What this gateway remembers.
+    pub fleet: Arc<Fleet>,
+    /// The backends.
+    pub pollers: Pollers,
+    /// Reads cloud names.
+    pub deployment: Deployment,
+    /// What this gateway was about to send.
+    pub intents: Arc<dyn IntentLog>,
+    /// Wall clock.
+    pub clock: Clock,
+    /// Randomness.
+    pub entropy: Entropy,
+    /// Random part of this gateway's fences.
+    pub owner: String,
+    /// Configured tenants and their limits.
+    pub tenants: BTreeMap<TenantId, QuotaLimits>,
+    /// How long an instance of which nothing is known but its name may take to run.
+    pub place_timeout: Duration,
+}
+
+/// How far the ledger is from taking writes again, for who is refused meanwhile.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<AtomicU32>);
+
+impl Progress {
+    /// Seconds until the ledger probably takes writes again; 0 while it does.
+    #[must_use]
+    pub fn seconds_left(&self) -> u32 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn set(&self, left: Duration) {
+        self.0.store(u32::try_from(left.as_secs()).unwrap_or(u32::MAX).saturating_add(1), Ordering::Release);
+    }
+
+    fn done(&self) {
+        self.0.store(0, Ordering::Release);
+    }
+}
+
+/// Watches over the store, and rebuilds it.
+#[derive(Debug)]
+pub struct Rebuilder {
+    parts: Parts,
+    progress: Progress,
+    losses: Losses,
+    /// Members that were heard of while all was whole, and since.
+    known: BTreeSet<String>,
+    /// The server that this gateway handed its records in to, by tenant.
+    contributed: BTreeMap<TenantId, String>,
+}
+
+/// What one look showed.
+struct Look {
+    lost: BTreeMap<TenantId, TenantStanding>,
+    members: Vec<Member>,
+}
+
+impl Rebuilder {
+    /// A rebuilder that does nothing before it is run.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            progress: Progress::default(),
+            losses: Losses::default(),
+            known: BTreeSet::new(),
+            contributed: BTreeMap::new(),
+        }
+    }
+
+    /// Where it shows how far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// Watches until `stop`; then says that this gateway ended in order.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut failed = FAILED_WAIT.0;
+        loop {
+            let turn = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                turn = self.turn() => turn,
+            };
+            let wait = match turn {
+                Ok(wait) => {
+                    failed = FAILED_WAIT.0;
+                    wait
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the store's standing is not known");
+                    failed = (failed * 2).min(FAILED_WAIT.1);
+                    failed
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        // Who is not told finds out by itself.
+        let _ = tokio::time::timeout(BEAT, self.parts.recovery.leave(&self.parts.owner)).await;
+    }
+
+    /// One look and what follows from it; returns how long to wait for the next.
+    async fn turn(&mut self) -> Result<Duration, LedgerError> {
+        let look = self.look().await?;
+        if look.lost.is_empty() {
+            if self.losses.is_over() {
+                tracing::info!("the ledger is whole and takes writes");
+            }
+            self.losses = Losses::default();
+            self.contributed.clear();
+            self.progress.done();
+            self.settle_intents();
+            return Ok(BEAT);
+        }
+        if self.losses.begin(&look.lost, Instant::now()) {
+            let tenants = look.lost.len();
+            tracing::error!(
+                tenants,
+                "the ledger may have lost writes: it takes none before it is confirmed or rebuilt"
+            );
+        }
+        self.contribute(&look).await?;
+        let verdict = verdict::of(&look.lost, &look.members, &self.known, &self.losses, Instant::now());
+        match verdict {
+            Verdict::Wait => {
+                self.progress.set(self.bound());
+            }
+            Verdict::Confirmed => {
+                for tenant in look.lost.keys() {
+                    if let Begun::Yours(token) = self.begin(tenant).await?
+                        && self.parts.recovery.finish(&token, Finish::Untouched).await?
+                    {
+                        tracing::info!(%tenant, "every gateway confirms that nothing is missing; the ledger goes on");
+                    }
+                }
+            }
+            Verdict::Rebuild(why) => self.rebuild(&look, why).await?,
+        }
+        Ok(BEAT_LOST)
+    }
+
+    /// Asks how all stands, and says that this gateway lives.
+    async fn look(&mut self) -> Result<Look, LedgerError> {
+        let recovery = &self.parts.recovery;
+        let mut tenants: BTreeSet<TenantId> = self.parts.tenants.keys().cloned().collect();
+        tenants.extend(recovery.tenants().await?);
+        let seen = recovery.seen();
+        let mut lost = recovery.standings(tenants.into_iter().collect()).await?;
+        lost.retain(|_, standing| !standing.is_whole());
+        let confirm = |(tenant, standing): (&TenantId, &TenantStanding)| {
+            let confirmation = Confirmation {
+                server: standing.server.clone(),
+                whole: standing.holds(seen.get(tenant)),
+                contributed: self.contributed.get(tenant) == Some(&standing.server),
+            };
+            (tenant.clone(), confirmation)
+        };
+        let me = Member { owner: self.parts.owner.clone(), confirms: lost.iter().map(confirm).collect(), silent_ms: 0 };
+        let members = recovery.beat(me, lost.is_empty().then_some(SILENT_MAX)).await?;
+        let owners = members.iter().map(|m| m.owner.clone());
+        if lost.is_empty() {
+            self.known = owners.collect();
+        } else {
+            self.known.extend(owners);
+        }
+        Ok(Look { lost, members })
+    }
+
+    /// Hands in what this gateway remembers of tenants that lost something.
+    async fn contribute(&mut self, look: &Look) -> Result<(), LedgerError> {
+        for (tenant, standing) in &look.lost {
+            if self.contributed.get(tenant) == Some(&standing.server) {
+                continue;
+            }
+            let records = self.parts.fleet.remembered(tenant);
+            let recovery = &self.parts.recovery;
+            stream::iter(records.into_iter().map(Ok))
+                .try_for_each_concurrent(AT_ONCE, |record| async move { recovery.contribute(record).await.map(drop) })
+                .await?;
+            self.contributed.insert(tenant.clone(), standing.server.clone());
+        }
+        Ok(())
+    }
+
+    async fn begin(&self, tenant: &TenantId) -> Result<Begun, LedgerError> {
+        let nonce = format!("{:032x}", self.parts.entropy.next());
+        self.parts.recovery.begin(tenant, &self.parts.owner, &nonce, TOKEN_LEASE).await
+    }
+
+    /// The longest effect bound of all backends.
+    fn bound(&self) -> Duration {
+        self.parts.pollers.all().iter().map(|p| p.backend().effect_bound()).max().unwrap_or_default()
+    }
+
+    /// The full path, for those tenants whose token this gateway gets.
+    async fn rebuild(&mut self, look: &Look, why: &'static str) -> Result<(), LedgerError> {
+        let mut tokens = Vec::new();
+        for tenant in look.lost.keys() {
+            match self.begin(tenant).await? {
+                Begun::Yours(token) => tokens.push(token),
+                Begun::Another(_) | Begun::Whole => {}
+            }
+        }
+        let clear_at = self.losses.since(&look.lost).unwrap_or_else(Instant::now) + self.bound();
+        self.progress.set(clear_at.saturating_duration_since(Instant::now()));
+        if tokens.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(why, tenants = tokens.len(), "this gateway rebuilds the ledger");
+        let keeping = self.keep(&tokens);
+        let working = async {
+            tokio::time::sleep_until(clear_at).await;
+            self.await_contributions(&tokens).await?;
+            let places = sweep::all(&self.parts.pollers).await;
+            for token in &tokens {
+                self.restore(token, &places).await?;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            lost = keeping => lost,
+            done = working => done,
+        }
+    }
+
+    /// Renews the tokens and says that this gateway lives; ends only when a token is lost.
+    async fn keep(&self, tokens: &[Token]) -> Result<(), LedgerError> {
+        loop {
+            tokio::time::sleep(TOKEN_LEASE / 3).await;
+            for token in tokens {
+                match self.parts.recovery.begin(&token.tenant, &self.parts.owner, &token.nonce, TOKEN_LEASE).await? {
+                    // What is finished already is whole.
+                    Begun::Yours(_) | Begun::Whole => {}
+                    Begun::Another(_) => {
+                        return Err(LedgerError::Recovering("another gateway rebuilds it now".to_owned()));
+                    }
+                }
+            }
+            self.parts.recovery.beat(self.rebuilding(tokens), None).await?;
+        }
+    }
+
+    /// What this gateway says of itself while it rebuilds.
+    fn rebuilding(&self, tokens: &[Token]) -> Member {
+        let confirm = |t: &Token| {
+            let said = Confirmation { server: t.server.clone(), whole: false, contributed: true };
+            (t.tenant.clone(), said)
+        };
+        Member { owner: self.parts.owner.clone(), confirms: tokens.iter().map(confirm).collect(), silent_ms: 0 }
+    }
+
+    /// Waits until every gateway that lives has handed in what it remembers, within a bound.
+    async fn await_contributions(&self, tokens: &[Token]) -> Result<(), LedgerError> {
+        let until = Instant::now() + CONTRIBUTIONS_WITHIN;
+        loop {
+            let members = self.parts.recovery.beat(self.rebuilding(tokens), None).await?;
+            if Instant::now() >= until || verdict::all_handed_in(tokens, &members, BEAT * 3) {
+                return Ok(());
+            }
+            tokio::time::sleep(BEAT_LOST).await;
+        }
+    }
+
+    /// Merges and restores one tenant, and sets its incarnation.
+    async fn restore(&self, token: &Token, places: &BTreeMap<BackendId, Place>) -> Result<(), LedgerError> {
+        let Parts { recovery, fleet, deployment, clock, tenants, place_timeout, .. } = &self.parts;
+        let mut records = fleet.remembered(&token.tenant);
+        records.extend(pages(|from| recovery.remaining(token, from, PAGE)).await?);
+        records.extend(pages(|from| recovery.contributions(token, from, PAGE)).await?);
+        let last = records.iter().map(|r| r.seq).chain(recovery.seen().get(&token.tenant).map(|m| m.seq)).max();
+        let seq = last.unwrap_or_default().saturating_add(SEQ_LEAP);
+        let intents = self.parts.intents.pending();
+        let merged = merge::merge(Evidence {
+            tenant: &token.tenant,
+            records,
+            places,
+            intents: &intents,
+            deployment,
+            place_timeout: *place_timeout,
+            seq,
+            now: clock.now(),
+        });
+        let count = merged.len();
+        let lost = || LedgerError::Recovering("another gateway rebuilds it now".to_owned());
+        // The oldest first: of two that have one name the later holds it.
+        let mut restoring =
+            stream::iter(merged.into_iter().map(|record| recovery.restore(token, record))).buffered(AT_ONCE);
+        while let Some(restored) = restoring.next().await {
+            if !restored? {
+                return Err(lost());
+            }
+        }
+        let limits = tenants.get(&token.tenant).copied().unwrap_or_default();
+        if !recovery.finish(token, Finish::Rebuilt { limits, seq }).await? {
+            return Err(lost());
+        }
+        tracing::warn!(tenant = %token.tenant, records = count, "rebuilt; the ledger takes writes again");
+        Ok(())
+    }
+
+    /// Forgets intents whose outcome the ledger has by now: those of operations that this gateway knows to be settled.
+    fn settle_intents(&self) {
+        for intent in self.parts.intents.pending() {
+            let record = self.parts.fleet.record(&intent.tenant, &intent.name).filter(|r| r.op_id == intent.op_id);
+            let settled = record.is_some_and(|r| {
+                r.attempts.iter().any(|a| a.name == intent.cloud_name && (a.state.is_closed() || a.cloud_id.is_some()))
+            });
+            if settled {
+                self.parts.intents.settle(&intent.cloud_name);
+            }
+        }
+    }
+}
+
+/// Every record of a walk.
+async fn pages<'a>(
+    read: impl Fn(Option<String>) -> meridian_ledger::LedgerFuture<'a, RemainingPage>,
+) -> Result<Vec<OperationRecord>, LedgerError> {
+    let (mut records, mut from) = (Vec::new(), None);
+    for _ in 0..PAGES_MAX {
+        let page = read(from).await?;
+        for key in page.unreadable {
+            tracing::error!(key, "a record cannot be read; it is rebuilt from what else is known");
+        }
+        records.extend(page.records);
+        match page.next {
+            Some(next) => from = Some(next),
+            None => return Ok(records),
+        }
+    }
+    Err(LedgerError::Damaged { place: "walk".to_owned(), detail: "the records did not end".to_owned() })
+}

@@ -9,7 +9,7 @@
 //! overtake each other, so an entry is replaced only by a later state, also by one that was removed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     ops::Bound,
     pin::pin,
     sync::{
@@ -18,7 +18,7 @@ use std::{
     },
 };
 
-use meridian_ledger::FeedPosition;
+use meridian_ledger::{FeedPosition, tombstone};
 use meridian_model::{
     ids::{BackendId, CloudId, InstanceName, OperationId, TenantId, ZoneId},
     operation::{OperationRecord, OperationState},
@@ -41,6 +41,9 @@ const FAILED_PER_TENANT_MAX: usize = 1000;
 /// Gone operations whose last state is remembered per tenant, so that an earlier state that arrives late does not
 /// bring them back. Late is a call to the ledger; this many deletes of one tenant do not fit into one.
 const GONE_PER_TENANT_MAX: usize = 1000;
+
+/// Gone records that are remembered per tenant for a rebuild of the ledger; about 1 KiB each.
+const GRAVES_PER_TENANT_MAX: usize = 1000;
 
 /// A record's place in the fleet.
 #[derive(Debug, Clone)]
@@ -76,6 +79,8 @@ struct TenantFleet {
     /// How many instances are where; kept with every change, because each plan asks for it.
     counts: Counts,
     gone: Gone,
+    /// The last gone records, without what is large or secret: a rebuild of the ledger must not bring them back.
+    graves: VecDeque<Arc<OperationRecord>>,
     /// The greatest place among the tenant's writes that was seen here.
     latest: u64,
     /// Every write up to this place was seen here; only a feed tells.
@@ -142,6 +147,15 @@ impl TenantFleet {
     /// writes of this process do.
     fn position(&self, fed: bool) -> u64 {
         if fed { self.complete } else { self.latest }
+    }
+
+    /// Remembers what is left of a gone record.
+    fn bury(&mut self, record: &OperationRecord) {
+        self.graves.retain(|grave| grave.op_id != record.op_id);
+        self.graves.push_back(Arc::new(tombstone(record.clone())));
+        if self.graves.len() > GRAVES_PER_TENANT_MAX {
+            self.graves.pop_front();
+        }
     }
 
     /// Replaces or removes an entry and keeps the counts.
@@ -223,6 +237,7 @@ impl Fleet {
                 tenant.set(key.clone(), None);
             }
             tenant.gone.insert(&record);
+            tenant.bury(&record);
             if record.state != OperationState::Succeeded && !tenant.instances.contains_key(&key) {
                 tenant.failed.insert(key, record.op_id.clone());
                 while tenant.failed.len() > FAILED_PER_TENANT_MAX {
@@ -347,6 +362,15 @@ impl Fleet {
             }
             self.revision.fetch_add(1, Ordering::AcqRel);
         }
+    }
+
+    /// Every record of a tenant that is remembered here, gone ones as their tombstones.
+    #[must_use]
+    pub fn remembered(&self, tenant: &TenantId) -> Vec<OperationRecord> {
+        let Some(tenant) = self.tenant(tenant) else { return Vec::new() };
+        let tenant = read(&tenant);
+        let live = tenant.instances.values().map(|e| &e.record);
+        live.chain(&tenant.graves).map(|record| (**record).clone()).collect()
     }
 
     /// One instance.

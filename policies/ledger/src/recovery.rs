@@ -15,7 +15,10 @@
 
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
-use meridian_model::{ids::TenantId, operation::OperationRecord};
+use meridian_model::{
+    ids::TenantId,
+    operation::{OperationRecord, QuotaLimits},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::LedgerFuture;
@@ -104,6 +107,20 @@ pub enum Begun {
     Whole,
 }
 
+/// How a rebuild ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// Nothing was lost: all stays as it is, fences included.
+    Untouched,
+    /// The records were restored: the usage is recomputed from their charges, and what was handed in is forgotten.
+    Rebuilt {
+        /// The tenant's limits, which are lost with the rest.
+        limits: QuotaLimits,
+        /// The next write has a place above it.
+        seq: u64,
+    },
+}
+
 /// One page of what is left of a tenant, or of what members handed in.
 #[derive(Debug, Clone, Default)]
 pub struct RemainingPage {
@@ -133,8 +150,9 @@ pub trait Recovery: Debug + Send + Sync + 'static {
     /// Takes a member off the list: it ended in order.
     fn leave(&self, owner: &str) -> LedgerFuture<'_, ()>;
 
-    /// Asks for the right to rebuild a tenant, or renews it when `nonce` holds it already.
-    fn begin(&self, tenant: &TenantId, nonce: &str, lease: Duration) -> LedgerFuture<'_, Begun>;
+    /// Asks for the right to rebuild a tenant, or renews it when `nonce` holds it already. An owner's own earlier token
+    /// is no obstacle, and is not valid any more.
+    fn begin(&self, tenant: &TenantId, owner: &str, nonce: &str, lease: Duration) -> LedgerFuture<'_, Begun>;
 
     /// What is left of the tenant, as it is.
     fn remaining(&self, token: &Token, from: Option<String>, limit: usize) -> LedgerFuture<'_, RemainingPage>;
@@ -146,13 +164,12 @@ pub trait Recovery: Debug + Send + Sync + 'static {
     /// What was handed in.
     fn contributions(&self, token: &Token, from: Option<String>, limit: usize) -> LedgerFuture<'_, RemainingPage>;
 
-    /// Writes a record as it is merged, over whatever was there, with a new fence that nobody owns, a place above all
-    /// and the given revision.
+    /// Writes a record as it is merged, over whatever was there, with a new fence that nobody owns, a place above both
+    /// the record's own and the last, and the given revision.
     fn restore(&self, token: &Token, record: OperationRecord) -> LedgerFuture<'_, bool>;
 
-    /// Recomputes the usage from the charges, forgets what was handed in and makes the server's `run_id` the tenant's
-    /// incarnation. With `quick`, only the last.
-    fn finish(&self, token: &Token, quick: bool) -> LedgerFuture<'_, bool>;
+    /// Makes the server's `run_id` the tenant's incarnation: from here the ledger takes writes again.
+    fn finish(&self, token: &Token, how: Finish) -> LedgerFuture<'_, bool>;
 
     /// Every tenant of which the store holds anything.
     fn tenants(&self) -> LedgerFuture<'_, Vec<TenantId>>;

@@ -73,6 +73,8 @@ pub struct Evidence<'a> {
     pub deployment: &'a Deployment,
     /// How long an instance of which nothing but its name is known may take to run.
     pub place_timeout: Duration,
+    /// A place above every write of the tenant that anybody knows of.
+    pub seq: u64,
     /// Now.
     pub now: Time,
 }
@@ -80,7 +82,7 @@ pub struct Evidence<'a> {
 /// The records to be restored, the oldest first. Their fences are the store's to give.
 #[must_use]
 pub fn merge(evidence: Evidence<'_>) -> Vec<OperationRecord> {
-    let Evidence { tenant, records, places, intents, deployment, place_timeout, now } = evidence;
+    let Evidence { tenant, records, places, intents, deployment, place_timeout, seq, now } = evidence;
     let mut known: BTreeMap<OperationId, OperationRecord> = BTreeMap::new();
     for record in records.into_iter().filter(|r| r.tenant == *tenant) {
         let newest = match known.remove(&record.op_id) {
@@ -117,6 +119,7 @@ pub fn merge(evidence: Evidence<'_>) -> Vec<OperationRecord> {
     }
     for record in known.values_mut() {
         seen.finish(record);
+        record.seq = seq;
     }
     free_names(&mut known, &seen);
     let mut merged: Vec<_> = known.into_values().collect();

@@ -91,6 +91,7 @@ pub async fn core_on(info: &CloudsimInfo, folder: &Path, extra: &str, ledger: Ar
         clock: Clock::system(),
         entropy: Entropy::system(),
         ledger,
+        recovery: None,
         intents: Arc::new(NoIntents),
         metrics: CoreMetrics::detached(),
         draining: CancellationToken::new(),

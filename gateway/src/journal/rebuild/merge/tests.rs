@@ -138,6 +138,7 @@ fn merged(
         intents,
         deployment: &deployment(),
         place_timeout: Duration::from_secs(60),
+        seq: 1_000,
         now: at(100),
     })
 }
