@@ -156,7 +156,6 @@ impl Core {
         let limits = Limits { place_timeout: config.driver.place_timeout.0, attempts_max: config.driver.max_attempts };
         let planner =
             Arc::new(Planner::new(pollers.clone(), Arc::clone(&fleet), profiles, Arc::clone(&tenants), limits));
-        let quotas: BTreeMap<_, _> = config.tenants.iter().map(|t| (t.name.clone(), t.quota)).collect();
         let stop = CancellationToken::new();
         let settings = driver_settings(config, limits);
         let parts = Parts {
@@ -187,13 +186,13 @@ impl Core {
                 clock: deps.clock.clone(),
                 entropy: deps.entropy.clone(),
                 owner: driver.owner().to_owned(),
-                tenants: quotas.clone(),
+                tenants: quotas(config),
                 place_timeout: limits.place_timeout,
             })
         });
         let core = Arc::new(Self {
             recovering: rebuilder.as_ref().map(Rebuilder::progress).unwrap_or_default(),
-            quotas,
+            quotas: quotas(config),
             clock: deps.clock,
             entropy: deps.entropy,
             deployment,
@@ -348,6 +347,10 @@ fn driver_settings(config: &Config, limits: Limits) -> DriverSettings {
         arm_valid: config.driver.arm_valid.0,
         open_max: config.driver.open_max,
     }
+}
+
+fn quotas(config: &Config) -> BTreeMap<TenantId, QuotaLimits> {
+    config.tenants.iter().map(|tenant| (tenant.name.clone(), tenant.quota)).collect()
 }
 
 fn poll_settings(config: &Config) -> PollSettings {
