@@ -60,7 +60,7 @@ impl Server {
         is_ready: impl Fn(&Value) -> bool,
     ) -> anyhow::Result<Self> {
         let errors = fs::File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-        let mut child = Command::new(program)
+        let mut child = tethered(program)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -132,6 +132,21 @@ impl Server {
         timeout(END_MAX, self.child.wait()).await.with_context(|| format!("{} does not end", self.name))??;
         Ok(())
     }
+}
+
+/// Where util-linux puts its `setpriv`.
+const SETPRIV: &str = "/usr/bin/setpriv";
+
+/// A command whose process also ends when this program is killed and can drop nothing any more, where the system has
+/// the means for it.
+#[must_use]
+pub fn tethered(program: &Path) -> Command {
+    if !Path::new(SETPRIV).exists() {
+        return Command::new(program);
+    }
+    let mut command = Command::new(SETPRIV);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
 }
 
 /// Sends a signal. The standard library can only kill; the signal comes from the program made for it.

@@ -9,6 +9,7 @@ use meridian_model::quantity::Span;
 use super::{
     run,
     scenarios::{Common, Findings, failover, keys, outage, quota},
+    verdict::Kind,
 };
 use crate::bench;
 
@@ -30,6 +31,9 @@ pub struct Args {
     /// One gateway with a ledger of its own instead of two on a Redis
     #[arg(long, global = true)]
     embedded: bool,
+    /// Let creates take effect after the effect bound: the run must find the doubles that this makes, or it fails
+    #[arg(long)]
+    dishonest: bool,
     /// The gateway's binary; the one beside this program when left out
     #[arg(long, value_name = "PATH", global = true)]
     meridian: Option<PathBuf>,
@@ -83,9 +87,14 @@ pub async fn run(args: Args, progress: fn(&str)) -> anyhow::Result<()> {
     let meridian = args.meridian.map_or_else(bench::meridian_beside, Ok)?;
     let (seed, redis, max_time) = (args.seed, !args.embedded, args.max_time.0);
     let Some(scenario) = args.scenario else {
-        let (rounds, jobs) = (args.rounds, args.jobs);
-        let report = run::run(&run::Options { meridian, rounds, seed, jobs, max_time, redis, progress }).await;
+        let (rounds, jobs, dishonest) = (args.rounds, args.jobs, args.dishonest);
+        let options = run::Options { meridian, rounds, seed, jobs, max_time, redis, dishonest, progress };
+        let report = run::run(&options).await;
         print(&report.text())?;
+        if dishonest {
+            ensure!(report.total.count(Kind::Doubled) > 0, "no double was seen, though there must have been some");
+            return Ok(());
+        }
         ensure!(report.is_good(), "promises were broken, or rounds could not be run");
         return Ok(());
     };

@@ -4,7 +4,10 @@
 //! was held back longer than that, by a stopped process or a stalled line, is refused by the cloud, as a real one
 //! refuses it after five minutes.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
@@ -17,6 +20,7 @@ use serde_json::Value;
 use super::verdict::Life;
 use crate::{
     client::{Connection, Keep},
+    direct::Direct,
     setup::address_of,
 };
 
@@ -47,6 +51,8 @@ const REGIONS: [(&str, &str, [&str; 2]); 3] = [
 pub struct Clouds {
     simulator: Simulator,
     control: SocketAddr,
+    /// The ids of instances that are not ours.
+    pub foreign: BTreeSet<String>,
     /// Addresses, keys and ids.
     pub info: CloudsimInfo,
 }
@@ -104,7 +110,7 @@ impl Clouds {
         let simulator = Simulator::start(scenario(seed)?, None).await.context("the simulated clouds")?;
         let info = simulator.info();
         let control = address_of(&info.control)?;
-        Ok(Self { simulator, control, info })
+        Ok(Self { simulator, control, foreign: BTreeSet::new(), info })
     }
 
     /// The regions.
@@ -140,6 +146,19 @@ impl Clouds {
     /// The control API does not answer.
     pub async fn heal(&self) -> anyhow::Result<()> {
         self.control(Method::DELETE, "/v1/faults", Bytes::new()).await.map(drop)
+    }
+
+    /// Makes an instance in every region that is not ours, as another user of the account would.
+    ///
+    /// # Errors
+    /// A cloud refuses.
+    pub async fn settle_strangers(&mut self) -> anyhow::Result<()> {
+        for backend in &self.info.backends {
+            let mut direct = Direct::new(backend)?;
+            let took = direct.create(&format!("stranger-{}", backend.region)).await?;
+            self.foreign.insert(took.id.as_str().to_owned());
+        }
+        Ok(())
     }
 
     /// Every instance that ever existed.

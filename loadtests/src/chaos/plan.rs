@@ -8,7 +8,7 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use super::{
-    clouds::{LAG_MS_MAX, LATE_MS_MAX, LATENCY_MS_MAX},
+    clouds::{EFFECT_BOUND_MS, LAG_MS_MAX, LATE_MS_MAX, LATENCY_MS_MAX},
     proxy::{Cut, Gate},
     rng::Rng,
     tap::{Fate, Moment},
@@ -30,6 +30,9 @@ const LONG_STOP: u64 = 12;
 const LONG_STOP_MS_MAX: u64 = 20_000;
 /// Longest break of a line, milliseconds.
 const BREAK_MS_MAX: u64 = 3_500;
+
+/// How much later than promised the creates of a dishonest world take effect.
+const DISHONEST_MS: u64 = 3_000;
 
 /// A create of a round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,6 +159,17 @@ impl Plan {
         let blows = (0..count).map(|_| blow(&mut draws, redis)).collect();
         let vendor = vendor(&mut rng.fork());
         Self { seed, limit, creates, blows, vendor }
+    }
+
+    /// The same round in a world that breaks the assumption the protocol rests on: creates take effect after the
+    /// effect bound. It must end badly, or the chaos cannot see a double.
+    #[must_use]
+    pub fn dishonest(mut self) -> Self {
+        let late = json!({"kind": "lateEffect", "action": "Create*", "afterMs": EFFECT_BOUND_MS + DISHONEST_MS,
+                          "vendor": "tencent-eksci", "probability": 0.3});
+        self.vendor = vec![late];
+        self.limit = None;
+        self
     }
 
     /// Whether Redis needs a replica.

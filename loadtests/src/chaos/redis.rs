@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use tokio::{
-    process::{Child, Command},
+    process::Child,
     time::{Instant, sleep, timeout},
 };
 
@@ -83,7 +83,7 @@ impl Redis {
             ["--repl-timeout", "3600"],
             ["--repl-ping-replica-period", "1"],
         ];
-        let child = Command::new("redis-server")
+        let child = process::tethered(Path::new("redis-server"))
             .args(settings.as_flattened())
             .args(["--dir", &self.folder.to_string_lossy()])
             .stdin(Stdio::null())

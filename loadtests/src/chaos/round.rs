@@ -49,19 +49,18 @@ pub struct Outcome {
     pub kept: Option<PathBuf>,
 }
 
-/// Runs the round of a seed.
+/// Runs a round.
 ///
 /// # Errors
 /// The world does not start or does not heal: that is no verdict about the gateway.
-pub async fn run(meridian: &Path, seed: u64, redis: bool) -> anyhow::Result<Outcome> {
+pub async fn run(meridian: &Path, plan: Plan, redis: bool) -> anyhow::Result<Outcome> {
     let start = Instant::now();
-    let plan = Plan::new(seed, redis);
     let shape = Shape {
         meridian: meridian.to_owned(),
         gateways: GATEWAYS,
         redis,
         replica: plan.wants_replica(),
-        seed,
+        seed: plan.seed,
         settings: Settings { limit: plan.limit, ..Settings::default() },
     };
     let mut world = World::start(&shape).await.context("the world does not start")?;
@@ -78,6 +77,7 @@ pub async fn run(meridian: &Path, seed: u64, redis: bool) -> anyhow::Result<Outc
 }
 
 async fn drive(world: &mut World, plan: &Plan) -> anyhow::Result<(Verdict, BTreeMap<String, u64>, Duration)> {
+    world.clouds.settle_strangers().await.context("the strangers do not settle")?;
     for fault in &plan.vendor {
         world.clouds.fault(fault).await?;
     }
@@ -115,7 +115,13 @@ pub async fn verdict(world: &World, caller: &Caller, book: &Book, limit: Option<
             shown.push(caller.shown(gateway).await.ok());
         }
         let keys = book.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let verdict = judge(&Evidence { keys, lives: world.clouds.lives().await?, shown, limit });
+        let verdict = judge(&Evidence {
+            keys,
+            lives: world.clouds.lives().await?,
+            shown,
+            limit,
+            foreign: world.clouds.foreign.clone(),
+        });
         if verdict.violations.is_empty() || Instant::now() > until {
             return Ok(verdict);
         }

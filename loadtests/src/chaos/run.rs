@@ -10,6 +10,7 @@ use std::{
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
+    plan::Plan,
     round::{self, Outcome},
     verdict::{Kind, Verdict},
 };
@@ -29,6 +30,8 @@ pub struct Options {
     pub max_time: Duration,
     /// Two gateways on a Redis; else one with a ledger of its own.
     pub redis: bool,
+    /// Clouds that take effect after the effect bound: the run must find what that breaks.
+    pub dishonest: bool,
     /// Told what is going on.
     pub progress: fn(&str),
 }
@@ -164,11 +167,17 @@ pub async fn run(options: &Options) -> Report {
             }
             let Some(seed) = waiting.pop_front() else { break };
             let (meridian, redis) = (options.meridian.clone(), options.redis);
-            under_way.spawn(async move { (seed, round::run(&meridian, seed, redis).await) });
+            let plan = Plan::new(seed, redis);
+            let plan = if options.dishonest { plan.dishonest() } else { plan };
+            under_way.spawn(async move { (seed, round::run(&meridian, plan, redis).await) });
         }
         let Some(ended) = under_way.join_next().await else { break };
         match ended {
-            Ok((seed, Ok(outcome))) => {
+            Ok((seed, Ok(mut outcome))) => {
+                if let Some(folder) = outcome.kept.take_if(|_| options.dishonest) {
+                    // What was wrong there is known beforehand.
+                    let _ = std::fs::remove_dir_all(folder);
+                }
                 let (took, settled) = (outcome.took.as_secs_f64(), outcome.settled.as_secs_f64());
                 let blows: Vec<_> = outcome.plan.blows.iter().map(|b| format!("{:?}", b.fault)).collect();
                 let bad = outcome.verdict.violations.len();

@@ -137,6 +137,8 @@ pub struct Evidence {
     pub shown: Vec<Option<Shown>>,
     /// Most instances at once.
     pub limit: Option<u64>,
+    /// The cloud's ids of instances that are not ours: nobody may touch them.
+    pub foreign: BTreeSet<String>,
 }
 
 /// A kind of broken promise.
@@ -152,6 +154,8 @@ pub enum Kind {
     Oversold,
     /// R6: an instance that no gateway lists.
     Leaked,
+    /// R7: an instance that is not ours was removed.
+    WrongDelete,
     /// R8: no final answer after the calm.
     Stuck,
     /// R9: an acknowledged instance is gone.
@@ -172,6 +176,7 @@ impl fmt::Display for Kind {
             Self::Unclean => "unclean failure (R3)",
             Self::Oversold => "oversold (R5)",
             Self::Leaked => "leaked (R6)",
+            Self::WrongDelete => "wrong delete (R7)",
             Self::Stuck => "stuck (R8)",
             Self::Lost => "lost acknowledgement (R9)",
             Self::Undeleted => "undeleted (R10)",
@@ -238,14 +243,19 @@ impl Verdict {
 /// Judges.
 #[must_use]
 pub fn judge(evidence: &Evidence) -> Verdict {
+    let (foreign, ours): (Vec<&Life>, Vec<&Life>) =
+        evidence.lives.iter().partition(|life| evidence.foreign.contains(&life.cloud_id));
     let mut verdict = Verdict {
         tried: evidence.keys.len() as u64,
-        instances: evidence.lives.len() as u64,
-        peak: peak(&evidence.lives),
+        instances: ours.len() as u64,
+        peak: peak(&ours),
         ..Verdict::default()
     };
+    for life in foreign.iter().filter(|life| !life.alive()) {
+        verdict.add(Kind::WrongDelete, format!("{}: {} was not ours", life.key, life.cloud_id));
+    }
     let mut by_key: BTreeMap<&str, Vec<&Life>> = BTreeMap::new();
-    for life in &evidence.lives {
+    for life in &ours {
         by_key.entry(&life.key).or_default().push(life);
     }
     for (key, history) in &evidence.keys {
@@ -262,7 +272,7 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         let peak = verdict.peak;
         verdict.add(Kind::Oversold, format!("{peak} instances at once, the limit is {limit}"));
     }
-    at_rest(evidence, &mut verdict);
+    at_rest(evidence, &ours, &mut verdict);
     verdict
 }
 
@@ -329,9 +339,9 @@ fn answers(key: &str, history: &History, lives: &[&Life], verdict: &mut Verdict)
     }
 }
 
-fn at_rest(evidence: &Evidence, verdict: &mut Verdict) {
+fn at_rest(evidence: &Evidence, ours: &[&Life], verdict: &mut Verdict) {
     let alive: BTreeMap<&str, &str> =
-        evidence.lives.iter().filter(|l| l.alive()).map(|l| (l.cloud_id.as_str(), l.key.as_str())).collect();
+        ours.iter().filter(|l| l.alive()).map(|l| (l.cloud_id.as_str(), l.key.as_str())).collect();
     for (gateway, shown) in evidence.shown.iter().enumerate() {
         let Some(shown) = shown else {
             verdict.add(Kind::Silent, format!("gateway {gateway} does not list its instances at rest"));
@@ -353,7 +363,7 @@ fn at_rest(evidence: &Evidence, verdict: &mut Verdict) {
 
 /// The most lives at one moment. One that ends at a moment makes room for one that begins at it.
 #[must_use]
-pub fn peak(lives: &[Life]) -> u64 {
+pub fn peak(lives: &[&Life]) -> u64 {
     let mut steps: Vec<(i64, i64)> = lives.iter().flat_map(|l| [(l.from_ms, 1), (l.ends(), -1)]).collect();
     steps.sort_unstable();
     let (mut now, mut most) = (0_i64, 0_i64);
@@ -410,6 +420,7 @@ mod tests {
             ],
             shown: vec![Some(shown.clone()), Some(shown)],
             limit: Some(3),
+            foreign: BTreeSet::new(),
         }
     }
 
@@ -441,7 +452,7 @@ mod tests {
         let mut world = well();
         world.limit = Some(2);
         assert_eq!(kinds(&world), [Kind::Oversold]);
-        assert_eq!(peak(&[life("a", "1", 0, Some(5)), life("b", "2", 5, None)]), 1);
+        assert_eq!(peak(&[&life("a", "1", 0, Some(5)), &life("b", "2", 5, None)]), 1);
     }
 
     #[test]
@@ -495,6 +506,16 @@ mod tests {
         let mut world = well();
         key(&mut world, "a").at_rest[1] = None;
         assert_eq!(kinds(&world), [Kind::Stuck]);
+    }
+
+    #[test]
+    fn what_is_not_ours_must_stay() {
+        let mut world = well();
+        world.lives.push(life("theirs", "i-t", 0, None));
+        world.foreign.insert("i-t".to_owned());
+        assert_eq!(kinds(&world), []);
+        world.lives[4].until_ms = Some(80);
+        assert_eq!(kinds(&world), [Kind::WrongDelete]);
     }
 
     #[test]
