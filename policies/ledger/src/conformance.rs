@@ -6,6 +6,7 @@
 
 mod cases;
 mod memory;
+pub mod redis_server;
 
 use std::{sync::Arc, time::Duration};
 

@@ -9,6 +9,7 @@
 pub mod conformance;
 pub mod embedded;
 pub mod recovery;
+pub mod redis;
 mod rules;
 
 use std::{collections::BTreeMap, fmt::Debug, future::Future, pin::Pin, sync::Arc, time::Duration};

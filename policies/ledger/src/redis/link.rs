@@ -1,0 +1,433 @@
+//! How scripts and commands reach Redis, whatever form it has.
+//!
+//! One task keeps one connection: it connects, watches, and connects again with growing pauses. Calls never wait for
+//! it beyond the first connection: while there is none they fail at once, so that a gateway answers quickly. A call
+//! that gets no answer in time, or whose connection breaks under it, ends [`LedgerError::Unavailable`] with an unknown
+//! outcome and is never repeated here; the connection is given up then, since answers come in order and whatever
+//! follows is stuck behind it. (A cluster's client follows redirections by itself, and repeats a call whose connection
+//! broke; every script of the ledger can be repeated.)
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    dial::{Connection, Dialer, NoConnection},
+    options::Options,
+    values,
+};
+use crate::{LedgerError, Standing};
+
+/// First pause before a new connection; doubled up to the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause: a server that came back is found within this and a connection's time.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A connection that lived this long is followed by a short pause again.
+const STEADY: Duration = Duration::from_secs(5);
+/// Messages that wait for their reader; more become a gap.
+const MESSAGES_MAX: usize = 1_024;
+/// Error code of our scripts when the incarnation guard refuses.
+const CODE_RECOVERING: &str = "RECOVERING";
+/// Error code of our scripts when stored data cannot be right.
+const CODE_DAMAGED: &str = "DAMAGED";
+
+/// A Redis; cloned into everything that works on it.
+#[derive(Clone)]
+pub struct Redis(Arc<Handle>);
+
+struct Handle {
+    shared: Arc<Shared>,
+    keeper: AbortHandle,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+struct Shared {
+    dialer: Dialer,
+    call_timeout: Duration,
+    state: watch::Sender<State>,
+    /// The last connection that was found broken.
+    broken: watch::Sender<u64>,
+    standing: AtomicU8,
+}
+
+#[derive(Clone)]
+enum State {
+    /// The first attempt is under way.
+    Connecting,
+    Up(u64, Connection),
+    Down(String),
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("dialer", &self.0.shared.dialer).finish_non_exhaustive()
+    }
+}
+
+/// A Lua script, sent once to each server and called by its hash after.
+#[derive(Debug)]
+pub struct Script(redis::Script, String);
+
+impl Script {
+    /// A script of parts that are joined in order.
+    #[must_use]
+    pub fn new(parts: &[&str]) -> Self {
+        let text = parts.join("\n");
+        Self(redis::Script::new(&text), text)
+    }
+
+    fn command(&self, verb: &str, keys: &[&[u8]], args: &[&[u8]]) -> Cmd {
+        let mut cmd = redis::cmd(verb);
+        cmd.arg(if verb == "EVAL" { self.1.as_str() } else { self.0.get_hash() });
+        cmd.arg(keys.len()).arg(keys).arg(args);
+        cmd
+    }
+}
+
+/// How many replicas must confirm a write, and for how long they may be waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acks {
+    /// Replicas.
+    pub replicas: u8,
+    /// The server's own disk too (`WAITAOF`, Redis 7.2).
+    pub disk: bool,
+    /// At most.
+    pub within: Duration,
+}
+
+/// One run of a script.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call<'a> {
+    /// What is run.
+    pub(crate) script: &'a Script,
+    /// `KEYS`, all of one slot.
+    pub(crate) keys: &'a [&'a [u8]],
+    /// `ARGV`.
+    pub(crate) args: &'a [&'a [u8]],
+}
+
+impl Redis {
+    /// Starts to connect; does not wait for it. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// What is wrong with the options.
+    pub fn connect(options: Options) -> Result<Self, String> {
+        let call_timeout = options.call_timeout;
+        let shared = Arc::new(Shared {
+            dialer: Dialer::new(options)?,
+            call_timeout,
+            state: watch::Sender::new(State::Connecting),
+            broken: watch::Sender::new(0),
+            standing: AtomicU8::new(UNAVAILABLE),
+        });
+        let keeper = tokio::spawn(keep(Arc::clone(&shared))).abort_handle();
+        Ok(Self(Arc::new(Handle { shared, keeper })))
+    }
+
+    /// What the last answers say of the store.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match self.0.shared.standing.load(Ordering::Relaxed) {
+            SERVING => Standing::Serving,
+            RECOVERING => Standing::Recovering,
+            _ => Standing::Unavailable,
+        }
+    }
+
+    /// Runs a script. All keys must lie in one slot.
+    pub(crate) async fn eval(&self, script: &Script, keys: &[&[u8]], args: &[&[u8]]) -> Result<Value, LedgerError> {
+        self.call(async |mut connection| evaluate(&mut connection, script, keys, args).await).await
+    }
+
+    /// Runs a script, and when its answer is one that `must_last`, waits until replicas have what it wrote.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`] when too few confirm: it was written, and may be lost.
+    pub(crate) async fn eval_acked(
+        &self,
+        call: Call<'_>,
+        acks: Option<Acks>,
+        must_last: impl Fn(&Value) -> bool,
+    ) -> Result<Value, LedgerError> {
+        let Call { script, keys, args } = call;
+        let Some(acks) = acks else { return self.eval(script, keys, args).await };
+        let (value, enough) = self
+            .call(async |mut connection| {
+                let value = evaluate(&mut connection, script, keys, args).await?;
+                if !must_last(&value) {
+                    return Ok((value, true));
+                }
+                let place = keys.first().copied().unwrap_or_default();
+                // The same connection: the server waits for what was written on it.
+                let answer = connection.send_beside(place, &wait_command(acks)).await?;
+                Ok((value, is_acked(&answer, acks)))
+            })
+            .await?;
+        if enough {
+            Ok(value)
+        } else {
+            Err(LedgerError::Unavailable("too few replicas confirmed the write in time".to_owned()))
+        }
+    }
+
+    /// Runs one command.
+    pub(crate) async fn command(&self, cmd: &Cmd) -> Result<Value, LedgerError> {
+        self.call(async |mut connection| connection.send(cmd).await).await
+    }
+
+    /// Runs a command that names no key at the server that holds one.
+    pub(crate) async fn command_beside(&self, key: &[u8], cmd: &Cmd) -> Result<Value, LedgerError> {
+        self.call(async |mut connection| connection.send_beside(key, cmd).await).await
+    }
+
+    /// Listens on a channel, from whenever the connection for it is there.
+    pub(crate) fn subscribe(&self, channel: &str) -> Subscription {
+        let (sender, messages) = mpsc::channel(MESSAGES_MAX);
+        let task = tokio::spawn(listen(Arc::clone(&self.0.shared), channel.to_owned(), sender)).abort_handle();
+        Subscription { messages, task }
+    }
+
+    async fn call<T>(&self, run: impl AsyncFnOnce(Connection) -> Result<T, RedisError>) -> Result<T, LedgerError> {
+        let shared = &self.0.shared;
+        let mut generation = None;
+        let answer = timeout(shared.call_timeout, async {
+            let (number, connection) = shared.connection().await?;
+            generation = Some(number);
+            run(connection).await.map_err(|error| {
+                if gives_up(&error) {
+                    shared.give_up(number);
+                }
+                ledger_error(&error)
+            })
+        });
+        let answer = answer.await.unwrap_or_else(|_| {
+            if let Some(number) = generation {
+                shared.give_up(number);
+            }
+            Err(LedgerError::Unavailable("no answer in time; the outcome is not known".to_owned()))
+        });
+        shared.note(answer.as_ref().err());
+        answer
+    }
+}
+
+const UNAVAILABLE: u8 = 0;
+const SERVING: u8 = 1;
+const RECOVERING: u8 = 2;
+
+impl Shared {
+    /// The connection, or at once why there is none; waits only for the first.
+    async fn connection(&self) -> Result<(u64, Connection), LedgerError> {
+        let mut state = self.state.subscribe();
+        let state = state.wait_for(|s| !matches!(s, State::Connecting)).await;
+        match state.as_deref() {
+            Ok(State::Up(number, connection)) => Ok((*number, connection.clone())),
+            Ok(State::Down(why)) => Err(LedgerError::Unavailable(why.clone())),
+            Ok(State::Connecting) | Err(_) => Err(LedgerError::Unavailable("not connected".to_owned())),
+        }
+    }
+
+    /// Has a connection replaced, unless that was done already. Who calls meanwhile is refused at once.
+    fn give_up(&self, number: u64) {
+        self.state.send_if_modified(|state| {
+            let present = matches!(state, State::Up(n, _) if *n == number);
+            if present {
+                *state = State::Down("the connection broke".to_owned());
+            }
+            present
+        });
+        self.broken.send_if_modified(|broken| {
+            let news = *broken < number;
+            *broken = number.max(*broken);
+            news
+        });
+    }
+
+    fn note(&self, error: Option<&LedgerError>) {
+        let standing = match error {
+            None | Some(LedgerError::Damaged { .. } | LedgerError::Invalid { .. }) => SERVING,
+            Some(LedgerError::Recovering(_)) => RECOVERING,
+            Some(LedgerError::Unavailable(_)) => UNAVAILABLE,
+        };
+        self.standing.store(standing, Ordering::Relaxed);
+    }
+}
+
+/// Keeps the connection until the last handle is dropped.
+async fn keep(shared: Arc<Shared>) {
+    let mut pause = PAUSE_MIN;
+    let mut number = 0;
+    loop {
+        number += 1;
+        let dialed = timeout(shared.call_timeout, shared.dialer.dial()).await;
+        let why = match dialed {
+            Ok(Ok((connection, driver))) => {
+                let since = Instant::now();
+                let mut broken = shared.broken.subscribe();
+                shared.state.send_replace(State::Up(number, connection));
+                tokio::select! {
+                    biased;
+                    () = driver => {}
+                    _ = broken.wait_for(|b| *b >= number) => {}
+                }
+                if since.elapsed() >= STEADY {
+                    pause = PAUSE_MIN;
+                }
+                "the connection broke".to_owned()
+            }
+            Ok(Err(NoConnection(why))) => why,
+            Err(_) => "no connection in time".to_owned(),
+        };
+        shared.standing.store(UNAVAILABLE, Ordering::Relaxed);
+        shared.state.send_replace(State::Down(why));
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+async fn evaluate(
+    connection: &mut Connection,
+    script: &Script,
+    keys: &[&[u8]],
+    args: &[&[u8]],
+) -> Result<Value, RedisError> {
+    match connection.send(&script.command("EVALSHA", keys, args)).await {
+        // Nothing was run: the server does not know the script yet.
+        Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            connection.send(&script.command("EVAL", keys, args)).await
+        }
+        other => other,
+    }
+}
+
+fn wait_command(acks: Acks) -> Cmd {
+    let within = u64::try_from(acks.within.as_millis()).unwrap_or(u64::MAX);
+    let mut cmd = redis::cmd(if acks.disk { "WAITAOF" } else { "WAIT" });
+    if acks.disk {
+        cmd.arg(1);
+    }
+    cmd.arg(acks.replicas).arg(within);
+    cmd
+}
+
+/// Whether the answer of `WAIT` (replicas) or `WAITAOF` (own disk, replicas) is what was asked for.
+fn is_acked(answer: &Value, acks: Acks) -> bool {
+    let replicas = u64::from(acks.replicas);
+    if acks.disk {
+        let both = values::list(answer).map(|both| both.iter().filter_map(values::number).collect::<Vec<_>>());
+        matches!(both.as_deref(), Some([disk, count]) if *disk >= 1 && *count >= replicas)
+    } else {
+        values::number(answer).is_some_and(|count| count >= replicas)
+    }
+}
+
+/// The connection is of no use any more: it is broken, or leads to a server that is not the primary.
+fn gives_up(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed | ErrorKind::ClusterConnectionNotFound => {
+            true
+        }
+        ErrorKind::Server(kind) => {
+            matches!(kind, ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown | ServerErrorKind::BusyLoading)
+        }
+        _ => error.is_unrecoverable_error() || matches!(error.code(), Some("NOAUTH" | "UNBLOCKED")),
+    }
+}
+
+/// What an error means to the ledger's callers.
+fn ledger_error(error: &RedisError) -> LedgerError {
+    let detail = || error.detail().unwrap_or_default().to_owned();
+    match error.code() {
+        Some(CODE_RECOVERING) => LedgerError::Recovering(detail()),
+        Some(CODE_DAMAGED) => LedgerError::Damaged { place: "redis".to_owned(), detail: detail() },
+        _ => LedgerError::Unavailable(error.to_string()),
+    }
+}
+
+/// Messages of one channel. Nothing is promised: what was said while the connection was away is lost.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    messages: mpsc::Receiver<Option<Vec<u8>>>,
+    task: AbortHandle,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Subscription {
+    /// The next message; `None` when the channel was (re)joined, and something may have been missed before.
+    pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
+        match self.messages.recv().await {
+            Some(message) => message,
+            // The listener ends only with this subscription.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn listen(shared: Arc<Shared>, channel: String, sender: mpsc::Sender<Option<Vec<u8>>>) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        let joined = timeout(shared.call_timeout, async {
+            let mut messages = shared.dialer.dial_messages().await?;
+            messages.subscribe(&channel).await?;
+            Ok::<_, NoConnection>(messages.into_on_message())
+        });
+        if let Ok(Ok(mut messages)) = joined.await {
+            pause = PAUSE_MIN;
+            if sender.send(None).await.is_err() {
+                return;
+            }
+            while let Some(message) = messages.next().await {
+                // A reader that is too slow gets what fits; there is no order to keep between hints.
+                let _ = sender.try_send(Some(message.get_payload_bytes().to_vec()));
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_acknowledgement_counts_what_was_asked_for() {
+        let acks = |replicas, disk| Acks { replicas, disk, within: Duration::from_millis(100) };
+        let pair = |disk, replicas| Value::Array(vec![Value::Int(disk), Value::Int(replicas)]);
+        for (answer, acks, expected) in [
+            (Value::Int(1), acks(1, false), true),
+            (Value::Int(0), acks(1, false), false),
+            (Value::Int(2), acks(1, false), true),
+            (Value::Nil, acks(1, false), false),
+            (pair(1, 1), acks(1, true), true),
+            (pair(0, 1), acks(1, true), false),
+            (pair(1, 0), acks(1, true), false),
+            (Value::Int(5), acks(1, true), false),
+        ] {
+            assert_eq!(is_acked(&answer, acks), expected, "{answer:?} {acks:?}");
+        }
+    }
+}
