@@ -149,7 +149,7 @@ impl Core {
             let (fleet, clock) = (Arc::clone(&fleet), deps.clock.clone());
             Arc::new(Poller::new(backend, fleet, clock, poll_settings(config), ended_tx.clone()))
         };
-        let pollers = backends(config, &profiles, (&deployment, &http, &deps))?.into_iter().map(poller);
+        let pollers = backends(config, &profiles, (&deployment, &http, &Outside::of(&deps)))?.into_iter().map(poller);
         let pollers = Pollers::new(pollers);
         let tenants: Arc<HashMap<TenantId, TenantRules>> =
             Arc::new(config.tenants.iter().map(|t| (t.name.clone(), crate::planner::rules_of(t))).collect());
@@ -363,10 +363,35 @@ fn poll_settings(config: &Config) -> PollSettings {
     }
 }
 
+/// What backends take from outside the configuration.
+struct Outside {
+    clock: Clock,
+    entropy: Entropy,
+    metrics: Arc<CoreMetrics>,
+}
+
+impl Outside {
+    fn of(deps: &Deps) -> Self {
+        Self { clock: deps.clock.clone(), entropy: deps.entropy.clone(), metrics: Arc::clone(&deps.metrics) }
+    }
+}
+
+/// The configured backends, without a gateway around them.
+///
+/// # Errors
+/// [`BuildError`].
+pub fn backends_alone(config: &Config) -> Result<Vec<Arc<Backend>>, BuildError> {
+    let deployment = Deployment::new(&config.deployment.id, config.deployment.secret.expose_secret().as_bytes());
+    let http = HttpClient::new().map_err(|e| BuildError::Http(e.to_string()))?;
+    let (clock, entropy) = (Clock::system(), Entropy::system());
+    let outside = Outside { clock, entropy, metrics: CoreMetrics::detached() };
+    backends(config, &Profiles::new(config), (&deployment, &http, &outside))
+}
+
 fn backends(
     config: &Config,
     profiles: &Profiles,
-    parts: (&Deployment, &HttpClient, &Deps),
+    parts: (&Deployment, &HttpClient, &Outside),
 ) -> Result<Vec<Arc<Backend>>, BuildError> {
     config.backends.iter().map(|backend| build_backend(backend, config, profiles, parts).map(Arc::new)).collect()
 }
@@ -375,7 +400,7 @@ fn build_backend(
     backend: &config::Backend,
     config: &Config,
     profiles: &Profiles,
-    (deployment, http, deps): (&Deployment, &HttpClient, &Deps),
+    (deployment, http, outside): (&Deployment, &HttpClient, &Outside),
 ) -> Result<Backend, BuildError> {
     let boxed = registry::build(backend.adapter.as_str(), adapter_settings(backend, profiles), http.clone())
         .map_err(|source| BuildError::Backend { backend: backend.id.clone(), source })?;
@@ -391,9 +416,9 @@ fn build_backend(
         call_timeout: config.driver.call_timeout.0,
         read_timeout: config.status.call_timeout.0,
         deployment: deployment.clone(),
-        clock: deps.clock.clone(),
-        entropy: deps.entropy.clone(),
-        metrics: Arc::clone(&deps.metrics),
+        clock: outside.clock.clone(),
+        entropy: outside.entropy.clone(),
+        metrics: Arc::clone(&outside.metrics),
     }))
 }
 

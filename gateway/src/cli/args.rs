@@ -117,6 +117,15 @@ pub(super) enum Verb {
     /// Check a configuration file; every mistake with its place and cure
     #[command(after_help = "Example:\n  meridian check --config meridian.toml")]
     Check(ConfigFile),
+    /// Look after the Redis that several gateways share
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  meridian ledger init --config meridian.toml\n  \
+                                        meridian ledger status --config meridian.toml -o json\n\nA gateway needs neither \
+                                        to start: on an empty Redis it looks at every cloud first, which takes as long\n\
+                                        as a request may stay in flight there; `init` spares a new deployment that wait."
+    )]
+    Ledger(Ledger),
     /// Run gateway and simulated clouds together, with two tenants
     #[command(after_help = "Examples:\n  meridian demo\n  meridian demo --data-dir ./demo\n  \
                             meridian demo --cloudsim http://127.0.0.1:7070\n\nWhen it is ready, the last line on stdout is \
@@ -401,6 +410,26 @@ pub enum Auth {
         #[arg(long, short, value_enum, default_value_t)]
         output: Format,
     },
+}
+
+/// `ledger`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Ledger {
+    /// Mark an empty Redis as a new deployment; refused when it, or any cloud, holds anything of this deployment
+    Init(ConfigFile),
+    /// Show how the shared ledger stands, and what it holds of each tenant
+    Status(LedgerStatus),
+}
+
+/// `ledger status`.
+#[derive(Debug, Args)]
+pub(super) struct LedgerStatus {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Form of the answer
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Format,
 }
 
 /// `serve`, `check`.

@@ -25,7 +25,7 @@ use crate::{
 /// What to do about a setting that an adapter refuses.
 const SETTINGS_MEND: &str = "see the adapter's docs.md for its settings";
 
-fn failed(what: &str, why: impl std::fmt::Display) -> Failure {
+pub(super) fn failed(what: &str, why: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::Error, format!("{what}: {why}"))
 }
 
@@ -40,7 +40,7 @@ fn check_settings(backend: &Backend) -> Vec<SettingsMistake> {
     vec![SettingsMistake { path, what: error.problem, mend: SETTINGS_MEND.to_owned() }]
 }
 
-fn load(path: &Path) -> Result<Config, Failure> {
+pub(super) fn load(path: &Path) -> Result<Config, Failure> {
     Config::load(path, &check_settings).map_err(|mistakes| {
         let count = mistakes.list.len();
         let plural = if count == 1 { "mistake" } else { "mistakes" };
@@ -74,7 +74,7 @@ pub(super) fn auth(command: &Auth) -> Result<(), Failure> {
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     built.map_err(|e| failed("the runtime does not start", e))
 }
@@ -108,7 +108,7 @@ fn not_started(error: &StartError) -> Failure {
     failure
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -11,6 +11,7 @@ mod context;
 mod explain;
 mod failure;
 mod get;
+mod ledger;
 mod life;
 mod local;
 mod manifest;
@@ -64,6 +65,7 @@ fn run(cli: &Cli, env: &Environment) -> Result<(), Failure> {
         Verb::Auth(command) => local::auth(command),
         Verb::Serve(args) => local::serve(args),
         Verb::Check(args) => local::check(args),
+        Verb::Ledger(command) => ledger::run(command),
         Verb::Demo(args) => local::demo(args, env),
         Verb::Cloudsim(args) => local::cloudsim(args),
         Verb::Context(command) => context::run(command, &cli.global, env),
@@ -98,6 +100,7 @@ fn ask(cli: &Cli, env: &Environment) -> Result<(), Failure> {
             Verb::Auth(_)
             | Verb::Serve(_)
             | Verb::Check(_)
+            | Verb::Ledger(_)
             | Verb::Demo(_)
             | Verb::Cloudsim(_)
             | Verb::Context(_)

@@ -14,7 +14,7 @@
 //! Who loses the token on the way changes nothing any more: every write compares it in the store.
 
 pub mod merge;
-mod sweep;
+pub(crate) mod sweep;
 mod verdict;
 
 use std::{

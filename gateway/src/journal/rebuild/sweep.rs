@@ -51,7 +51,7 @@ async fn place(poller: &Arc<Poller>) -> Place {
 }
 
 /// Every instance of ours; none when the vendor's total shrank between two pages, which may have hidden one.
-async fn complete(backend: &Backend) -> Result<Option<Vec<Observed>>, AdapterError> {
+pub(crate) async fn complete(backend: &Backend) -> Result<Option<Vec<Observed>>, AdapterError> {
     let (mut ours, mut from, mut total_last) = (Vec::new(), None, 0);
     for _ in 0..PAGES_MAX {
         let Page { items, next, total } = backend.list(from).await?;

@@ -1,0 +1,165 @@
+//! `meridian ledger`: looks after the Redis that several gateways share, without a gateway.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use meridian_ledger::{
+    LedgerError,
+    recovery::{Begun, Finish, Recovery, TenantStanding},
+};
+use meridian_model::ids::TenantId;
+use serde_json::{Value, json};
+
+use super::{
+    args::{ConfigFile, Format, Ledger, LedgerStatus},
+    failure::{Exit, Failure},
+    local::{chain, failed, load, runtime},
+    output::{self, Table, emit},
+};
+use crate::{
+    clock::Entropy,
+    config::Config,
+    core::backends_alone,
+    journal::rebuild::sweep,
+    store::{self, Opened},
+};
+
+/// Lease of the initialisation: no step of it takes longer.
+const LEASE: Duration = Duration::from_secs(10);
+/// Records counted in one page of a tenant.
+const PAGE: usize = 1000;
+/// Pages of records that are counted.
+const PAGES_MAX: usize = 10_000;
+
+/// Runs a verb.
+pub(super) fn run(command: &Ledger) -> Result<(), Failure> {
+    let path = match command {
+        Ledger::Init(ConfigFile { config }) | Ledger::Status(LedgerStatus { config, .. }) => config,
+    };
+    let config = load(path)?;
+    runtime()?.block_on(async {
+        let opened = store::open(&config, |_| {}).await.map_err(|e| failed("the ledger cannot be used", chain(&e)))?;
+        let Some(recovery) = opened.recovery.clone() else {
+            let mut failure = Failure::new(Exit::Usage, "the configuration names no shared ledger");
+            failure.next =
+                Some("these verbs are for ledger.store = \"redis\"; the embedded one needs neither".to_owned());
+            return Err(failure);
+        };
+        match command {
+            Ledger::Init(_) => init(&config, &recovery).await,
+            Ledger::Status(args) => status(&config, &opened, &recovery, args.output).await,
+        }
+    })
+}
+
+fn refused(cause: impl Into<String>, next: &str) -> Failure {
+    let mut failure = Failure::new(Exit::Conflict, cause);
+    failure.next = Some(next.to_owned());
+    failure
+}
+
+fn unanswered(error: LedgerError) -> Failure {
+    failed("the ledger does not answer", error)
+}
+
+async fn init(config: &Config, recovery: &Arc<dyn Recovery>) -> Result<(), Failure> {
+    let tenants: Vec<TenantId> = config.tenants.iter().map(|t| t.name.clone()).collect();
+    let mut held = recovery.tenants().await.map_err(unanswered)?;
+    let standings = recovery.standings(tenants).await.map_err(unanswered)?;
+    held.extend(standings.into_iter().filter(|(_, standing)| standing.data.is_some()).map(|(tenant, _)| tenant));
+    if let Some(tenant) = held.first() {
+        return Err(refused(
+            format!("this Redis holds data of this deployment already, of tenant {tenant} for one"),
+            "nothing is to be done: gateways confirm or rebuild what is there by themselves",
+        ));
+    }
+    nothing_at_clouds(config).await?;
+    for tenant in &config.tenants {
+        let nonce = format!("{:032x}", Entropy::system().next());
+        let begun = recovery.begin(&tenant.name, "init", &nonce, LEASE).await.map_err(unanswered)?;
+        let Begun::Yours(token) = begun else {
+            return Err(refused("a gateway rebuilds this ledger already", "wait for it; see `meridian ledger status`"));
+        };
+        let how = Finish::Rebuilt { limits: tenant.quota, seq: 0 };
+        if !recovery.finish(&token, how).await.map_err(unanswered)? {
+            return Err(refused("a gateway has begun to rebuild this ledger", "wait for it"));
+        }
+    }
+    emit(&format!("the ledger is that of a new deployment with {} tenants\n", config.tenants.len()))
+}
+
+/// Refuses when any cloud shows an instance of this deployment, or cannot be asked.
+async fn nothing_at_clouds(config: &Config) -> Result<(), Failure> {
+    let backends = backends_alone(config).map_err(|e| failed("the configuration cannot be used", chain(&e)))?;
+    let swept = join_all(backends.iter().map(|b| async move { (b.id.clone(), sweep::complete(b).await) })).await;
+    for (backend, shown) in swept {
+        match shown {
+            Ok(Some(ours)) if ours.is_empty() => {}
+            Ok(Some(ours)) => {
+                return Err(refused(
+                    format!("backend {backend} shows {} instances of this deployment", ours.len()),
+                    "start a gateway: it rebuilds the ledger from them",
+                ));
+            }
+            Ok(None) => return Err(refused(format!("backend {backend} changed while it was listed"), "try again")),
+            Err(error) => {
+                return Err(refused(
+                    format!("backend {backend} cannot be listed: {error}"),
+                    "mend that first, or start a gateway and let it rebuild what the others show",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn status(config: &Config, opened: &Opened, recovery: &Arc<dyn Recovery>, output: Format) -> Result<(), Failure> {
+    let mut tenants = recovery.tenants().await.map_err(unanswered)?;
+    tenants.extend(config.tenants.iter().map(|t| t.name.clone()));
+    let standings = recovery.standings(tenants).await.map_err(unanswered)?;
+    let counts = counts(opened).await;
+    let rows: Vec<Value> = standings.iter().map(|(tenant, standing)| row(tenant, standing, &counts)).collect();
+    match output {
+        Format::Json => return emit(&output::json(&json!({ "tenants": rows }))),
+        Format::Yaml => return emit(&output::yaml(&json!({ "tenants": rows }))?),
+        Format::Name | Format::Table | Format::Wide => {}
+    }
+    let mut table = Table::new(vec!["TENANT", "STANDING", "INCARNATION", "SERVER", "SEQ", "OPERATIONS"]);
+    for row in &rows {
+        let cells = ["/tenant", "/standing", "/incarnation", "/server", "/seq", "/operations"];
+        table.row(cells.iter().map(|pointer| output::scalar(row, pointer)).collect());
+    }
+    emit(&table.render())
+}
+
+fn row(tenant: &TenantId, standing: &TenantStanding, counts: &BTreeMap<TenantId, u64>) -> Value {
+    let short = |id: &str| id.chars().take(12).collect::<String>();
+    json!({
+        "tenant": tenant,
+        "standing": match (&standing.data, standing.is_whole()) {
+            (_, true) => "serving",
+            (Some(_), false) => "recovering",
+            (None, _) => "empty",
+        },
+        "incarnation": standing.data.as_ref().map(|mark| short(&mark.incarnation)),
+        "server": short(&standing.server),
+        "seq": standing.data.as_ref().map(|mark| mark.seq),
+        "operations": counts.get(tenant),
+    })
+}
+
+/// Operations of each tenant; those of tenants that are recovering cannot be counted.
+async fn counts(opened: &Opened) -> BTreeMap<TenantId, u64> {
+    let (mut counts, mut from) = (BTreeMap::new(), None);
+    for _ in 0..PAGES_MAX {
+        let Ok(page) = opened.ledger.records(from, PAGE).await else { return counts };
+        for record in page.records {
+            *counts.entry(record.tenant).or_default() += 1;
+        }
+        match page.next {
+            Some(next) => from = Some(next),
+            None => break,
+        }
+    }
+    counts
+}
