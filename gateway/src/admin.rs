@@ -1,12 +1,10 @@
 //! The admin listener: liveness, readiness, metrics, effective configuration, drain. It never shares a port with
-//! the API. What needs a person is `operators`.
-
-mod operators;
+//! the API.
 
 use std::{
     convert::Infallible,
     fmt,
-    future::Future,
+    future::{Future, ready},
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
@@ -19,7 +17,6 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    core::Core,
     http::Reply,
     server::Handler,
     telemetry::{Metrics, OPENMETRICS},
@@ -79,7 +76,6 @@ pub struct Admin {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     config: Arc<Value>,
-    core: Option<Arc<Core>>,
 }
 
 impl fmt::Debug for Admin {
@@ -100,21 +96,11 @@ fn json_answer(status: StatusCode, value: &Value) -> Reply {
     answer(status, "application/json", value.to_string())
 }
 
-fn not_found() -> Reply {
-    json_answer(StatusCode::NOT_FOUND, &json!({ "status": "not found" }))
-}
-
 impl Admin {
     /// An admin listener; `config` is [`crate::config::Config::redacted`].
     #[must_use]
     pub fn new(health: Arc<Health>, metrics: Arc<Metrics>, config: Value) -> Self {
-        Self { health, metrics, config: Arc::new(config), core: None }
-    }
-
-    /// The same with what needs a person.
-    #[must_use]
-    pub fn over(self, core: Arc<Core>) -> Self {
-        Self { core: Some(core), ..self }
+        Self { health, metrics, config: Arc::new(config) }
     }
 
     fn ready(&self, verbose: bool) -> Reply {
@@ -133,11 +119,10 @@ impl Admin {
         json_answer(status, &body)
     }
 
-    /// Answers what needs nothing but this process; `None` for any other path.
-    fn route(&self, request: &Request<Incoming>) -> Option<Reply> {
+    fn route(&self, request: &Request<Incoming>) -> Reply {
         let verbose =
             request.uri().query().is_some_and(|q| q.split('&').any(|p| p == "verbose" || p == "verbose=true"));
-        Some(match (request.method(), request.uri().path()) {
+        match (request.method(), request.uri().path()) {
             (&Method::GET, "/livez") => json_answer(StatusCode::OK, &json!({ "status": "ok" })),
             (&Method::GET, "/readyz") => self.ready(verbose),
             (&Method::GET, "/metrics") => answer(StatusCode::OK, OPENMETRICS, self.metrics.render()),
@@ -150,8 +135,8 @@ impl Admin {
             (_, "/livez" | "/readyz" | "/metrics" | "/config" | "/drain") => {
                 json_answer(StatusCode::METHOD_NOT_ALLOWED, &json!({ "status": "method not allowed" }))
             }
-            _ => return None,
-        })
+            _ => json_answer(StatusCode::NOT_FOUND, &json!({ "status": "not found" })),
+        }
     }
 }
 
@@ -161,14 +146,6 @@ impl Handler for Admin {
         request: Request<Incoming>,
         _: SocketAddr,
     ) -> impl Future<Output = Result<Reply, Infallible>> + Send + use<> {
-        let own = self.route(&request);
-        let core = self.core.clone();
-        async move {
-            match (own, core) {
-                (Some(reply), _) => Ok(reply),
-                (None, Some(core)) => Ok(operators::answer(&core, request).await.unwrap_or_else(not_found)),
-                (None, None) => Ok(not_found()),
-            }
-        }
+        ready(Ok(self.route(&request)))
     }
 }

@@ -4,7 +4,6 @@
 //! Logs go to standard error; standard output belongs to the commands.
 
 pub mod core;
-pub mod reconcile;
 
 use std::{
     fmt::Debug,

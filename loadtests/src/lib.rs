@@ -20,3 +20,4 @@ pub mod process;
 pub mod report;
 pub mod scenario;
 pub mod setup;
+pub mod simulation;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use meridian_loadtests::{
     bench::{self, Options},
-    chaos, hello,
+    chaos, hello, simulation,
 };
 use meridian_model::quantity::Span;
 use tokio::{
@@ -31,6 +31,8 @@ enum Verb {
     Bench(Bench),
     /// Kill, stop and cut real gateways and a real Redis, and judge them by what the clouds had
     Chaos(chaos::cli::Args),
+    /// Play whole histories in virtual time, one seed each, and judge them by what the clouds had
+    Simulate(simulation::cli::Args),
     /// Serve the yardstick: bare hyper, the same bytes to every request
     Hello {
         /// Bytes of the body
@@ -67,6 +69,7 @@ fn main() -> anyhow::Result<()> {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(until_signal(chaos::cli::run(args, progress)))
         }
+        Verb::Simulate(args) => simulation::cli::run(&args),
         Verb::Hello { bytes } => {
             // As many threads as the gateway has.
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -15,7 +15,6 @@ mod edge;
 mod journeys;
 mod lists;
 mod openapi;
-mod reconcile;
 mod replicas;
 mod server;
 mod support;

@@ -1,0 +1,149 @@
+//! What a history did, folded into one number, and the time it believes in.
+//!
+//! Two runs of a seed must give the same digest; the first that differ have leaked something of the machine (its clock,
+//! its randomness, an order of addresses) into the simulation.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use meridian_model::time::Time;
+
+/// 2026-01-01, when every history begins.
+pub const EPOCH_MS: i64 = 1_767_225_600_000;
+
+/// Events kept as text for a failing seed.
+const KEPT_MAX: usize = 20_000;
+
+/// Time, stalls and the digest of a history.
+#[derive(Debug, Default)]
+pub struct Trace(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    elapsed_ms: u64,
+    /// Until when a host is stalled.
+    stalled: BTreeMap<String, u64>,
+    /// How far each gateway's wall clock is off.
+    skew_ms: BTreeMap<String, i64>,
+    digest: u64,
+    written: u64,
+    kept: Option<Vec<String>>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            elapsed_ms: 0,
+            stalled: BTreeMap::new(),
+            skew_ms: BTreeMap::new(),
+            digest: 0xcbf2_9ce4_8422_2325,
+            written: 0,
+            kept: None,
+        }
+    }
+}
+
+impl State {
+    fn fold(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.digest = (self.digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+impl Trace {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A poisoned lock means a panic between two complete states.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps events as text from now on.
+    pub fn keep(&self) {
+        self.state().kept = Some(Vec::new());
+    }
+
+    /// The events kept so far.
+    #[must_use]
+    pub fn kept(&self) -> Vec<String> {
+        self.state().kept.clone().unwrap_or_default()
+    }
+
+    /// Sets the simulated time.
+    pub fn set_elapsed(&self, elapsed: Duration) {
+        self.state().elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    }
+
+    /// Milliseconds since the history began.
+    #[must_use]
+    pub fn elapsed_ms(&self) -> u64 {
+        self.state().elapsed_ms
+    }
+
+    /// True wall-clock time, Unix milliseconds.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        EPOCH_MS + i64::try_from(self.elapsed_ms()).unwrap_or(i64::MAX)
+    }
+
+    /// The wall-clock time that a host believes in.
+    #[must_use]
+    pub fn time_of(&self, host: &str) -> Time {
+        let state = self.state();
+        let skew = state.skew_ms.get(host).copied().unwrap_or(0);
+        Time::from_unix_ms(EPOCH_MS + i64::try_from(state.elapsed_ms).unwrap_or(i64::MAX) + skew)
+    }
+
+    /// Sets how far a host's wall clock is off.
+    pub fn set_skew(&self, host: &str, ms: i64) {
+        self.state().skew_ms.insert(host.to_owned(), ms);
+    }
+
+    /// Stalls a host for a time from now on.
+    pub fn stall(&self, host: &str, ms: u64) {
+        let mut state = self.state();
+        let until = state.elapsed_ms + ms;
+        state.stalled.insert(host.to_owned(), until);
+    }
+
+    /// Ends every stall.
+    pub fn calm(&self) {
+        self.state().stalled.clear();
+    }
+
+    /// How much longer a host is stalled.
+    #[must_use]
+    pub fn stalled_for(&self, host: &str) -> Duration {
+        let state = self.state();
+        let until = state.stalled.get(host).copied().unwrap_or(0);
+        Duration::from_millis(until.saturating_sub(state.elapsed_ms))
+    }
+
+    /// Bytes left a host. Only their number counts: sealed values differ from run to run, by design.
+    pub fn wrote(&self, host: &str, bytes: usize) {
+        let mut state = self.state();
+        state.written += u64::try_from(bytes).unwrap_or(0);
+        let at = state.elapsed_ms;
+        state.fold(host.as_bytes());
+        state.fold(&at.to_be_bytes());
+        state.fold(&bytes.to_be_bytes());
+    }
+
+    /// Something happened.
+    pub fn note(&self, event: &str) {
+        let mut state = self.state();
+        let line = format!("{:>7} {event}", state.elapsed_ms);
+        state.fold(line.as_bytes());
+        if let Some(kept) = state.kept.as_mut().filter(|k| k.len() < KEPT_MAX) {
+            kept.push(line);
+        }
+    }
+
+    /// Everything so far as one number.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.state().digest
+    }
+}

@@ -1,0 +1,296 @@
+//! One history: two gateways, their ledger, three regions and the clients on one simulated network, step by step.
+
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, anyhow};
+use meridian_gateway::journal::intent::MemoryIntents;
+use meridian_ledger::{Ledger as _, conformance::MemoryLedger};
+use meridian_model::ids::TenantId;
+use serde::{Deserialize, Serialize};
+use turmoil::Sim;
+
+use super::{
+    checkers::{Checkers, Finding, Held},
+    clouds::{Clouds, REGIONS},
+    faults::{self, CALM_FROM_MS, Fault, GATEWAYS, Planned, gateway_name},
+    gateways::{self, Keys, Machine},
+    net::Host,
+    store::Store,
+    trace::Trace,
+    workload::{self, Book, Client, Final, TENANTS},
+};
+
+/// How finely time passes.
+const TICK: Duration = Duration::from_millis(5);
+/// Latency of a message.
+const LATENCY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(25));
+/// Length of a history: the calm is the effect bound and a minute (R8).
+const END_MS: u64 = CALM_FROM_MS + gateways::EFFECT_BOUND_MS + 62_000;
+/// When the audit begins, a little before the end.
+const AUDIT_MS: u64 = END_MS - 20_000;
+/// Segments under way on a connection.
+const TCP_CAPACITY: usize = 4_096;
+
+/// What became of a history.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The seed.
+    pub seed: u64,
+    /// Creates that clients sent, each key once per client.
+    pub creates: usize,
+    /// Requests that carried them.
+    pub requests: usize,
+    /// Keys that got a 201 or 202.
+    pub acknowledged: usize,
+    /// Keys that ended with an instance.
+    pub made: usize,
+    /// Instances that the clouds ever had.
+    pub instances: usize,
+    /// Faults that came, by kind.
+    pub faults: BTreeMap<String, usize>,
+    /// What did not hold.
+    pub findings: Vec<Finding>,
+    /// The whole history as a number.
+    pub digest: u64,
+    /// What happened, when it was asked for.
+    pub events: Vec<String>,
+}
+
+/// A fault that is still on, and what ends it.
+enum Ending {
+    Bounce(usize),
+    Repair(&'static str, &'static str),
+    Release(&'static str, &'static str),
+}
+
+struct World<'a> {
+    sim: Sim<'a>,
+    trace: Arc<Trace>,
+    clouds: Clouds,
+    book: Book,
+    checkers: Checkers,
+    endings: Vec<(u64, Ending)>,
+    /// Gateways that die when the clouds have made so many instances.
+    ambushes: Vec<(usize, usize, u64)>,
+    faults: BTreeMap<String, usize>,
+}
+
+/// How a history is run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Keeps what happens as text.
+    pub trace: bool,
+    /// The clouds take signatures of any age: a mutant of the world.
+    pub old_signatures: bool,
+}
+
+/// Runs the history of a seed.
+///
+/// # Errors
+/// The simulation itself cannot go on; a fault of its own.
+pub fn run(seed: u64, options: Options) -> anyhow::Result<Verdict> {
+    let trace = Arc::new(Trace::default());
+    if options.trace {
+        trace.keep();
+    }
+    let clouds = Clouds::new(seed, !options.old_signatures, &trace)?;
+    let keys = Rc::new(Keys::new(seed));
+    let config = Rc::new(gateways::config(&clouds, &keys)?);
+    let store = Store::Memory(Arc::new(MemoryLedger::new(format!("{seed:032x}"))));
+    let book = workload::book(seed);
+    let held = Rc::new(RefCell::new(None));
+    let mut sim = turmoil::Builder::new()
+        .simulation_duration(Duration::from_millis(END_MS + 10_000))
+        .tick_duration(TICK)
+        .min_message_latency(LATENCY.0)
+        .max_message_latency(LATENCY.1)
+        .tcp_capacity(TCP_CAPACITY)
+        .rng_seed(seed)
+        .build();
+    for region in REGIONS {
+        let (clouds, host) = (clouds.clone(), Host::new(region.name, &trace));
+        sim.host(region.name, move || {
+            let (clouds, host) = (clouds.clone(), host.clone());
+            async move { Ok(clouds.serve(region, host).await?) }
+        });
+    }
+    sim.host(faults::REDIS, std::future::pending);
+    for (which, name) in GATEWAYS.into_iter().enumerate() {
+        let machine = Rc::new(Machine {
+            which,
+            seed,
+            config: Rc::clone(&config),
+            store: store.clone(),
+            intents: Arc::new(MemoryIntents::default()),
+            trace: Arc::clone(&trace),
+            boots: std::cell::Cell::new(0),
+        });
+        sim.host(name, move || {
+            let machine = Rc::clone(&machine);
+            async move { Ok(machine.run().await?) }
+        });
+    }
+    let client = Client::new(Host::new("clients", &trace), keys, &trace, &book);
+    sim.client("clients", clients(client, seed, (store.clone(), Rc::clone(&held)), Arc::clone(&trace)));
+    let mut world = World {
+        sim,
+        trace,
+        clouds,
+        book,
+        checkers: Checkers::default(),
+        endings: Vec::new(),
+        ambushes: Vec::new(),
+        faults: BTreeMap::new(),
+    };
+    world.play(faults::plan(seed)).with_context(|| format!("seed {seed}"))?;
+    let held = held.borrow_mut().take().unwrap_or_default();
+    Ok(world.judge(seed, &held))
+}
+
+async fn clients(
+    client: Client,
+    seed: u64,
+    (store, held): (Store, Rc<RefCell<Option<Held>>>),
+    trace: Arc<Trace>,
+) -> turmoil::Result {
+    client.clone().run(seed).await;
+    tokio::time::sleep(Duration::from_millis(AUDIT_MS.saturating_sub(trace.elapsed_ms()))).await;
+    client.audit().await;
+    let Store::Memory(ledger) = store;
+    let mut now = Held { records: ledger.records(None, 1_000).await?.records, ..Held::default() };
+    for (name, _) in TENANTS {
+        now.used.insert(name.to_owned(), ledger.usage(&TenantId::new(name)?).await?.used.instances);
+    }
+    *held.borrow_mut() = Some(now);
+    Ok(())
+}
+
+impl World<'_> {
+    fn play(&mut self, plan: Vec<Planned>) -> anyhow::Result<()> {
+        let mut plan = plan.into_iter().peekable();
+        let mut calm = false;
+        loop {
+            self.trace.set_elapsed(self.sim.elapsed());
+            let now = self.trace.elapsed_ms();
+            while let Some(next) = plan.next_if(|p| p.at_ms <= now) {
+                self.begin(next.fault, now)?;
+            }
+            self.end_what_is_due(now);
+            if !calm && now >= CALM_FROM_MS {
+                calm = true;
+                self.calm();
+            }
+            let finished = self.sim.step().map_err(|e| anyhow!("{e}"))?;
+            let existing = self.clouds.existing();
+            self.checkers.step(now, &existing, &self.book.borrow());
+            self.spring();
+            if finished {
+                return Ok(());
+            }
+        }
+    }
+
+    fn begin(&mut self, fault: Fault, now: u64) -> anyhow::Result<()> {
+        *self.faults.entry(fault.kind()).or_default() += 1;
+        self.trace.note(&match &fault {
+            Fault::Cloud(input) => format!("fault Cloud {}", serde_json::to_string(input)?),
+            other => format!("fault {other:?}"),
+        });
+        match fault {
+            Fault::Crash { gateway, down_ms } => self.crash(gateway, now + down_ms),
+            Fault::CrashAtCreate { gateway, after, down_ms } => {
+                self.ambushes.push((self.clouds.made() + after, gateway, down_ms));
+            }
+            Fault::Stall { gateway, ms } => self.trace.stall(gateway_name(gateway), ms),
+            Fault::Partition { a, b, one_way, ms } => {
+                if one_way {
+                    self.sim.partition_oneway(a, b);
+                } else {
+                    self.sim.partition(a, b);
+                }
+                self.endings.push((now + ms, Ending::Repair(a, b)));
+            }
+            Fault::Hold { a, b, ms } => {
+                self.sim.hold(a, b);
+                self.endings.push((now + ms, Ending::Release(a, b)));
+            }
+            Fault::Cloud(input) => self.clouds.fault(*input).map_err(|e| anyhow!("a fault of the plan: {e}"))?,
+            Fault::ClockJump { gateway, skew_ms } => self.trace.set_skew(gateway_name(gateway), skew_ms),
+            Fault::RedisRestart { .. } | Fault::RedisFailover { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn crash(&mut self, gateway: usize, until: u64) {
+        let name = gateway_name(gateway);
+        if self.sim.is_host_running(name) {
+            self.trace.note(&format!("{name} dies"));
+            self.sim.crash(name);
+            self.endings.push((until, Ending::Bounce(gateway)));
+        }
+    }
+
+    /// Crashes who waits for a create that has happened; its reply is still under way.
+    fn spring(&mut self) {
+        if self.ambushes.is_empty() {
+            return;
+        }
+        let (made, now) = (self.clouds.made(), self.trace.elapsed_ms());
+        let (due, waiting) = std::mem::take(&mut self.ambushes).into_iter().partition(|(at, _, _)| made >= *at);
+        self.ambushes = waiting;
+        let due: Vec<(usize, usize, u64)> = due;
+        for (_, gateway, down_ms) in due {
+            self.crash(gateway, now + down_ms);
+        }
+    }
+
+    fn end_what_is_due(&mut self, now: u64) {
+        let (due, later) = std::mem::take(&mut self.endings).into_iter().partition(|(at, _)| *at <= now);
+        self.endings = later;
+        let due: Vec<(u64, Ending)> = due;
+        for (_, ending) in due {
+            self.end(ending);
+        }
+    }
+
+    fn end(&mut self, ending: Ending) {
+        match ending {
+            Ending::Bounce(gateway) => self.sim.bounce(gateway_name(gateway)),
+            Ending::Repair(a, b) => self.sim.repair(a, b),
+            Ending::Release(a, b) => self.sim.release(a, b),
+        }
+    }
+
+    /// Everything is well from now on.
+    fn calm(&mut self) {
+        self.trace.note("calm");
+        self.ambushes.clear();
+        for (_, ending) in std::mem::take(&mut self.endings) {
+            self.end(ending);
+        }
+        self.trace.calm();
+        self.clouds.calm();
+        for name in GATEWAYS {
+            self.trace.set_skew(name, 0);
+        }
+    }
+
+    fn judge(mut self, seed: u64, held: &Held) -> Verdict {
+        let existing = self.clouds.existing();
+        let book = self.book.borrow();
+        self.checkers.rest(self.trace.elapsed_ms(), &existing, &book, held);
+        let made = book.iter().filter(|t| t.finals.iter().any(|(_, last)| matches!(last, Final::Made(_)))).count();
+        Verdict {
+            seed,
+            creates: book.iter().filter(|t| t.tried > 0).count() * workload::CLIENTS,
+            requests: book.iter().map(|t| t.tried).sum(),
+            acknowledged: book.iter().filter(|t| t.acknowledged_ms.is_some()).count(),
+            made,
+            instances: self.clouds.made(),
+            faults: self.faults,
+            findings: self.checkers.findings,
+            digest: self.trace.digest(),
+            events: self.trace.kept(),
+        }
+    }
+}
