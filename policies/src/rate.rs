@@ -5,6 +5,8 @@
 //! A bucket starts full. A clock that went back adds nothing and starves nobody: the bucket goes on from the
 //! time it was last told.
 
+pub mod reserve;
+
 use std::time::Duration;
 
 use meridian_model::time::Time;
@@ -62,6 +64,18 @@ impl Limit {
     #[must_use]
     pub const fn burst(&self) -> u32 {
         self.burst
+    }
+
+    /// The part of one of `n` equal holders of this limit: all parts together let through no more than the whole, but
+    /// for the one token that each must be able to hold.
+    #[must_use]
+    pub fn divided(&self, n: u32) -> Self {
+        let n = n.max(1);
+        let burst = (self.burst / n).max(1);
+        match self.window_ms.checked_mul(n).filter(|window| *window <= WINDOW_MS_MAX) {
+            Some(window_ms) => Self { window_ms, burst, ..*self },
+            None => Self { quota: (self.quota / n).max(1), burst, ..*self },
+        }
     }
 
     fn units(&self, tokens: u32) -> u64 {
@@ -142,6 +156,20 @@ impl Bucket {
         }
     }
 
+    /// Takes as many of `want` tokens as there are, and says how many.
+    pub fn take_up_to(&mut self, want: u32, now: Time) -> u32 {
+        self.refill(now);
+        let taken = want.min(self.remaining());
+        self.credit = self.credit.saturating_sub(self.limit.units(taken));
+        taken
+    }
+
+    /// Time until there is a whole token, as of the last call; zero when there is one.
+    #[must_use]
+    pub fn next_token(&self) -> Duration {
+        self.limit.time_for(self.limit.units(1).saturating_sub(self.credit))
+    }
+
     /// Gives tokens back, for a call that turned out to cost nothing; never above the burst.
     pub fn refund(&mut self, cost: u32) {
         self.credit = self.credit.saturating_add(self.limit.units(cost)).min(self.limit.units(self.limit.burst));
@@ -217,6 +245,29 @@ mod tests {
         assert_eq!(Limit::new(0, Duration::from_secs(1), 1), Err(LimitError::Zero));
         assert_eq!(Limit::new(1, Duration::ZERO, 1), Err(LimitError::Window));
         assert_eq!(Limit::new(1, Duration::from_secs(90_000), 1), Err(LimitError::Window));
+    }
+
+    #[test]
+    fn parts_of_a_limit_are_no_more_than_the_whole() {
+        for (quota, burst, n) in [(60, 10, 2), (60, 10, 7), (1, 1, 3), (600, 1, 1), (1000, 100, 40)] {
+            let whole = limit(quota, 60_000, burst);
+            let part = whole.divided(n);
+            assert!(part.burst() * n <= burst.max(n), "{quota} {burst} {n}");
+            let flow = |l: Limit| f64::from(l.quota()) / l.window().as_secs_f64();
+            assert!(flow(part) * f64::from(n) <= flow(whole) * 1.000_001, "{quota} {burst} {n}");
+        }
+        assert_eq!(limit(60, 60_000, 10).divided(0), limit(60, 60_000, 10));
+        // A window that would be too long: the quota is divided, rounded down.
+        assert_eq!(limit(5, 86_400_000, 1).divided(2), limit(2, 86_400_000, 1));
+    }
+
+    #[test]
+    fn what_there_is_can_be_taken() {
+        let mut bucket = Bucket::new(limit(60, 60_000, 10), at(0));
+        assert_eq!((bucket.take_up_to(7, at(0)), bucket.next_token()), (7, Duration::ZERO));
+        assert_eq!((bucket.take_up_to(7, at(0)), bucket.next_token()), (3, Duration::from_secs(1)));
+        assert_eq!(bucket.take_up_to(7, at(2500)), 2);
+        assert_eq!(bucket.next_token(), Duration::from_millis(500));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod cases;
 mod memory;
 pub mod redis_server;
+mod shared;
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +19,7 @@ use meridian_model::{
     time::Time,
 };
 
-pub use self::memory::MemoryLedger;
+pub use self::{memory::MemoryLedger, shared::shared_suite};
 use crate::{Claim, Claimed, Ledger, Step, Stepped};
 
 /// Runs every case against a ledger of its own and returns how many there were.

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod lockstep;
 mod restart;
+mod shared;
 mod suite;
 
 use std::path::Path;
