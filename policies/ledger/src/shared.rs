@@ -13,6 +13,7 @@ use std::{fmt::Debug, time::Duration};
 use meridian_policies::rate::{Limit, reserve::Grant};
 
 pub use self::memory::MemoryShared;
+pub(crate) use self::memory::too_large;
 use crate::LedgerFuture;
 
 /// Entries of one [`Post`] and of one [`BoardPage`].

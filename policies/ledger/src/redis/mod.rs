@@ -6,6 +6,7 @@ mod dial;
 #[allow(dead_code, reason = "used by the ledger that follows")]
 mod link;
 mod options;
+mod shared;
 #[cfg(test)]
 mod tests;
 #[allow(dead_code, reason = "used by the ledger that follows")]
@@ -15,4 +16,5 @@ pub use self::{
     connect::{Connect, Connecting, Stream, TcpConnect},
     link::{Acks, Redis, Script},
     options::{Address, Options, Servers, Tls, User},
+    shared::RedisShared,
 };
