@@ -16,7 +16,6 @@ mod check;
 mod leases;
 #[cfg(test)]
 mod power;
-mod seal;
 mod steps;
 mod tables;
 #[cfg(test)]
@@ -48,19 +47,21 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use self::{
     check::{OpenReport, UsageDifference},
-    seal::{KeyError, SealKey},
     writer::FatalHook,
 };
 use self::{
     leases::Leases,
-    seal::Sealer,
     tables::{
         DUE, Fault, LIMITS, META, META_SCHEMA, META_SEAL, META_STORE, NAMES, OPERATIONS, SCHEMA_VERSION, SPECS,
         TOMBSTONES, Tables, USAGE,
     },
     writer::{Job, Store},
 };
-use crate::{Claim, Claimed, Ledger, LedgerError, LedgerFuture, RecordPage, Step, Stepped, TakeOver, TakenOver, Usage};
+pub use crate::seal::{KeyError, SealKey};
+use crate::{
+    Claim, Claimed, Ledger, LedgerError, LedgerFuture, RecordPage, Step, Stepped, TakeOver, TakenOver, Usage,
+    seal::{self, Sealer},
+};
 
 /// Reads at the same time; more wait. Each takes a thread of the runtime's blocking pool for some microseconds.
 const READS_MAX: usize = 8;

@@ -11,6 +11,7 @@ pub mod embedded;
 pub mod recovery;
 pub mod redis;
 mod rules;
+mod seal;
 pub mod shared;
 
 use std::{collections::BTreeMap, fmt::Debug, future::Future, pin::Pin, sync::Arc, time::Duration};

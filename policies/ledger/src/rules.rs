@@ -10,6 +10,14 @@ use crate::Claim;
 const FIRST_COUNTER: u64 = 1;
 /// Generation of a new instance.
 const FIRST_EPOCH: u32 = 1;
+/// The rules of [`broken_rule`], in the order in which they are checked; a script answers with the number.
+pub(crate) const RULES: [&str; 5] = [
+    "name, fingerprint and time of creation of an operation never change",
+    "the epoch of an instance never falls",
+    "a removal that was asked for is never withdrawn",
+    "what is gone stays gone",
+    "what is gone holds no charge",
+];
 
 /// The rule that a step from `old` to `next` breaks, both of the same fence and revision; `None` if it breaks
 /// none. A broken rule is a fault of the writer: nothing may be written.
@@ -20,19 +28,15 @@ pub fn broken_rule(old: &OperationRecord, next: &OperationRecord) -> Option<&'st
         (Some(old), Some(next)) => old.requested_at == next.requested_at,
         (Some(_), None) => false,
     };
-    if old.name != next.name || old.fingerprint != next.fingerprint || old.created_at != next.created_at {
-        Some("name, fingerprint and time of creation of an operation never change")
-    } else if next.epoch < old.epoch {
-        Some("the epoch of an instance never falls")
-    } else if !removal_kept {
-        Some("a removal that was asked for is never withdrawn")
-    } else if old.is_gone() && !next.is_gone() {
-        Some("what is gone stays gone")
-    } else if next.is_gone() && next.charge != Charge::default() {
-        Some("what is gone holds no charge")
-    } else {
-        None
-    }
+    let same = old.name == next.name && old.fingerprint == next.fingerprint && old.created_at == next.created_at;
+    let kept = [
+        same,
+        next.epoch >= old.epoch,
+        removal_kept,
+        !old.is_gone() || next.is_gone(),
+        !next.is_gone() || next.charge == Charge::default(),
+    ];
+    RULES.into_iter().zip(kept).find(|(_, kept)| !kept).map(|(rule, _)| rule)
 }
 
 /// What is left of a record that is gone for long: enough to replay its final answer, no secret, no size.

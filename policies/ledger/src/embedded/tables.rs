@@ -26,8 +26,7 @@ use meridian_model::{
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::seal::Sealer;
-use crate::LedgerError;
+use crate::{LedgerError, seal::Sealer};
 
 /// Bytes of a record with its spec, far above what a request body (1 MiB) and its journal can fill.
 const RECORD_BYTES_MAX: usize = 8 * 1024 * 1024;

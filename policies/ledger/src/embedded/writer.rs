@@ -14,11 +14,8 @@ use std::{
 use redb::{Database, Durability, WriteTransaction};
 use tokio::sync::mpsc;
 
-use super::{
-    seal::Sealer,
-    tables::{Fault, Tables},
-};
-use crate::LedgerError;
+use super::tables::{Fault, Tables};
+use crate::{LedgerError, seal::Sealer};
 
 /// Commands that wait for the writer; further callers wait for room. Two full transactions: enough that the writer
 /// never waits for callers, and no more, since what waits is held in memory either way.

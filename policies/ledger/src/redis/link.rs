@@ -157,6 +157,21 @@ impl Redis {
         self.call(async |mut connection| evaluate(&mut connection, script, keys, args).await).await
     }
 
+    /// Runs a script that the incarnation guard does not stand before: that it works says nothing of the data.
+    pub(crate) async fn eval_unguarded(
+        &self,
+        script: &Script,
+        keys: &[&[u8]],
+        args: &[&[u8]],
+    ) -> Result<Value, LedgerError> {
+        let before = self.standing();
+        let answer = self.eval(script, keys, args).await;
+        if before == Standing::Recovering && answer.is_ok() {
+            self.0.shared.standing.store(RECOVERING, Ordering::Relaxed);
+        }
+        answer
+    }
+
     /// Runs a script, and when its answer is one that `must_last`, waits until replicas have what it wrote.
     ///
     /// # Errors
@@ -196,6 +211,16 @@ impl Redis {
     /// Runs a command that names no key at the server that holds one.
     pub(crate) async fn command_beside(&self, key: &[u8], cmd: &Cmd) -> Result<Value, LedgerError> {
         self.call(async |mut connection| connection.send_beside(key, cmd).await).await
+    }
+
+    /// The same for a command that the server may forbid to us: then nothing.
+    pub(crate) async fn command_beside_if_allowed(&self, key: &[u8], cmd: &Cmd) -> Result<Option<Value>, LedgerError> {
+        self.call(async |mut connection| match connection.send_beside(key, cmd).await {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if !gives_up(&error) => Ok(None),
+            Err(error) => Err(error),
+        })
+        .await
     }
 
     /// Listens on a channel, from whenever the connection for it is there.

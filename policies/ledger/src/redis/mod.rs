@@ -1,20 +1,353 @@
-//! The Redis ledger: for several gateways on one store (RELIABILITY 2.9).
+//! The Redis ledger: one store for several gateways (RELIABILITY 2.9).
+//!
+//! One script is one step on one tenant, whose keys share a hash tag and so a slot. Times of leases are the server's;
+//! all other times come with the commands. Every script on a tenant begins with the incarnation guard
+//! (`lua/prelude.lua`). `P` is the deployment's prefix, `T` is `P{t:TENANT}`:
+//!
+//! | key | type | what |
+//! |---|---|---|
+//! | `T:meta` | hash | `incarnation`: `run_id` of the server under which all this is whole; `seq`: place of the last write; `joining` while the tenant is being made |
+//! | `T:op:OP` | hash | a record: `b` JSON without spec, `s` sealed spec, `h` digest of the spec, `r` revision, `q` place, `f` fence (store, counter, owner in lines), `d` due or empty, `m` last write, `x` removal asked for or empty, `u` uid, `i` creation, name, fingerprint in lines, `w` gone, epoch, five charges in words; `z` in what an expired record left, which has no `s h w d` |
+//! | `T:names` | hash | name -> operation that is not gone |
+//! | `T:usage`, `T:limits` | hash | dimension 1 to 5 (instances, cpu, memory, gpu, public addresses) -> amount |
+//! | `T:changed` | zset | operation by place: the feed |
+//! | `T:ops` | zset | operations, all of score 0: the order of pages |
+//! | `T:open:OWNER` | zset | operations that are due and have this owner, all of score 0 |
+//! | `T:owners` | set | owners with such a list |
+//! | `T:gone`, `T:tombs` | zset | gone records, and what expired ones left, by last write |
+//! | `P{all}:meta` | hash | `incarnation` of the list of tenants; `layout`; `seal`: a known text under the seal key |
+//! | `P{all}:tenants` | hash | tenant -> `joining` or `ready` |
+//! | `P{all}:leases` | hash | owner -> end of its lease |
+//! | `P:changed` | channel | the tenant that was written for: a hint |
+//!
+//! *A tenant is made* in four steps, so that none can be lost without a trace: listed as joining, its `meta` made with
+//! a mark, listed as ready, the mark taken off. Only then is anything written for it. One that is listed as ready and
+//! has no `meta` has lost it.
+//!
+//! *Round trips*: claim 1, step 1 (2 when the spec changed), settle and removal 1, take-over 3, a read 1. A lease is
+//! extended beside a claim only when this process did not extend it lately.
+//!
+//! *What remains*: a primary that is cut off from its replicas and still reached by a gateway goes on to serve it. With
+//! `min-replicas-to-write` or [`LedgerOptions::acks`] its writes are refused, or end with an unknown outcome.
 
+mod check;
 mod connect;
-#[allow(dead_code, reason = "used by the ledger that follows")]
 mod dial;
-#[allow(dead_code, reason = "used by the ledger that follows")]
+mod expire;
+mod follow;
+mod keys;
+mod leases;
 mod link;
 mod options;
+mod record;
+mod scripts;
 mod shared;
+mod steps;
+mod tenants;
 #[cfg(test)]
 mod tests;
-#[allow(dead_code, reason = "used by the ledger that follows")]
 mod values;
 
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use meridian_model::{
+    ids::{InstanceName, OperationId, TenantId},
+    operation::{OperationRecord, QuotaLimits},
+    time::Time,
+};
+use redis::Value;
+use tokio::{sync::watch, task::AbortHandle, time::Instant};
+
 pub use self::{
+    check::{CheckError, Warning},
     connect::{Connect, Connecting, Stream, TcpConnect},
     link::{Acks, Redis, Script},
     options::{Address, Options, Servers, Tls, User},
     shared::RedisShared,
+    tenants::InitialiseError,
 };
+use self::{keys::Keys, scripts::Scripts};
+use crate::{
+    Claim, Claimed, Feed, FeedPosition, Ledger, LedgerError, LedgerFuture, RecordPage, Standing, Step, Stepped,
+    TakeOver, TakenOver, Usage,
+    recovery::Mark,
+    seal::{SealKey, Sealer},
+};
+
+/// Version of the layout above.
+pub(super) const LAYOUT: u16 = 1;
+
+/// How the ledger uses its Redis.
+#[derive(Debug, Clone)]
+pub struct LedgerOptions {
+    /// First part of every key; deployments that share a Redis differ in it.
+    pub prefix: String,
+    /// Seals specs.
+    pub key: SealKey,
+    /// Whose time leases are measured in.
+    pub time: LeaseTime,
+    /// Whether replicas must confirm each write of a record.
+    pub acks: Option<Acks>,
+}
+
+/// Whose time leases are measured in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LeaseTime {
+    /// The server's: clocks of gateways are never compared.
+    #[default]
+    Server,
+    /// The callers', as they give it; to compare this ledger with one that has no clock.
+    Callers,
+}
+
+/// The ledger in a Redis.
+pub struct RedisLedger {
+    redis: Redis,
+    keys: Keys,
+    scripts: Scripts,
+    sealer: Sealer,
+    time: LeaseTime,
+    acks: Option<Acks>,
+    /// Until when each owner's lease lasts at least, as far as this process knows.
+    held: Mutex<BTreeMap<String, Instant>>,
+    seen: Mutex<BTreeMap<TenantId, Mark>>,
+    /// Counts the hints that something was written.
+    hints: watch::Receiver<u64>,
+    listener: AbortHandle,
+}
+
+impl fmt::Debug for RedisLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisLedger").field("redis", &self.redis).field("keys", &self.keys).finish_non_exhaustive()
+    }
+}
+
+impl Drop for RedisLedger {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+/// The answer of a script on a tenant.
+#[derive(Debug)]
+struct Reply {
+    status: String,
+    incarnation: Value,
+    rest: Vec<Value>,
+}
+
+impl Reply {
+    fn part(&self, n: usize) -> &Value {
+        self.rest.get(n).unwrap_or(&Value::Nil)
+    }
+
+    /// An answer that no script gives.
+    fn unexpected(&self) -> LedgerError {
+        record::damaged("redis", format!("a script answered `{}`", self.status))
+    }
+}
+
+impl RedisLedger {
+    /// A ledger in a Redis. Must be called within a runtime; asks nothing yet.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`] if the key is refused.
+    pub fn new(redis: Redis, options: LedgerOptions) -> Result<Self, LedgerError> {
+        let LedgerOptions { prefix, key, time, acks } = options;
+        let sealer = Sealer::new(&key).ok_or_else(|| LedgerError::Unavailable("the key is refused".to_owned()))?;
+        let keys = Keys::new(prefix);
+        let (sender, hints) = watch::channel(0);
+        let mut subscription = redis.subscribe(&keys.channel());
+        let listener = tokio::spawn(async move {
+            loop {
+                let _ = subscription.next().await;
+                sender.send_modify(|hints: &mut u64| *hints = hints.wrapping_add(1));
+            }
+        });
+        Ok(Self {
+            redis,
+            keys,
+            scripts: Scripts::new(),
+            sealer,
+            time,
+            acks,
+            held: Mutex::default(),
+            seen: Mutex::default(),
+            hints,
+            listener: listener.abort_handle(),
+        })
+    }
+
+    /// What was seen last of each tenant: the greatest place of any write that was acknowledged to this process or read
+    /// by it, under which incarnation.
+    #[must_use]
+    pub fn seen(&self) -> BTreeMap<TenantId, Mark> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Runs a script on a tenant. `None`: the tenant is not known to the store.
+    async fn run(
+        &self,
+        script: &Script,
+        tenant: &TenantId,
+        args: &[&[u8]],
+        must_last: bool,
+    ) -> Result<Option<Reply>, LedgerError> {
+        let meta = self.keys.meta(tenant);
+        let keys = [meta.as_slice()];
+        let call = link::Call { script, keys: &keys, args };
+        let acks = self.acks.filter(|_| must_last);
+        let wrote = |value: &Value| matches!(status(value).as_deref(), Some("new" | "written"));
+        let value = self.redis.eval_acked(call, acks, wrote).await?;
+        let status = status(&value).ok_or_else(|| record::damaged("redis", "a script gave no answer"))?;
+        if status == "unknown" {
+            return Ok(None);
+        }
+        let Value::Array(mut rest) = value else { return Err(record::damaged("redis", "a script gave no list")) };
+        let mut head = rest.drain(..rest.len().min(2));
+        let incarnation = head.nth(1).unwrap_or_default();
+        drop(head);
+        Ok(Some(Reply { status, incarnation, rest }))
+    }
+
+    /// As [`RedisLedger::run`], for what needs no acknowledgement; a tenant that is not known is made sure to be new.
+    async fn ask(&self, script: &Script, tenant: &TenantId, args: &[&[u8]]) -> Result<Option<Reply>, LedgerError> {
+        match self.run(script, tenant, args, false).await? {
+            Some(reply) => Ok(Some(reply)),
+            None => self.confirm_new(tenant).await.map(|()| None),
+        }
+    }
+
+    fn decode(&self, value: &Value) -> Result<Box<OperationRecord>, LedgerError> {
+        record::decode(value, &self.sealer).map(Box::new)
+    }
+
+    fn decode_all(&self, value: &Value) -> Result<Vec<OperationRecord>, LedgerError> {
+        values::list(value).unwrap_or_default().iter().map(|v| record::decode(v, &self.sealer)).collect()
+    }
+
+    async fn find(
+        &self,
+        script: &Script,
+        tenant: &TenantId,
+        arg: &str,
+    ) -> Result<Option<Box<OperationRecord>>, LedgerError> {
+        match self.ask(script, tenant, &[arg.as_bytes()]).await? {
+            Some(reply) if reply.status == "record" => self.decode(reply.part(0)).map(Some),
+            Some(reply) if reply.status != "missing" => Err(reply.unexpected()),
+            _ => Ok(None),
+        }
+    }
+
+    async fn read_usage(&self, tenant: &TenantId) -> Result<Usage, LedgerError> {
+        let Some(reply) = self.ask(&self.scripts.usage, tenant, &[]).await? else { return Ok(Usage::default()) };
+        let usage = record::charge_of(reply.part(0)).zip(record::limits_of(reply.part(1)));
+        let (used, limits) = usage.ok_or_else(|| record::damaged(format!("{tenant}/usage"), "not five numbers"))?;
+        Ok(Usage { used, limits })
+    }
+
+    async fn write_limits(&self, tenant: &TenantId, limits: &QuotaLimits) -> Result<(), LedgerError> {
+        let texts = record::limit_texts(limits);
+        let args: Vec<&[u8]> = texts.iter().map(|t| t.as_bytes()).collect();
+        if self.run(&self.scripts.limits, tenant, &args, false).await?.is_none() {
+            self.enrol(tenant).await?;
+            self.run(&self.scripts.limits, tenant, &args, false).await?.ok_or_else(tenants::lost)?;
+        }
+        Ok(())
+    }
+
+    /// Notes what was seen of a tenant.
+    fn saw(&self, tenant: &TenantId, incarnation: &Value, seq: u64) {
+        let Some(incarnation) = values::text(incarnation) else { return };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mark = seen.entry(tenant.clone()).or_default();
+        let seq = if mark.incarnation == incarnation { seq.max(mark.seq) } else { seq };
+        *mark = Mark { incarnation, seq };
+    }
+}
+
+/// The first element of a script's answer.
+fn status(value: &Value) -> Option<String> {
+    values::list(value)?.first().and_then(values::text)
+}
+
+impl Ledger for RedisLedger {
+    fn claim(&self, claim: Claim) -> LedgerFuture<'_, Claimed> {
+        Box::pin(self.run_claim(claim))
+    }
+
+    fn step(&self, step: Step) -> LedgerFuture<'_, Stepped> {
+        Box::pin(self.run_step(step))
+    }
+
+    fn request_removal(
+        &self,
+        tenant: &TenantId,
+        op: &OperationId,
+        now: Time,
+    ) -> LedgerFuture<'_, Option<Box<OperationRecord>>> {
+        let (tenant, op) = (tenant.clone(), op.clone());
+        Box::pin(async move { self.run_removal(&tenant, &op, now).await })
+    }
+
+    fn take_over(&self, wish: TakeOver) -> LedgerFuture<'_, TakenOver> {
+        Box::pin(self.run_take_over(wish))
+    }
+
+    fn renew(&self, owner: &str, now: Time, lease: Duration) -> LedgerFuture<'_, ()> {
+        let owner = owner.to_owned();
+        Box::pin(async move { self.extend(&owner, now, lease).await })
+    }
+
+    fn release(&self, owner: &str) -> LedgerFuture<'_, ()> {
+        let owner = owner.to_owned();
+        Box::pin(async move { self.end_lease(&owner).await })
+    }
+
+    fn abandoned(&self, except: &str, now: Time, limit: usize) -> LedgerFuture<'_, Vec<OperationRecord>> {
+        let except = except.to_owned();
+        Box::pin(async move { self.find_abandoned(&except, now, limit).await })
+    }
+
+    fn feed(&self, after: &FeedPosition, wait: Duration) -> LedgerFuture<'_, Option<Feed>> {
+        let after = after.clone();
+        Box::pin(async move { self.follow(after, wait).await.map(Some) })
+    }
+
+    fn standing(&self) -> Standing {
+        self.redis.standing()
+    }
+
+    fn operation(&self, tenant: &TenantId, op: &OperationId) -> LedgerFuture<'_, Option<Box<OperationRecord>>> {
+        let (tenant, op) = (tenant.clone(), op.clone());
+        Box::pin(async move { self.find(&self.scripts.read, &tenant, op.as_str()).await })
+    }
+
+    fn instance(&self, tenant: &TenantId, name: &InstanceName) -> LedgerFuture<'_, Option<Box<OperationRecord>>> {
+        let (tenant, name) = (tenant.clone(), name.clone());
+        Box::pin(async move { self.find(&self.scripts.name, &tenant, name.as_str()).await })
+    }
+
+    fn records(&self, from: Option<(TenantId, OperationId)>, limit: usize) -> LedgerFuture<'_, RecordPage> {
+        Box::pin(self.read_page(from, limit))
+    }
+
+    fn usage(&self, tenant: &TenantId) -> LedgerFuture<'_, Usage> {
+        let tenant = tenant.clone();
+        Box::pin(async move { self.read_usage(&tenant).await })
+    }
+
+    fn set_limits(&self, tenant: &TenantId, limits: QuotaLimits) -> LedgerFuture<'_, ()> {
+        let tenant = tenant.clone();
+        Box::pin(async move { self.write_limits(&tenant, &limits).await })
+    }
+
+    fn expire(&self, keep_until: Time, forget_until: Time, limit: usize) -> LedgerFuture<'_, usize> {
+        Box::pin(self.run_expire(keep_until, forget_until, limit))
+    }
+}

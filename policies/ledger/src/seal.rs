@@ -13,7 +13,7 @@ use std::{
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
-    rand,
+    hmac, rand,
 };
 use zeroize::Zeroizing;
 
@@ -162,7 +162,7 @@ fn is_exposed(_: &fs::Metadata) -> bool {
 }
 
 /// Opens a file that only its owner may read, making it if need be; `fresh` refuses one that exists.
-pub(super) fn private_file(path: &Path, fresh: bool) -> io::Result<File> {
+pub(crate) fn private_file(path: &Path, fresh: bool) -> io::Result<File> {
     let mut options = fs::OpenOptions::new();
     options.read(true).write(true).create(true).create_new(fresh).truncate(false);
     #[cfg(unix)]
@@ -171,27 +171,42 @@ pub(super) fn private_file(path: &Path, fresh: bool) -> io::Result<File> {
 }
 
 /// Makes a file's name durable.
-pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
 }
 
 /// Why a sealed value does not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unopened;
+pub(crate) struct Unopened;
+
+/// Bytes of a [`Sealer::digest`]: two texts have the same one by chance once in 2^64 pairs of one place.
+const DIGEST_BYTES: usize = 16;
 
 /// Seals and opens values.
 #[derive(Debug)]
-pub(super) struct Sealer(RandomizedNonceKey);
+pub(crate) struct Sealer(RandomizedNonceKey, hmac::Key);
 
 impl Sealer {
     /// The sealer of a key; `None` if the library refuses it.
-    pub(super) fn new(key: &SealKey) -> Option<Self> {
-        RandomizedNonceKey::new(&AES_256_GCM, key.0.as_slice()).ok().map(Self)
+    pub(crate) fn new(key: &SealKey) -> Option<Self> {
+        // The digests have a key of their own.
+        let digests = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key.0.as_slice()), b"meridian ledger digest v1");
+        let digests = hmac::Key::new(hmac::HMAC_SHA256, digests.as_ref());
+        RandomizedNonceKey::new(&AES_256_GCM, key.0.as_slice()).ok().map(|sealing| Self(sealing, digests))
+    }
+
+    /// Tells whether a text at a place has changed, to who has the key, and nothing to others.
+    pub(crate) fn digest(&self, place: &[u8], text: &[u8]) -> Vec<u8> {
+        let mut context = hmac::Context::with_key(&self.1);
+        context.update(&place.len().to_be_bytes());
+        context.update(place);
+        context.update(text);
+        context.sign().as_ref().iter().copied().take(DIGEST_BYTES).collect()
     }
 
     /// `nonce || ciphertext || tag` of the text, bound to `place`.
-    pub(super) fn seal(&self, place: &[u8], text: &[u8]) -> Result<Vec<u8>, Unopened> {
+    pub(crate) fn seal(&self, place: &[u8], text: &[u8]) -> Result<Vec<u8>, Unopened> {
         let mut body = text.to_vec();
         let (nonce, tag) = self.0.seal_in_place_separate_tag(Aad::from(place), &mut body).map_err(|_| Unopened)?;
         let mut sealed = Vec::with_capacity(NONCE_LEN + body.len() + tag.as_ref().len());
@@ -202,7 +217,7 @@ impl Sealer {
     }
 
     /// The text of a sealed value that was bound to `place`.
-    pub(super) fn open(&self, place: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unopened> {
+    pub(crate) fn open(&self, place: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unopened> {
         let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or(Unopened)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| Unopened)?;
         let mut text = Zeroizing::new(body.to_vec());
@@ -213,7 +228,7 @@ impl Sealer {
 }
 
 /// A random text of 32 hexadecimal digits; `None` if the system gives no random bytes.
-pub(super) fn random_text() -> Option<String> {
+pub(crate) fn random_text() -> Option<String> {
     let mut bytes = [0u8; 16];
     rand::fill(&mut bytes).ok()?;
     Some(bytes.iter().map(|b| format!("{b:02x}")).collect())

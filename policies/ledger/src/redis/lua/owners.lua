@@ -1,0 +1,1 @@
+return {'owners', incarnation, call('SMEMBERS', base .. 'owners')}

@@ -1,0 +1,40 @@
+-- First part of every script on one tenant. KEYS[1] is the tenant's `meta`; all its keys have the same hash tag.
+local call, meta = redis.call, KEYS[1]
+local base = string.sub(meta, 1, -5)
+local info = call('HMGET', meta, 'incarnation', 'joining')
+local incarnation = info[1]
+if not incarnation or info[2] then return {'unknown'} end
+-- The incarnation guard: what another process wrote last may lack what that process acknowledged.
+if string.match(call('INFO', 'server'), 'run_id:(%x+)') ~= incarnation then
+  return redis.error_reply('RECOVERING the server is not the one that this data was last known whole under')
+end
+
+local function record(op)
+  return call('HMGET', base .. 'op:' .. op, 'b', 's', 'r', 'q', 'f', 'd', 'm', 'x', 'z')
+end
+
+-- Gives a write its place and tells the followers.
+local function place(op)
+  local seq = call('HINCRBY', meta, 'seq', 1)
+  call('ZADD', base .. 'changed', seq, op)
+  call('PUBLISH', string.match(base, '^(.-){t:') .. ':changed', string.match(base, '{t:(.-)}'))
+  return string.format('%.0f', seq)
+end
+
+local function owner_of(fence)
+  return string.match(fence, '^[^\n]*\n[^\n]*\n(.*)$')
+end
+
+-- Keeps the list of what an owner has to do. `was` and `due` are times or ''.
+local function set_due(op, owner, was, due)
+  local key = base .. 'open:' .. owner
+  if due ~= '' then
+    if was == '' then
+      call('ZADD', key, 0, op)
+      call('SADD', base .. 'owners', owner)
+    end
+  elseif was ~= '' then
+    call('ZREM', key, op)
+    if call('EXISTS', key) == 0 then call('SREM', base .. 'owners', owner) end
+  end
+end

@@ -1,0 +1,51 @@
+-- op, uid, fence, rev, identity, removal, due, updated, record, digest, sealed spec or '', name, standing (w)
+local op, due, now, sealed = ARGV[1], ARGV[7], ARGV[8], ARGV[11]
+local key = base .. 'op:' .. op
+local old = call('HMGET', key, 'u', 'f', 'r', 'i', 'x', 'w', 'd', 'h', 'z')
+if not old[1] or old[9] or old[1] ~= ARGV[2] or old[2] ~= ARGV[3] then return {'fenced', incarnation} end
+if old[3] ~= ARGV[4] then return {'changed', incarnation, record(op)} end
+
+local function words(text)
+  local all = {}
+  for word in string.gmatch(text, '%S+') do all[#all + 1] = word end
+  return all
+end
+-- gone, epoch, and the charge in five dimensions
+local was, is = words(old[6]), words(ARGV[13])
+local charged = false
+for n = 3, 7 do charged = charged or is[n] ~= '0' end
+if old[4] ~= ARGV[5] then return {'broken', incarnation, 0} end
+if tonumber(is[2]) < tonumber(was[2]) then return {'broken', incarnation, 1} end
+if old[5] ~= '' and old[5] ~= ARGV[6] then return {'broken', incarnation, 2} end
+if was[1] == '1' and is[1] ~= '1' then return {'broken', incarnation, 3} end
+if is[1] == '1' and charged then return {'broken', incarnation, 4} end
+if old[8] ~= ARGV[10] and sealed == '' then return {'spec', incarnation} end
+
+-- Above this the numbers of a script are not exact.
+local exact = 9007199254740991
+local used = call('HMGET', base .. 'usage', '1', '2', '3', '4', '5')
+local limits = call('HMGET', base .. 'limits', '1', '2', '3', '4', '5')
+local short, moved, sums = false, false, {}
+for n = 1, 5 do
+  local before, after = tonumber(was[n + 2]), tonumber(is[n + 2])
+  local kept = tonumber(used[n] or '0') - math.max(before - after, 0)
+  local more = math.max(after - before, 0)
+  if kept < 0 then return redis.error_reply('DAMAGED less is in use than is to be released') end
+  if more > 0 and kept + more > math.min(tonumber(limits[n] or exact), exact) then short = true end
+  moved = moved or before ~= after
+  sums[#sums + 1] = tostring(n)
+  sums[#sums + 1] = string.format('%.0f', kept + more)
+end
+if short then return {'quota', incarnation, used, limits, {was[3], was[4], was[5], was[6], was[7]}} end
+
+if moved then call('HSET', base .. 'usage', unpack(sums)) end
+local seq = place(op)
+call('HINCRBY', key, 'r', 1)
+call('HSET', key, 'q', seq, 'd', due, 'm', now, 'x', ARGV[6], 'w', ARGV[13], 'b', ARGV[9])
+if old[8] ~= ARGV[10] then call('HSET', key, 'h', ARGV[10], 's', sealed) end
+set_due(op, owner_of(old[2]), old[7], due)
+if is[1] == '1' then
+  call('ZADD', base .. 'gone', now, op)
+  if was[1] ~= '1' and call('HGET', base .. 'names', ARGV[12]) == op then call('HDEL', base .. 'names', ARGV[12]) end
+end
+return {'written', incarnation, seq}
