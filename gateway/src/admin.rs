@@ -1,10 +1,12 @@
 //! The admin listener: liveness, readiness, metrics, effective configuration, drain. It never shares a port with
-//! the API.
+//! the API. What needs a person is `operators`.
+
+mod operators;
 
 use std::{
     convert::Infallible,
     fmt,
-    future::{Future, ready},
+    future::Future,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
@@ -17,6 +19,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    core::Core,
     http::Reply,
     server::Handler,
     telemetry::{Metrics, OPENMETRICS},
@@ -76,6 +79,7 @@ pub struct Admin {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     config: Arc<Value>,
+    core: Option<Arc<Core>>,
 }
 
 impl fmt::Debug for Admin {
@@ -96,11 +100,21 @@ fn json_answer(status: StatusCode, value: &Value) -> Reply {
     answer(status, "application/json", value.to_string())
 }
 
+fn not_found() -> Reply {
+    json_answer(StatusCode::NOT_FOUND, &json!({ "status": "not found" }))
+}
+
 impl Admin {
     /// An admin listener; `config` is [`crate::config::Config::redacted`].
     #[must_use]
     pub fn new(health: Arc<Health>, metrics: Arc<Metrics>, config: Value) -> Self {
-        Self { health, metrics, config: Arc::new(config) }
+        Self { health, metrics, config: Arc::new(config), core: None }
+    }
+
+    /// The same with what needs a person.
+    #[must_use]
+    pub fn over(self, core: Arc<Core>) -> Self {
+        Self { core: Some(core), ..self }
     }
 
     fn ready(&self, verbose: bool) -> Reply {
@@ -119,10 +133,11 @@ impl Admin {
         json_answer(status, &body)
     }
 
-    fn route(&self, request: &Request<Incoming>) -> Reply {
+    /// Answers what needs nothing but this process; `None` for any other path.
+    fn route(&self, request: &Request<Incoming>) -> Option<Reply> {
         let verbose =
             request.uri().query().is_some_and(|q| q.split('&').any(|p| p == "verbose" || p == "verbose=true"));
-        match (request.method(), request.uri().path()) {
+        Some(match (request.method(), request.uri().path()) {
             (&Method::GET, "/livez") => json_answer(StatusCode::OK, &json!({ "status": "ok" })),
             (&Method::GET, "/readyz") => self.ready(verbose),
             (&Method::GET, "/metrics") => answer(StatusCode::OK, OPENMETRICS, self.metrics.render()),
@@ -135,8 +150,8 @@ impl Admin {
             (_, "/livez" | "/readyz" | "/metrics" | "/config" | "/drain") => {
                 json_answer(StatusCode::METHOD_NOT_ALLOWED, &json!({ "status": "method not allowed" }))
             }
-            _ => json_answer(StatusCode::NOT_FOUND, &json!({ "status": "not found" })),
-        }
+            _ => return None,
+        })
     }
 }
 
@@ -146,6 +161,14 @@ impl Handler for Admin {
         request: Request<Incoming>,
         _: SocketAddr,
     ) -> impl Future<Output = Result<Reply, Infallible>> + Send + use<> {
-        ready(Ok(self.route(&request)))
+        let own = self.route(&request);
+        let core = self.core.clone();
+        async move {
+            match (own, core) {
+                (Some(reply), _) => Ok(reply),
+                (None, Some(core)) => Ok(operators::answer(&core, request).await.unwrap_or_else(not_found)),
+                (None, None) => Ok(not_found()),
+            }
+        }
     }
 }

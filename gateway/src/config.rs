@@ -9,6 +9,7 @@ mod check;
 mod ledger;
 mod profiles;
 mod reader;
+mod reconcile;
 mod sections;
 
 use std::{
@@ -20,7 +21,7 @@ use toml::de::DeTable;
 
 pub(crate) use self::reader::nearest;
 use self::reader::{Report, Section};
-pub use self::{ledger::*, profiles::*, sections::*};
+pub use self::{ledger::*, profiles::*, reconcile::*, sections::*};
 
 /// Larger files are not configuration; the largest sensible one (64 backends, 200 tenants) stays below 200 KiB.
 const FILE_LEN_MAX: u64 = 4 * 1024 * 1024;

@@ -17,7 +17,7 @@ use meridian_model::{
 };
 use meridian_policies::tenant::TenantRules;
 use secrecy::ExposeSecret;
-use tokio::time::MissedTickBehavior;
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -29,13 +29,15 @@ use crate::{
         intent::IntentLog,
         machine::Limits,
         rebuild::{self, Progress, Rebuilder},
+        reconciler::Reconciler,
     },
     planner::Planner,
     profiles::Profiles,
     regions::{Backend, BackendParts, market::PriceBook},
     status::{
         fleet::Fleet,
-        poll::{PollSettings, Poller, Pollers, ended_channel},
+        poll::{Ended, PollSettings, Poller, Pollers, ended_channel},
+        sweep::{SweepReport, report_channel},
     },
     telemetry::core::CoreMetrics,
 };
@@ -95,6 +97,8 @@ pub struct Core {
     pub planner: Arc<Planner>,
     /// Drives operations.
     pub driver: Driver,
+    /// Knows what runs without an operation.
+    pub reconciler: Reconciler,
     /// Cancelled when the process begins to drain: who waits for an operation is answered with how it stands.
     pub draining: CancellationToken,
     /// How far a ledger that lost writes is from taking them again.
@@ -145,12 +149,8 @@ impl Core {
         let profiles = Profiles::new(config);
         let fleet = Arc::new(Fleet::default());
         let (ended_tx, ended_rx) = ended_channel();
-        let poller = |backend| {
-            let (fleet, clock) = (Arc::clone(&fleet), deps.clock.clone());
-            Arc::new(Poller::new(backend, fleet, clock, poll_settings(config), ended_tx.clone()))
-        };
-        let pollers = backends(config, &profiles, (&deployment, &http, &Outside::of(&deps)))?.into_iter().map(poller);
-        let pollers = Pollers::new(pollers);
+        let built = backends(config, &profiles, (&deployment, &http, &Outside::of(&deps)))?;
+        let (pollers, reports) = polled(built, poll_settings(config), (&fleet, &deps.clock, &ended_tx));
         let tenants: Arc<HashMap<TenantId, TenantRules>> =
             Arc::new(config.tenants.iter().map(|t| (t.name.clone(), crate::planner::rules_of(t))).collect());
         let limits = Limits { place_timeout: config.driver.place_timeout.0, attempts_max: config.driver.max_attempts };
@@ -200,6 +200,7 @@ impl Core {
             fleet,
             pollers,
             planner,
+            reconciler: Reconciler::new(driver.clone(), quotas(config), config.reconcile.clone()),
             driver,
             draining: deps.draining,
             tenants,
@@ -208,6 +209,9 @@ impl Core {
             tasks,
         });
         core.begin(rebuilder).await?;
+        for reported in reports {
+            core.tasks.spawn(core.reconciler.clone().run(reported, core.stop.clone()));
+        }
         Ok(core)
     }
 
@@ -347,6 +351,21 @@ fn driver_settings(config: &Config, limits: Limits) -> DriverSettings {
         arm_valid: config.driver.arm_valid.0,
         open_max: config.driver.open_max,
     }
+}
+
+/// A poller for each backend, and where the reports of their sweeps come out.
+fn polled(
+    built: Vec<Arc<Backend>>,
+    settings: PollSettings,
+    (fleet, clock, ended): (&Arc<Fleet>, &Clock, &mpsc::Sender<Ended>),
+) -> (Pollers, Vec<mpsc::Receiver<SweepReport>>) {
+    let pairs = built.into_iter().map(|backend| {
+        let (reporting, reported) = report_channel();
+        let poller = Poller::new(backend, Arc::clone(fleet), clock.clone(), settings, ended.clone());
+        (Arc::new(poller.reporting(reporting)), reported)
+    });
+    let (pollers, reports): (Vec<_>, Vec<_>) = pairs.unzip();
+    (Pollers::new(pollers), reports)
 }
 
 fn quotas(config: &Config) -> BTreeMap<TenantId, QuotaLimits> {

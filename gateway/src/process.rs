@@ -99,7 +99,7 @@ impl Process {
             drain: drain.clone(),
         };
         let admin = Setup {
-            handler: Admin::new(health, Arc::clone(&metrics), config.redacted()),
+            handler: Admin::new(health, Arc::clone(&metrics), config.redacted()).over(Arc::clone(&core)),
             tls: None,
             limits: limits.clone(),
             metrics,

@@ -1,18 +1,23 @@
 //! Opens the store that the configuration names: the embedded database or a shared Redis.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use base64::Engine as _;
 use meridian_ledger::{
     Ledger,
     embedded::{EmbeddedLedger, OpenError, Options, SealKey},
     recovery::Recovery,
+    redis,
 };
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    config::{Config, Store},
+    config::{self, Config, RedisServers, Store},
     journal::intent::{IntentLog, NoIntents},
 };
 
@@ -31,6 +36,15 @@ pub enum StoreError {
     /// The thread that opens the file ended.
     #[error("opening the ledger was interrupted")]
     Interrupted,
+    /// A file that it needs cannot be read.
+    #[error("{path} cannot be read")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
     /// This build cannot speak to it.
     #[error("`ledger.store = \"redis\"` is not there yet")]
     Unsupported,
@@ -57,8 +71,44 @@ pub async fn open(config: &Config, fatal: impl FnOnce(&str) + Send + 'static) ->
             let ledger = Arc::new(embedded(path, seal_key(config)?, fatal).await?);
             Ok(Opened { ledger, recovery: None, intents: Arc::new(NoIntents) })
         }
-        Store::Redis(_) => Err(StoreError::Unsupported),
+        Store::Redis(redis) => {
+            let _options = redis_options(redis)?;
+            Err(StoreError::Unsupported)
+        }
     }
+}
+
+/// How the configured Redis is reached.
+fn redis_options(redis: &config::Redis) -> Result<redis::Options, StoreError> {
+    let address = |a: &config::RedisAddress| redis::Address::new(a.host.clone(), a.port);
+    let addresses = |list: &[config::RedisAddress]| list.iter().map(address).collect();
+    let servers = match &redis.servers {
+        RedisServers::Single(one) => redis::Servers::Single(address(one)),
+        RedisServers::Sentinel { master, addresses: list, user, password } => redis::Servers::Sentinel {
+            master: master.clone(),
+            addresses: addresses(list),
+            user: redis::User { name: user.clone(), password: password.clone() },
+        },
+        RedisServers::Cluster { addresses: list } => redis::Servers::Cluster { addresses: addresses(list) },
+    };
+    let mut options = redis::Options::new(servers);
+    options.user = redis::User { name: redis.user.clone(), password: redis.password.clone() };
+    options.call_timeout = redis.call_timeout.0;
+    options.tls = redis.tls.as_ref().map(tls).transpose()?;
+    Ok(options)
+}
+
+fn tls(files: &config::RedisTls) -> Result<redis::Tls, StoreError> {
+    let read = |path: &PathBuf| std::fs::read(path).map_err(|source| StoreError::File { path: path.clone(), source });
+    let client = match (&files.cert_file, &files.key_file) {
+        (Some(cert), Some(key)) => {
+            let text = std::fs::read_to_string(key);
+            let key = text.map_err(|source| StoreError::File { path: key.clone(), source })?;
+            Some((read(cert)?, SecretString::from(key)))
+        }
+        _ => None,
+    };
+    Ok(redis::Tls { authorities: files.ca_file.as_ref().map(read).transpose()?, client })
 }
 
 /// Makes the ledger's folder and opens the file, away from the runtime's threads.

@@ -4,6 +4,7 @@
 //! Logs go to standard error; standard output belongs to the commands.
 
 pub mod core;
+pub mod reconcile;
 
 use std::{
     fmt::Debug,

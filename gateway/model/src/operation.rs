@@ -26,6 +26,10 @@ use crate::{
     time::Time,
 };
 
+/// Annotation of an instance that was there before its record: backend and id it was imported from. Its operation never
+/// creates anything: a claim that was left before the instance was taken in fails.
+pub const IMPORTED: &str = "meridian.dev/imported-from";
+
 /// Version of the record's layout, raised when a reader of the last version could misread it.
 pub const RECORD_VERSION: u16 = 1;
 

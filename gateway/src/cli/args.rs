@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use meridian_model::quantity::Span;
 
+use super::admin::Admin;
+
 /// How long `--wait` and `wait` look before they give up: covers six attempts of the default 60 s driver budget
 /// only in part, because a person who waits longer has left.
 const WAIT_DEFAULT: &str = "120s";
@@ -137,6 +139,12 @@ pub(super) enum Verb {
                             the last line on stdout is one JSON object with addresses, keys and ids."
     )]
     Cloudsim(Cloudsim),
+    /// See and settle what needs an operator, over the admin listener
+    #[command(
+        after_help = "Examples:\n  meridian admin orphans\n  meridian admin import gz-main/eksci-1a2b --as-tenant acme --name web\n  \
+                            meridian admin operations --state undetermined\n  meridian admin settle acme/OPERATION --absent"
+    )]
+    Admin(Admin),
     /// Print the version of this program, and of the server if there is one
     Version(OutputOnly),
     /// Print all verbs and flags, for scripts and agents

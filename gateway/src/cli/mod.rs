@@ -4,6 +4,7 @@
 //! speak only the REST API and know nothing of the gateway's insides; `local` starts what runs in this process.
 //! The environment is read by `main` alone and handed in.
 
+mod admin;
 mod apply;
 mod args;
 mod client;
@@ -71,14 +72,25 @@ fn run(cli: &Cli, env: &Environment) -> Result<(), Failure> {
         Verb::Context(command) => context::run(command, &cli.global, env),
         Verb::Commands(args) => tree::commands(args.output),
         Verb::Completion { shell } => tree::completion(*shell),
+        Verb::Admin(args) => operate(args, &cli.global, env),
         _ => ask(cli, env),
     }
 }
 
+/// The verbs that speak to the admin listener.
+fn operate(args: &admin::Admin, global: &Global, env: &Environment) -> Result<(), Failure> {
+    let client = admin::connect(args, global, env)?;
+    runtime()?.block_on(admin::run(&client, args, env.now))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|e| Failure::new(Exit::Error, format!("the runtime does not start: {e}")))
+}
+
 /// The verbs that speak to a gateway.
 fn ask(cli: &Cli, env: &Environment) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|e| Failure::new(Exit::Error, format!("the runtime does not start: {e}")))?;
+    let runtime = runtime()?;
     let global = &cli.global;
     if let Verb::Explain(args) = &cli.verb
         && explain::offline(args)?
@@ -104,6 +116,7 @@ fn ask(cli: &Cli, env: &Environment) -> Result<(), Failure> {
             | Verb::Demo(_)
             | Verb::Cloudsim(_)
             | Verb::Context(_)
+            | Verb::Admin(_)
             | Verb::Commands(_)
             | Verb::Completion { .. } => Ok(()),
         }

@@ -21,6 +21,7 @@ use super::{
     ledger::Ledger,
     profiles::{ImageProfile, NetworkProfile, SecretProfile},
     reader::{Report, Section},
+    reconcile::Reconcile,
 };
 
 const fn ms(n: u64) -> Span {
@@ -82,6 +83,8 @@ pub struct Config {
     pub status: Status,
     /// The journal driver.
     pub driver: Driver,
+    /// The reconciler.
+    pub reconcile: Reconcile,
     /// Logs.
     pub telemetry: Telemetry,
 }
@@ -111,6 +114,7 @@ impl Config {
         let secrets: Vec<_> = root.sections("secretProfiles").into_iter().map(SecretProfile::read).collect();
         let status = Status::read(root.section("status"));
         let driver = Driver::read(root.section("driver"));
+        let reconcile = Reconcile::read(root.section("reconcile"));
         let telemetry = Telemetry::read(root.section("telemetry"));
         root.finish();
         Some(Self {
@@ -124,6 +128,7 @@ impl Config {
             secret_profiles: secrets.into_iter().collect::<Option<_>>()?,
             status,
             driver,
+            reconcile,
             telemetry,
         })
     }

@@ -15,6 +15,7 @@ use http::{Method, Request};
 use hyper::body::Incoming;
 use secrecy::SecretString;
 
+pub(crate) use self::problem::problem_reply;
 use self::token::TokenKey;
 use super::{AnswerPlan, BodyLimits, Class, Decoded, Dialect, DialectFuture, ROUTE_PARAMS_MAX, Route};
 use crate::{

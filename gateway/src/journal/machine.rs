@@ -18,7 +18,7 @@ use meridian_model::{
     error::{Effect, ErrorCode, FaultKind, Problem},
     ids::{BackendId, ClientToken, CloudId, CloudName},
     operation::{
-        Attempt, AttemptFault, AttemptState, AttemptView, Charge, Decision, OperationRecord, OperationState,
+        Attempt, AttemptFault, AttemptState, AttemptView, Charge, Decision, IMPORTED, OperationRecord, OperationState,
         RankedCandidate, RejectedCandidate,
     },
     status::{Observed, ObservedEvent, ObservedPhase},
@@ -72,6 +72,9 @@ pub fn next(record: &OperationRecord) -> Next {
     }
     if record.removal.is_some() {
         return Next::Cancel;
+    }
+    if record.annotations.contains_key(IMPORTED) {
+        return Next::GiveUp(Box::new(Problem::new(ErrorCode::Conflict, "the import was interrupted; repeat it")));
     }
     let Some(decision) = &record.decision else { return Next::Plan };
     match next_candidate(record, decision) {

@@ -2,13 +2,18 @@
 //! (`task`), how writes of other gateways arrive (`follow`), and the names that tie an instance at a cloud to its
 //! operation ([`identity`]).
 
+pub mod doubts;
 pub mod driver;
 mod follow;
 pub mod identity;
+pub mod import;
 pub mod intent;
 pub mod machine;
 pub mod rebuild;
+pub mod reconcile;
+pub mod reconciler;
 mod running;
+mod strays;
 mod task;
 
 pub(crate) use self::running::is_newer;

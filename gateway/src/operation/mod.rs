@@ -405,7 +405,7 @@ fn quota_view(tenant: &TenantId, used: Charge, limits: QuotaLimits) -> views::Qu
 const STORE_RETRY_SECONDS: u32 = 2;
 
 /// What a caller learns of a ledger that failed: nothing was sent for this request, and repeating it is safe.
-fn store_refusal(error: &LedgerError) -> Refusal {
+pub(crate) fn store_refusal(error: &LedgerError) -> Refusal {
     let mut refusal: Refusal = Problem::new(
         ErrorCode::StoreUnavailable,
         "the ledger cannot be used now; repeating the request with the same key is safe",

@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::Unit,
 };
 
-use super::Metrics;
+use super::{Metrics, reconcile::ReconcileMetrics};
 
 /// Span of one call to a backend: `otel.kind=client`, `cloud.region`, `meridian.backend`, `meridian.verb`; at its end
 /// `meridian.effect` (`applied`, `not-applied` or `unknown`) and `error.type`.
@@ -88,6 +88,8 @@ pub struct CoreMetrics {
     sweeps: Family<SweepLabels, Counter>,
     data_age: Family<BackendLabels, Gauge>,
     feed_age: Gauge,
+    /// Those of the reconciler.
+    pub reconcile: ReconcileMetrics,
 }
 
 impl fmt::Debug for CoreMetrics {
@@ -120,6 +122,7 @@ impl CoreMetrics {
             sweeps: Family::default(),
             data_age: Family::default(),
             feed_age: Gauge::default(),
+            reconcile: ReconcileMetrics::register(metrics),
         };
         metrics.register(|r| {
             r.register("meridian_vendor_calls", "Calls to backends by verb and outcome", core.calls.clone());

@@ -138,9 +138,8 @@ pub trait Recovery: Debug + Send + Sync + 'static {
     /// How each tenant's data stands.
     fn standings(&self, tenants: Vec<TenantId>) -> LedgerFuture<'_, BTreeMap<TenantId, TenantStanding>>;
 
-    /// What this process saw last of each tenant: the greatest place of any write that was acknowledged to it or read
-    /// by it, under which incarnation. Asks nothing.
-    fn seen(&self) -> BTreeMap<TenantId, Mark>;
+    /// The greatest place of a write of each tenant that was acknowledged to this process. Asks nothing.
+    fn acknowledged(&self) -> BTreeMap<TenantId, u64>;
 
     /// Says that a member lives and what it confirms; returns all members. One that was silent for longer than
     /// `forget_after` is forgotten if that is given: nothing it wrote can be missing from what the caller has read

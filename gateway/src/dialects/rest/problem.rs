@@ -10,7 +10,7 @@ use meridian_model::{
 use serde::Serialize;
 
 use super::{decode::IDEMPOTENCY_KEY, encode::REPLAYED};
-use crate::{http::Reply, refusal::Rejection};
+use crate::{http::Reply, operation::Refusal, refusal::Rejection};
 
 /// Media type of a problem.
 pub(super) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -101,6 +101,11 @@ pub(super) fn write(rejection: &Rejection, request_id: &str, path: &str) -> Repl
     *reply.status_mut() = StatusCode::from_u16(problem.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     headers(rejection, path, &mut reply);
     reply
+}
+
+/// Writes a problem of the admin listener, which has nothing to hide and no request identifiers.
+pub(crate) fn problem_reply(refusal: Refusal) -> Reply {
+    write(&Rejection::from(refusal), "", "")
 }
 
 fn headers(rejection: &Rejection, path: &str, reply: &mut Reply) {

@@ -186,11 +186,15 @@ zones = [{ zone = "cn-shenzhen-a", subnet_id = "vsw-a", cidr = "10.1.0.0/16" }]
 }
 
 #[test]
-fn the_production_example_is_accepted_and_mistakes_are_placed() {
+fn the_production_examples_are_accepted_and_mistakes_are_placed() {
     let dir = tempfile::tempdir().unwrap();
     let example = std::fs::read_to_string(root().join("deploy/examples/meridian.toml")).unwrap();
+    let shared = std::fs::read_to_string(root().join("deploy/examples/meridian-shared.toml")).unwrap();
     for (path, content) in [
         ("meridian.toml", example.as_str()),
+        ("shared.toml", shared.as_str()),
+        ("secrets/redis", "x"),
+        ("tls/redis-ca.pem", "x"),
         ("secrets/deployment", "00112233445566778899aabbccddeeff"),
         ("secrets/tcr", "x"),
         ("secrets/acr", "x"),
@@ -209,6 +213,7 @@ fn the_production_example_is_accepted_and_mistakes_are_placed() {
         finish(command)
     };
     assert!(check("meridian.toml").ok().ends_with(": ok; 2 tenants, 2 backends\n"));
+    assert!(check("shared.toml").ok().ends_with(": ok; 1 tenants, 1 backends\n"));
 
     let broken = example.replace("inFlightMax", "inFlghtMax").replace("secretId =", "secretIdd =");
     std::fs::write(dir.path().join("broken.toml"), &broken).unwrap();

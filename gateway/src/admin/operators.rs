@@ -1,0 +1,246 @@
+//! The part of the admin listener that shows and settles what needs a person: strays, operations in doubt, imports.
+//!
+//! ```text
+//! GET  /orphans                                every stray, with why nothing is done about it yet
+//! POST /orphans/{backend}/{cloudId}:adopt      {"tenant", "name", "force"?}   makes it the tenant's instance
+//! POST /orphans/{backend}/{cloudId}:remove     deletes it now, if no operation has it
+//! POST /orphans/{backend}/{cloudId}:ignore     leaves it alone until the process ends
+//! POST /import                                 {"backend", "cloudId", "tenant", "name", "force"?}
+//! GET  /operations?state=in-doubt|undetermined operations whose outcome is not known
+//! POST /operations/{tenant}/{operation}:settle {"outcome": "absent"} or {"outcome": "applied", "cloudId"}
+//! GET  /reconcile                              how the reconciler stands with each backend
+//! ```
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use meridian_model::{
+    error::ErrorCode,
+    ids::{BackendId, CloudId, InstanceName, OperationId, TenantId},
+};
+use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::json;
+
+use super::json_answer;
+use crate::{
+    core::Core,
+    dialects::rest::problem_reply,
+    http::Reply,
+    journal::{
+        doubts::{Outcome, State},
+        import::Import,
+    },
+    operation::Refusal,
+};
+
+/// Largest body; the largest that makes sense is a few names.
+const BODY_LEN_MAX: usize = 16 * 1024;
+
+/// Longest time in which a body must come.
+const BODY_WITHIN: Duration = Duration::from_secs(5);
+
+/// Most items of a list; what is beyond is counted.
+const LIST_MAX: usize = 1000;
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Adopt {
+    tenant: TenantId,
+    name: InstanceName,
+    #[serde(default)]
+    force: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ImportBody {
+    backend: BackendId,
+    cloud_id: CloudId,
+    tenant: TenantId,
+    name: InstanceName,
+    #[serde(default)]
+    force: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "outcome", rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+enum Settle {
+    Absent,
+    Applied { cloud_id: CloudId },
+}
+
+/// What is asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Route {
+    Orphans,
+    Adopt(BackendId, CloudId),
+    Remove(BackendId, CloudId),
+    Ignore(BackendId, CloudId),
+    Import,
+    Operations(Option<State>),
+    Settle(TenantId, OperationId),
+    Reconcile,
+}
+
+/// Answers a request of this part; `None` for any other path.
+pub(super) async fn answer(core: &Core, request: Request<Incoming>) -> Option<Reply> {
+    let route = route(request.method(), request.uri().path(), request.uri().query())?;
+    let done = match route {
+        Ok(route) => perform(core, route, request.into_body()).await,
+        Err(refusal) => Err(refusal),
+    };
+    Some(done.unwrap_or_else(problem_reply))
+}
+
+/// The route of a path; `None` when the path is none of ours.
+fn route(method: &Method, path: &str, query: Option<&str>) -> Option<Result<Route, Refusal>> {
+    let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+    let wanted = match segments.as_slice() {
+        ["orphans" | "reconcile" | "operations"] => Method::GET,
+        ["import"] | ["orphans" | "operations", _, _] => Method::POST,
+        _ => return None,
+    };
+    if *method != wanted {
+        return Some(Err(Refusal::new(ErrorCode::MethodNotAllowed, format!("this path takes {wanted}"))));
+    }
+    Some(match segments.as_slice() {
+        ["orphans"] => Ok(Route::Orphans),
+        ["reconcile"] => Ok(Route::Reconcile),
+        ["import"] => Ok(Route::Import),
+        ["operations"] => state(query).map(Route::Operations),
+        ["orphans", backend, last] => stray(backend, last),
+        ["operations", tenant, last] => settled(tenant, last),
+        _ => return None,
+    })
+}
+
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Refusal> {
+    let decoded = percent_decode_str(text).decode_utf8_lossy();
+    decoded.parse().map_err(|e: T::Err| Refusal::new(ErrorCode::InvalidArgument, e.to_string()))
+}
+
+fn no_verb() -> Refusal {
+    Refusal::new(ErrorCode::NotFound, "no such verb; the path ends with :adopt, :remove, :ignore or :settle")
+}
+
+fn stray(backend: &str, last: &str) -> Result<Route, Refusal> {
+    let (id, verb) = last.rsplit_once(':').ok_or_else(no_verb)?;
+    let (backend, id) = (parse(backend)?, parse(id)?);
+    match verb {
+        "adopt" => Ok(Route::Adopt(backend, id)),
+        "remove" => Ok(Route::Remove(backend, id)),
+        "ignore" => Ok(Route::Ignore(backend, id)),
+        _ => Err(no_verb()),
+    }
+}
+
+fn settled(tenant: &str, last: &str) -> Result<Route, Refusal> {
+    let op = last.strip_suffix(":settle").ok_or_else(no_verb)?;
+    Ok(Route::Settle(parse(tenant)?, parse(op)?))
+}
+
+fn state(query: Option<&str>) -> Result<Option<State>, Refusal> {
+    let Some(query) = query.filter(|q| !q.is_empty()) else { return Ok(None) };
+    match query {
+        "state=in-doubt" => Ok(Some(State::InDoubt)),
+        "state=undetermined" => Ok(Some(State::Undetermined)),
+        _ => Err(Refusal::new(ErrorCode::InvalidArgument, "the query is state=in-doubt or state=undetermined")),
+    }
+}
+
+async fn perform(core: &Core, route: Route, body: Incoming) -> Result<Reply, Refusal> {
+    let accepted = || json_answer(StatusCode::ACCEPTED, &json!({ "status": "accepted" }));
+    let reconciler = &core.reconciler;
+    match route {
+        Route::Orphans => Ok(list(reconciler.strays())),
+        Route::Reconcile => Ok(list(reconciler.status())),
+        Route::Operations(state) => Ok(list(reconciler.doubts(state))),
+        Route::Ignore(backend, id) => reconciler.ignore(&backend, &id).map(|()| accepted()),
+        Route::Remove(backend, id) => reconciler.remove(&backend, &id).await.map(|()| accepted()),
+        Route::Adopt(backend, cloud_id) => {
+            let Adopt { tenant, name, force } = read(body).await?;
+            import(core, &Import { backend, cloud_id, tenant, name, force }).await
+        }
+        Route::Import => {
+            let ImportBody { backend, cloud_id, tenant, name, force } = read(body).await?;
+            import(core, &Import { backend, cloud_id, tenant, name, force }).await
+        }
+        Route::Settle(tenant, op) => {
+            let outcome = match read(body).await? {
+                Settle::Absent => Outcome::Absent,
+                Settle::Applied { cloud_id } => Outcome::Applied(cloud_id),
+            };
+            reconciler.settle(&tenant, &op, outcome).await.map(|()| accepted())
+        }
+    }
+}
+
+async fn import(core: &Core, wish: &Import) -> Result<Reply, Refusal> {
+    let record = core.reconciler.import(wish).await?;
+    let name = format!("tenants/{}/instances/{}", record.tenant, record.name);
+    let body = json!({ "instance": name, "uid": record.uid, "operation": record.op_id, "cloudId": wish.cloud_id });
+    Ok(json_answer(StatusCode::CREATED, &body))
+}
+
+async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Refusal> {
+    let invalid = |why: String| Refusal::new(ErrorCode::InvalidArgument, why);
+    let bytes = match tokio::time::timeout(BODY_WITHIN, Limited::new(body, BODY_LEN_MAX).collect()).await {
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(error)) => return Err(invalid(format!("the body cannot be read: {error}"))),
+        Err(_) => return Err(invalid("the body did not come in time".to_owned())),
+    };
+    let bytes = if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes };
+    serde_json::from_slice(&bytes).map_err(|e| invalid(format!("the body is not what this verb takes: {e}")))
+}
+
+/// A list, cut to what a person can read.
+fn list<T: Serialize>(mut items: Vec<T>) -> Reply {
+    let total = items.len();
+    items.truncate(LIST_MAX);
+    json_answer(StatusCode::OK, &json!({ "items": items, "total": total }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_have_their_routes() {
+        let of = |line: &str| {
+            let (method, target) = line.split_once(' ').unwrap();
+            let (path, query) = target.split_once('?').map_or((target, None), |(p, q)| (p, Some(q)));
+            route(&method.parse().unwrap(), path, query)
+        };
+        let ok = |line: &str| of(line).unwrap().unwrap();
+        let refused = |line: &str| of(line).unwrap().unwrap_err().problem.code;
+        let (gz, id): (BackendId, CloudId) = ("gz".parse().unwrap(), "eksci-1".parse().unwrap());
+        assert_eq!(ok("GET /orphans"), Route::Orphans);
+        assert_eq!(ok("POST /orphans/gz/eksci-1:adopt"), Route::Adopt(gz.clone(), id.clone()));
+        assert_eq!(ok("POST /orphans/gz/eksci%2D1:remove"), Route::Remove(gz.clone(), id.clone()));
+        assert_eq!(ok("POST /orphans/gz/eksci-1:ignore"), Route::Ignore(gz, id));
+        assert_eq!(ok("GET /operations"), Route::Operations(None));
+        assert_eq!(ok("GET /operations?state=in-doubt"), Route::Operations(Some(State::InDoubt)));
+        assert_eq!(
+            ok("POST /operations/acme/op1:settle"),
+            Route::Settle("acme".parse().unwrap(), "op1".parse().unwrap())
+        );
+        assert_eq!(ok("POST /import"), Route::Import);
+        assert_eq!(refused("POST /orphans"), ErrorCode::MethodNotAllowed);
+        assert_eq!(refused("POST /orphans/gz/eksci-1:eat"), ErrorCode::NotFound);
+        assert_eq!(refused("POST /orphans/GZ/eksci-1:adopt"), ErrorCode::InvalidArgument);
+        assert_eq!(refused("GET /operations?state=done"), ErrorCode::InvalidArgument);
+        assert!(of("GET /livez").is_none() && of("POST /operations/a/b/c").is_none());
+    }
+
+    #[test]
+    fn a_settlement_says_what_it_must() {
+        let of = |text: &str| serde_json::from_str::<Settle>(text);
+        assert!(matches!(of(r#"{"outcome":"absent"}"#), Ok(Settle::Absent)));
+        assert!(matches!(of(r#"{"outcome":"applied","cloudId":"eci-1"}"#), Ok(Settle::Applied { .. })));
+        assert!(of(r#"{"outcome":"applied"}"#).is_err() && of(r#"{"outcome":"maybe"}"#).is_err());
+    }
+}

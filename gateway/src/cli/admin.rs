@@ -1,0 +1,250 @@
+//! `admin`: what needs an operator, over the admin listener: strays, operations in doubt, imports.
+
+use clap::{Args, Subcommand, ValueEnum};
+use meridian_model::time::Time;
+use serde_json::{Value, json};
+
+use super::{
+    args::{Format, Global, OutputOnly},
+    client::{Ask, Client, encode},
+    context::Connection,
+    failure::{Exit, Failure},
+    output::{self, Environment, Table, age, emit, items, note, scalar, short, text},
+};
+
+/// Where the admin listener is when nobody says: the configuration's default.
+const ADMIN_DEFAULT: &str = "http://127.0.0.1:9090";
+
+/// `admin`.
+#[derive(Debug, Args)]
+pub(super) struct Admin {
+    /// Address of the admin listener; http://127.0.0.1:9090 when left out [env: MERIDIAN_ADMIN]
+    #[arg(long, global = true, value_name = "URL")]
+    pub admin: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: AdminVerb,
+}
+
+/// The verbs of `admin`.
+#[derive(Debug, Subcommand)]
+pub(super) enum AdminVerb {
+    /// List instances that no operation has, with why nothing is done about them yet
+    Orphans(OutputOnly),
+    /// List operations whose outcome is not known
+    Operations {
+        /// Only those that their driver finds out about, or those that only a person can tell
+        #[arg(long, value_enum)]
+        state: Option<Doubt>,
+        /// How to answer.
+        #[command(flatten)]
+        output: OutputOnly,
+    },
+    /// Show how the reconciler stands with each backend
+    Reconcile(OutputOnly),
+    /// Make an instance that exists a tenant's, an orphan or one that was there before
+    Import {
+        /// BACKEND/CLOUD-ID
+        #[arg(value_parser = place)]
+        instance: Place,
+        /// Tenant whose it becomes
+        #[arg(long = "as-tenant", value_name = "NAME")]
+        tenant: String,
+        /// Its name from then on
+        #[arg(long)]
+        name: String,
+        /// Also when the tenant's limits do not hold it
+        #[arg(long)]
+        force: bool,
+        /// How to answer.
+        #[command(flatten)]
+        output: OutputOnly,
+    },
+    /// Remove an orphan now
+    Remove {
+        /// BACKEND/CLOUD-ID
+        #[arg(value_parser = place)]
+        instance: Place,
+    },
+    /// Leave an orphan alone until the gateway ends; `reconcile.keep` in the configuration is for longer
+    Ignore {
+        /// BACKEND/CLOUD-ID
+        #[arg(value_parser = place)]
+        instance: Place,
+    },
+    /// Say what became of an operation in doubt
+    Settle {
+        /// TENANT/OPERATION
+        #[arg(value_parser = place)]
+        operation: Place,
+        /// Nothing of it exists and nothing can appear
+        #[arg(long, required_unless_present = "applied", conflicts_with = "applied")]
+        absent: bool,
+        /// It made this instance
+        #[arg(long, value_name = "CLOUD-ID")]
+        applied: Option<String>,
+    },
+}
+
+/// States of an operation whose outcome is not known.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Doubt {
+    /// Its driver finds out
+    InDoubt,
+    /// Only a person can tell
+    Undetermined,
+}
+
+/// Two names with a slash between.
+#[derive(Debug, Clone)]
+pub(super) struct Place(String, String);
+
+fn place(text: &str) -> Result<Place, String> {
+    match text.split_once('/') {
+        Some((one, other)) if !one.is_empty() && !other.is_empty() => Ok(Place(one.to_owned(), other.to_owned())),
+        _ => Err("write it as two names with / between them, as the lists show it".to_owned()),
+    }
+}
+
+impl Place {
+    fn path(&self, collection: &str, verb: &str) -> String {
+        format!("/{collection}/{}/{}:{verb}", encode(&self.0), encode(&self.1))
+    }
+}
+
+/// The client of the admin listener; it takes no key.
+pub(super) fn connect(args: &Admin, global: &Global, env: &Environment) -> Result<Client, Failure> {
+    let server = args.admin.clone().or_else(|| env.set("MERIDIAN_ADMIN")).unwrap_or_else(|| ADMIN_DEFAULT.to_owned());
+    let connection = Connection {
+        server: server.trim_end_matches('/').to_owned(),
+        token: None,
+        tenant: None,
+        ca_file: global.ca_file.clone(),
+    };
+    Client::new(connection, global.verbose, global.curl)
+}
+
+/// `meridian admin`.
+///
+/// # Errors
+/// What the gateway refuses with.
+pub(super) async fn run(client: &Client, args: &Admin, now: Time) -> Result<(), Failure> {
+    match &args.verb {
+        AdminVerb::Orphans(output) => show(client, "/orphans", output.output, &|items| strays(items, now)).await,
+        AdminVerb::Reconcile(output) => show(client, "/reconcile", output.output, &|items| backends(items, now)).await,
+        AdminVerb::Operations { state, output } => {
+            let path = match state {
+                None => "/operations",
+                Some(Doubt::InDoubt) => "/operations?state=in-doubt",
+                Some(Doubt::Undetermined) => "/operations?state=undetermined",
+            };
+            show(client, path, output.output, &|items| doubts(items, now)).await
+        }
+        AdminVerb::Import { instance: Place(backend, id), tenant, name, force, output } => {
+            let body = json!({"backend": backend, "cloudId": id, "tenant": tenant, "name": name, "force": force});
+            let value = post(client, "/import", &body).await?;
+            let full = text(&value, "/instance");
+            match output.output {
+                Format::Json => emit(&output::json(&value)),
+                Format::Yaml => emit(&output::yaml(&value)?),
+                Format::Name => emit(&format!("instance/{}\n", short(full))),
+                Format::Table | Format::Wide => emit(&format!("{full} imported from {backend}/{id}\n")),
+            }
+        }
+        AdminVerb::Remove { instance } => {
+            post(client, &instance.path("orphans", "remove"), &json!({})).await?;
+            emit(&format!("{}/{} is being removed\n", instance.0, instance.1))
+        }
+        AdminVerb::Ignore { instance } => {
+            post(client, &instance.path("orphans", "ignore"), &json!({})).await?;
+            emit(&format!("{}/{} is left alone until the gateway ends\n", instance.0, instance.1))
+        }
+        AdminVerb::Settle { operation, absent: _, applied } => {
+            let body = match applied {
+                Some(id) => json!({"outcome": "applied", "cloudId": id}),
+                None => json!({"outcome": "absent"}),
+            };
+            post(client, &operation.path("operations", "settle"), &body).await?;
+            emit(&format!("operation/{} settled\n", operation.1))
+        }
+    }
+}
+
+/// Posts what is the same when it is repeated; the admin listener needs no key for that.
+async fn post(client: &Client, path: &str, body: &Value) -> Result<Value, Failure> {
+    let answer = client.ask(Ask::post(path, body, "admin")).await?;
+    client.good(&answer)?;
+    Ok(answer.json())
+}
+
+async fn show(client: &Client, path: &str, format: Format, table: &dyn Fn(&[Value]) -> Table) -> Result<(), Failure> {
+    let value = client.read(path).await?;
+    let rows = items(&value, "/items");
+    match format {
+        Format::Json => emit(&output::json(&value))?,
+        Format::Yaml => emit(&output::yaml(&value)?)?,
+        Format::Name => return Err(Failure::new(Exit::Usage, "these have no resource names; use -o table or -o json")),
+        Format::Table | Format::Wide if rows.is_empty() => note("none\n"),
+        Format::Table | Format::Wide => emit(&table(rows).render())?,
+    }
+    let total = value.pointer("/total").and_then(Value::as_u64).unwrap_or(0);
+    if u64::try_from(rows.len()).is_ok_and(|shown| shown < total) {
+        note(&format!("! only {} of {total} are shown\n", rows.len()));
+    }
+    Ok(())
+}
+
+fn strays(items: &[Value], now: Time) -> Table {
+    let mut table = Table::new(vec!["INSTANCE", "CLASS", "TENANT", "AGE", "SWEEPS", "HELD BACK", "NEXT"]);
+    for item in items {
+        table.row(vec![
+            format!("{}/{}", text(item, "/backend"), text(item, "/cloudId")),
+            text(item, "/class").to_owned(),
+            text(item, "/tenant").to_owned(),
+            age(now, Some(text(item, "/firstSeen"))),
+            scalar(item, "/sweeps"),
+            text(item, "/heldBack").to_owned(),
+            text(item, "/next").to_owned(),
+        ]);
+    }
+    table
+}
+
+fn doubts(items: &[Value], now: Time) -> Table {
+    let mut table = Table::new(vec!["OPERATION", "INSTANCE", "STATE", "BACKEND", "AGE", "SENDS", "LAST FAILURE"]);
+    for item in items {
+        table.row(vec![
+            format!("{}/{}", text(item, "/tenant"), text(item, "/operation")),
+            text(item, "/instance").to_owned(),
+            text(item, "/state").to_owned(),
+            text(item, "/backend").to_owned(),
+            age(now, Some(text(item, "/since"))),
+            scalar(item, "/sends"),
+            text(item, "/fault").to_owned(),
+        ]);
+    }
+    table
+}
+
+fn backends(items: &[Value], now: Time) -> Table {
+    let mut table = Table::new(vec![
+        "BACKEND", "REGION", "SWEPT", "TRUSTED", "LISTED", "OURS", "EXPECTED", "STRAYS", "REMOVES", "BRAKE",
+    ]);
+    for item in items {
+        let strays = item.pointer("/strays").and_then(Value::as_object);
+        let strays: Vec<String> = strays.into_iter().flatten().map(|(class, n)| format!("{n} {class}")).collect();
+        table.row(vec![
+            text(item, "/backend").to_owned(),
+            text(item, "/region").to_owned(),
+            age(now, Some(text(item, "/lastSweep/startedAt"))),
+            scalar(item, "/lastSweep/trusted"),
+            scalar(item, "/lastSweep/listed"),
+            scalar(item, "/lastSweep/shown"),
+            scalar(item, "/lastSweep/expected"),
+            strays.join(", "),
+            scalar(item, "/lastSweep/removesOrphans"),
+            scalar(item, "/removalsLeft"),
+        ]);
+    }
+    table
+}

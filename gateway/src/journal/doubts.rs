@@ -1,0 +1,94 @@
+//! Operations whose outcome is not known, for a person to see and settle.
+
+use std::time::Duration;
+
+use meridian_model::{
+    ids::{BackendId, CloudId, CloudName, InstanceName, OperationId, TenantId},
+    instance::RestartPolicy,
+    operation::{AttemptState, OperationRecord},
+    time::Time,
+};
+use serde::Serialize;
+
+use super::reconciler::Reconciler;
+
+/// A state in which an operation may stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Its driver finds out.
+    InDoubt,
+    /// Only a person can tell: what ran to completion may have vanished from the backend's lists.
+    Undetermined,
+}
+
+/// What a person knows of an operation in doubt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing of it exists and nothing can appear.
+    Absent,
+    /// It made this instance.
+    Applied(CloudId),
+}
+
+/// An operation whose outcome is not known.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DoubtView {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The operation.
+    pub operation: OperationId,
+    /// The instance it is about.
+    pub instance: InstanceName,
+    /// Who finds out.
+    pub state: State,
+    /// Where the request went.
+    pub backend: BackendId,
+    /// What is looked for.
+    pub cloud_name: CloudName,
+    /// Number of the attempt.
+    pub attempt: u32,
+    /// Since when.
+    pub since: Time,
+    /// When its last request was journalled.
+    pub armed_at: Time,
+    /// Requests sent, as far as is known.
+    pub sends: u32,
+    /// The last failure, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+}
+
+impl Reconciler {
+    /// Operations in doubt, or undetermined, or both; as far as this process knows.
+    #[must_use]
+    pub fn doubts(&self, only: Option<State>) -> Vec<DoubtView> {
+        let now = self.parts().clock.now();
+        let records = self.parts().fleet.records();
+        records.iter().filter_map(|r| view(r, now)).filter(|v| only.is_none_or(|state| state == v.state)).collect()
+    }
+}
+
+/// How long a doubt about what runs to completion can be resolved by looking: after an hour some vendors drop what
+/// ended from their lists (RELIABILITY 2.5).
+const LOOKED_FOR: Duration = Duration::from_secs(45 * 60);
+
+fn view(record: &OperationRecord, now: Time) -> Option<DoubtView> {
+    let attempt = record.open_attempt().filter(|a| a.state == AttemptState::InDoubt)?;
+    let ends = record.spec.restart_policy != RestartPolicy::Always;
+    let state = if ends && now.since(attempt.started_at) > LOOKED_FOR { State::Undetermined } else { State::InDoubt };
+    Some(DoubtView {
+        tenant: record.tenant.clone(),
+        operation: record.op_id.clone(),
+        instance: record.name.clone(),
+        state,
+        backend: attempt.backend.clone(),
+        cloud_name: attempt.name.clone(),
+        attempt: attempt.n,
+        since: attempt.changed_at,
+        armed_at: attempt.armed_at,
+        sends: attempt.sends,
+        fault: attempt.fault.as_ref().map(|f| format!("{}: {}", f.code, f.message)),
+    })
+}

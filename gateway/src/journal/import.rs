@@ -1,0 +1,314 @@
+//! Import: an operation for an instance that was there before it, an orphan of ours or a foreign one.
+//!
+//! The claim makes a record that never creates anything; one step then takes the instance in as adopted and charges it.
+//! A crash between the two leaves a claim that fails by itself. From then on the instance is its tenant's: read,
+//! charged and deleted like any other, and found by its id, because its name may be anybody's.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use meridian_ledger::{Claim, Claimed, Step, Stepped, Usage};
+use meridian_model::{
+    error::ErrorCode,
+    ids::{BackendId, CloudId, CloudName, InstanceName, OperationId, TenantId, ZoneId},
+    instance::{Container, GpuCount, InstanceSpec, ResourceList, Resources},
+    operation::{Attempt, AttemptState, Charge, IMPORTED, OperationRecord, OperationState, QuotaLimits},
+    quantity::{MemoryMib, MilliCpu},
+    status::{Observed, ObservedPhase},
+    time::Time,
+};
+use meridian_policies::quota;
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    identity::{self, Deployment},
+    machine,
+    reconcile::{self, Class, Held, Shown},
+    reconciler::{Reconciler, unread},
+};
+use crate::{
+    operation::{Refusal, store_refusal},
+    planner::quota_problem,
+    regions::Backend,
+};
+
+/// Imports of one instance into one tenant: those before the last were interrupted or refused.
+const IMPORTS_MAX: u32 = 16;
+
+/// What stands for the image, which no backend tells.
+const UNKNOWN_IMAGE: &str = "unknown";
+
+/// A wish to import.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    /// Where the instance is.
+    pub backend: BackendId,
+    /// The vendor's id.
+    pub cloud_id: CloudId,
+    /// Whose it becomes.
+    pub tenant: TenantId,
+    /// What it is called from now on.
+    pub name: InstanceName,
+    /// Also when the tenant's limits do not hold it.
+    pub force: bool,
+}
+
+impl Import {
+    fn source(&self) -> String {
+        format!("{}/{}", self.backend, self.cloud_id)
+    }
+
+    /// The same import repeated has the same.
+    fn fingerprint(&self) -> String {
+        let text = ["import", self.backend.as_str(), self.cloud_id.as_str(), self.name.as_str()].join("\0");
+        Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+}
+
+/// The operation of the `k`-th import of an instance.
+fn operation(deployment: &Deployment, tenant: &TenantId, source: &str, k: u32) -> Result<OperationId, Refusal> {
+    deployment.operation_id(tenant, "IMPORT", &format!("{source}#{k}")).map_err(Refusal::internal)
+}
+
+fn conflict(why: impl Into<String>) -> Refusal {
+    Refusal::new(ErrorCode::Conflict, why)
+}
+
+impl Reconciler {
+    /// Whether an operation that an import made has the instance; `None` when the ledger cannot tell.
+    pub(super) async fn is_imported(&self, backend: &Backend, id: &CloudId) -> Option<bool> {
+        let source = format!("{}/{id}", backend.id);
+        for tenant in self.tenants_by_hash().into_values() {
+            for k in 0..IMPORTS_MAX {
+                let op = operation(&self.parts().deployment, &tenant, &source, k).ok()?;
+                match self.parts().ledger.operation(&tenant, &op).await.ok()? {
+                    Some(record) if !record.is_gone() => return Some(true),
+                    Some(_) => {}
+                    None => break,
+                }
+            }
+        }
+        Some(false)
+    }
+
+    /// Makes an operation for an instance that exists. Repeating it gives the same record.
+    ///
+    /// # Errors
+    /// The instance does not exist or does not run, something has it, the name is taken, or the quota does not hold it.
+    pub async fn import(&self, wish: &Import) -> Result<Box<OperationRecord>, Refusal> {
+        let parts = self.parts();
+        if self.limits(&wish.tenant).is_none() {
+            return Err(Refusal::new(ErrorCode::NotFound, format!("there is no tenant {}", wish.tenant)));
+        }
+        let poller = parts.pollers.of(&wish.backend);
+        let poller =
+            poller.map_err(|_| Refusal::new(ErrorCode::NotFound, format!("there is no backend {}", wish.backend)))?;
+        let backend = poller.backend();
+        if let Some(done) = self.imported_before(wish).await? {
+            return Ok(done);
+        }
+        let Some(seen) = self.describe(backend, &wish.cloud_id).await? else {
+            let why = format!("backend {} shows no instance {}", wish.backend, wish.cloud_id);
+            return Err(Refusal::new(ErrorCode::NotFound, why));
+        };
+        if !seen.phase.proves_capacity() || seen.phase.is_ended() || seen.phase == ObservedPhase::Terminating {
+            return Err(conflict(format!("it is {}; only what runs can be imported", seen.phase.as_str())));
+        }
+        self.nobody_has(backend, wish, &seen).await?;
+        let claimed = self.claim_import(wish, &seen).await?;
+        let taken_in = |now: Time| taken_in((*claimed).clone(), (&parts.deployment, backend), &seen, now);
+        let next = taken_in(parts.clock.now()).map_err(Refusal::internal)?;
+        let charge = next.charge;
+        let mut answer = self.step(next.clone()).await?;
+        if let (Stepped::QuotaExceeded(_), true) = (&answer, wish.force) {
+            answer = self.step_forced(wish, next, charge).await?;
+        }
+        match answer {
+            Stepped::Written(record) => {
+                tracing::warn!(
+                    audit = true,
+                    backend = %wish.backend,
+                    cloud.id = %wish.cloud_id,
+                    meridian.tenant.id = %wish.tenant,
+                    instance = %wish.name,
+                    forced = wish.force,
+                    "an instance was imported"
+                );
+                parts.fleet.put(Arc::new((*record).clone()));
+                Ok(record)
+            }
+            Stepped::QuotaExceeded(shortage) => {
+                let problem = quota_problem(shortage);
+                self.step(machine::failed(*claimed, problem.clone(), parts.clock.now())).await?;
+                Err(problem.into())
+            }
+            Stepped::Fenced | Stepped::Changed(_) => {
+                Err(conflict("somebody changed the operation meanwhile; repeat it"))
+            }
+        }
+    }
+
+    async fn step(&self, next: OperationRecord) -> Result<Stepped, Refusal> {
+        self.parts().ledger.step(Step { next: Box::new(next) }).await.map_err(|e| store_refusal(&e))
+    }
+
+    /// The same step with the limits raised to hold it, then set back. What else is charged in between is bounded by
+    /// what the import was allowed: the sum never exceeds the limits by more than the import.
+    async fn step_forced(&self, wish: &Import, next: OperationRecord, charge: Charge) -> Result<Stepped, Refusal> {
+        let ledger = &self.parts().ledger;
+        let unreachable = |error| store_refusal(&error);
+        let Usage { used, .. } = ledger.usage(&wish.tenant).await.map_err(unreachable)?;
+        let limits = self.limits(&wish.tenant).unwrap_or_default();
+        ledger.set_limits(&wish.tenant, raised(limits, used, charge)).await.map_err(unreachable)?;
+        let answer = self.step(next).await;
+        ledger.set_limits(&wish.tenant, limits).await.map_err(unreachable)?;
+        answer
+    }
+
+    /// The record of an import that was made before, if it still has the instance.
+    async fn imported_before(&self, wish: &Import) -> Result<Option<Box<OperationRecord>>, Refusal> {
+        let Some((_, record)) = self.last_import(wish).await? else { return Ok(None) };
+        match record {
+            Some(record) if record.state == OperationState::Succeeded && record.name == wish.name => Ok(Some(record)),
+            Some(record) if record.state.is_final() => Err(conflict(format!("it was imported as {}", record.name))),
+            Some(_) => Err(conflict("an import of it is under way; repeat it in a moment")),
+            None => Ok(None),
+        }
+    }
+
+    /// The first import whose record is not over: its number, and the record if there is one. `None` after too many.
+    async fn last_import(&self, wish: &Import) -> Result<Option<(u32, Option<Box<OperationRecord>>)>, Refusal> {
+        for k in 0..IMPORTS_MAX {
+            let op = operation(&self.parts().deployment, &wish.tenant, &wish.source(), k)?;
+            let found = self.parts().ledger.operation(&wish.tenant, &op).await.map_err(|e| store_refusal(&e))?;
+            if found.as_ref().is_none_or(|record| !record.is_gone()) {
+                return Ok(Some((k, found)));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn nobody_has(&self, backend: &Backend, wish: &Import, seen: &Observed) -> Result<(), Refusal> {
+        let parts = self.parts();
+        let had = || conflict("an operation has this instance already");
+        if parts.fleet.record_at(&backend.id, &wish.cloud_id).is_some() {
+            return Err(had());
+        }
+        match self.is_imported(backend, &wish.cloud_id).await {
+            Some(false) => {}
+            Some(true) => return Err(had()),
+            None => return Err(unread()),
+        }
+        let Some(identity) = parts.deployment.identify(&seen.name) else { return Ok(()) };
+        let held = self.held(self.tenants_by_hash().get(&identity.tenant_hash), &identity.op_id).await;
+        let shown = Shown { id: wish.cloud_id.clone(), identity, observed: seen.clone(), held };
+        match (reconcile::classify(&shown, parts.clock.now()).0, &shown.held) {
+            (Class::Orphan, _) => Ok(()),
+            (_, Held::Unread) => Err(unread()),
+            (class, _) => Err(conflict(format!("it is {}: its operation decides about it", class.as_str()))),
+        }
+    }
+
+    async fn claim_import(&self, wish: &Import, seen: &Observed) -> Result<Box<OperationRecord>, Refusal> {
+        let parts = self.parts();
+        let now = parts.clock.now();
+        let Some((k, _)) = self.last_import(wish).await? else {
+            return Err(conflict("it was imported and refused too often"));
+        };
+        let claim = Claim {
+            tenant: wish.tenant.clone(),
+            op_id: operation(&parts.deployment, &wish.tenant, &wish.source(), k)?,
+            uid: identity::instance_uid(now, parts.entropy.next()).map_err(Refusal::internal)?,
+            name: wish.name.clone(),
+            fingerprint: wish.fingerprint(),
+            labels: Default::default(),
+            annotations: [(IMPORTED.to_owned(), wish.source())].into(),
+            spec: Arc::new(spec_of(seen)),
+            owner: self.driver().owner().to_owned(),
+            now,
+            lease: self.driver().lease(),
+        };
+        match parts.ledger.claim(claim).await.map_err(|e| store_refusal(&e))? {
+            Claimed::New(record) => Ok(record),
+            Claimed::NameTaken(_) => {
+                let why = format!("tenants/{}/instances/{} exists already", wish.tenant, wish.name);
+                Err(Refusal::new(ErrorCode::AlreadyExists, why))
+            }
+            Claimed::Joined(_) | Claimed::KeyReused(_) => Err(conflict("another import of it is under way; repeat it")),
+        }
+    }
+}
+
+/// The limits, raised where they do not hold one more charge.
+fn raised(limits: QuotaLimits, used: Charge, charge: Charge) -> QuotaLimits {
+    let total = quota::charge(used, charge, &QuotaLimits::default()).unwrap_or(used);
+    QuotaLimits {
+        instances: limits.instances.map(|n| n.max(total.instances)),
+        cpu: limits.cpu.map(|n: MilliCpu| n.max(total.cpu)),
+        memory: limits.memory.map(|n: MemoryMib| n.max(total.memory)),
+        gpu: limits.gpu.map(|n| n.max(total.gpu)),
+        public_ips: limits.public_ips.map(|n| n.max(total.public_ips)),
+    }
+}
+
+/// A wish that describes what was found, as far as a backend shows it.
+fn spec_of(seen: &Observed) -> InstanceSpec {
+    let of = |name: &str| Container { name: name.to_owned(), image: UNKNOWN_IMAGE.to_owned(), ..Container::default() };
+    let mut containers: Vec<_> = seen.containers.iter().filter(|c| !c.init).map(|c| of(&c.name)).collect();
+    if containers.is_empty() {
+        containers.push(of("main"));
+    }
+    let gpu = (seen.shape.gpu_count > 0).then_some(GpuCount(seen.shape.gpu_count));
+    let requests =
+        ResourceList { cpu: Some(seen.shape.cpu), memory: Some(seen.shape.memory), gpu, ..Default::default() };
+    InstanceSpec {
+        containers,
+        resources: Resources { requests, ..Resources::default() },
+        gpu_type: seen.shape.gpu_type.clone(),
+        ..InstanceSpec::default()
+    }
+}
+
+/// The claimed record with the instance as its adopted one, charged with what it really takes.
+fn taken_in(
+    mut record: OperationRecord,
+    (deployment, backend): (&Deployment, &Backend),
+    seen: &Observed,
+    now: Time,
+) -> Result<OperationRecord, meridian_model::ids::IdError> {
+    let n = machine::next_number(&record);
+    let (tenant, op) = (record.tenant.clone(), record.op_id.clone());
+    // A name that the type does not hold is never looked for: the instance has an id.
+    let name = CloudName::new(&seen.name).or_else(|_| deployment.cloud_name(&tenant, &op, n, record.epoch))?;
+    let zone = seen.zone.clone().or_else(|| backend.zones.first().cloned());
+    record.attempts.push(Attempt {
+        n,
+        backend: backend.id.clone(),
+        adapter: backend.adapter.clone(),
+        region: backend.region.clone(),
+        zone: zone.map_or_else(|| ZoneId::new("unknown"), Ok)?,
+        token: Deployment::client_token(&op, n, &backend.id, record.epoch)?,
+        name,
+        shape: seen.shape.clone(),
+        price: None,
+        state: AttemptState::Running,
+        started_at: now,
+        armed_at: now,
+        sends: 0,
+        cloud_id: seen.id.clone(),
+        place_until: None,
+        fault: None,
+        changed_at: now,
+    });
+    record.state = OperationState::Succeeded;
+    record.charge = quota::charge_of(&seen.shape, seen.public_ip.is_some());
+    record.ran_at = Some(now);
+    record.adopted = Some(seen.clone());
+    record.last_seen = Some((now, seen.clone()));
+    record.due = None;
+    record.updated_at = now;
+    Ok(record)
+}

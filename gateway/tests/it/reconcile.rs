@@ -1,0 +1,273 @@
+//! The reconciler over simulated clouds: what is planted, what is taken away, what a person settles.
+
+use std::{sync::Arc, time::Duration};
+
+use meridian_adapters::CreateCall;
+use meridian_cloudsim::Scenario;
+use meridian_gateway::{
+    journal::{
+        doubts::{Outcome as Settlement, State},
+        identity::Deployment,
+        import::Import,
+        reconcile::{Class, HeldBack},
+        reconciler::StrayView,
+    },
+    operation::{Action, DeleteInstance, Outcome},
+    regions::Backend,
+};
+use meridian_model::{
+    error::ErrorCode,
+    ids::{BackendId, CloudId, CloudName},
+    instance::{InstanceSpec, Shape},
+    operation::OperationState,
+    quantity::{MemoryMib, MilliCpu},
+    status::Phase,
+};
+use serde_json::{Value, json};
+
+use crate::journeys::world::{World, ask, at, create, spec_from, until};
+
+const EKSCI: &str = "ap-guangzhou";
+const ECI: &str = "cn-hangzhou";
+
+/// Sweeps come every 300 ms; twice the effect bound of 3 s is the quarantine.
+const REMOVE: &str = "[reconcile]\norphans = \"remove\"\nquarantine = \"1s\"";
+const REPORT: &str = "[reconcile]\norphans = \"report\"\nquarantine = \"1s\"";
+
+async fn world(settings: &str) -> World {
+    World::with(Scenario::demo(7), settings).await
+}
+
+fn backend(world: &World, region: &str) -> Arc<Backend> {
+    Arc::clone(world.core.pollers.of(&region.parse().unwrap()).unwrap().backend())
+}
+
+/// The deployment of the worlds' configuration.
+fn deployment() -> Deployment {
+    Deployment::new("test", b"0123456789abcdef0123456789abcdef")
+}
+
+fn our_name(tenant: &str, key: &str, n: u32, epoch: u32) -> CloudName {
+    let tenant = tenant.parse().unwrap();
+    let op = deployment().operation_id(&tenant, "POST instances", key).unwrap();
+    deployment().cloud_name(&tenant, &op, n, epoch).unwrap()
+}
+
+/// Makes an instance with the vendor's own call, past every ledger.
+async fn plant(world: &World, region: &str, name: CloudName) -> CloudId {
+    let backend = backend(world, region);
+    let wish = spec_from(json!({
+        "containers": [{"name": "app", "image": "nginx:1.27"}],
+        "network": {"profile": "default"},
+    }));
+    let shape = Shape { cpu: MilliCpu(1000), memory: MemoryMib(2048), ..Shape::default() };
+    let call = CreateCall {
+        token: name.as_str().parse().unwrap(),
+        name,
+        spec: Arc::new(world.core.planner.resolve(&backend, &wish).unwrap()),
+        zone: backend.zones.first().unwrap().clone(),
+        shape: backend.capability.round_up(&shape).unwrap(),
+        marks: Default::default(),
+    };
+    backend.create(call, world.core.clock.now()).await.unwrap()
+}
+
+async fn exists(world: &World, id: &CloudId) -> bool {
+    world.existing().await.iter().any(|i| i["id"] == id.as_str())
+}
+
+fn stray(world: &World, id: &CloudId) -> Option<StrayView> {
+    world.core.reconciler.strays().into_iter().find(|s| s.cloud_id == *id)
+}
+
+fn in_region(region: &str) -> InstanceSpec {
+    spec_from(json!({"containers": [{"name": "app", "image": "nginx:1.27"}], "placement": {"regions": [region]}}))
+}
+
+/// Creates an instance of acme; its id.
+async fn run(world: &World, name: &str, region: &str) -> CloudId {
+    match world.create("acme", name, name, &in_region(region)).await {
+        Ok(Outcome::Created { instance, .. }) => instance.status.cloud_id.unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Waits for so many more sweeps of every region.
+async fn sweeps(world: &World, count: u32) {
+    for _ in 0..count {
+        let now = world.core.clock.now();
+        until("every region was swept", || async {
+            let status = world.core.reconciler.status();
+            status.iter().all(|b| b.last_sweep.as_ref().is_some_and(|s| s.started_at > now))
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orphan_is_listed_within_two_sweeps_and_removed_after_its_quarantine() {
+    let world = world(REMOVE).await;
+    let own = run(&world, "web", EKSCI).await;
+    for region in [EKSCI, ECI] {
+        let foreign = plant(&world, region, "legacy-db".parse().unwrap()).await;
+        let orphan = plant(&world, region, our_name("acme", region, 1, 1)).await;
+        let planted = tokio::time::Instant::now();
+        sweeps(&world, 2).await;
+        let listed = stray(&world, &orphan).expect("listed after two sweeps");
+        assert_eq!((listed.class, listed.held_back), (Class::Orphan, HeldBack::Quarantine));
+        assert_eq!(listed.tenant.as_ref().unwrap().as_str(), "acme");
+        until("it is removed", || async { !exists(&world, &orphan).await }).await;
+        assert!(planted.elapsed() >= Duration::from_secs(6), "before its quarantine: {:?}", planted.elapsed());
+        until("it is not listed", || async { stray(&world, &orphan).is_none() }).await;
+        assert!(exists(&world, &foreign).await && stray(&world, &foreign).is_none(), "what is not ours is not seen");
+    }
+    assert!(exists(&world, &own).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_report_mode_an_orphan_is_removed_only_by_hand() {
+    let world = world(REPORT).await;
+    let own = run(&world, "web", EKSCI).await;
+    let orphan = plant(&world, EKSCI, our_name("acme", "gone", 1, 1)).await;
+    let long_enough = || async {
+        let seen = stray(&world, &orphan);
+        let waited = seen.as_ref().map(|s| s.last_seen.unwrap().since(s.first_seen));
+        waited.is_some_and(|w| w > Duration::from_secs(7))
+    };
+    until("its quarantine is over", long_enough).await;
+    let listed = stray(&world, &orphan).unwrap();
+    assert_eq!((listed.held_back, listed.removals), (HeldBack::ReportOnly, 0));
+    assert!(exists(&world, &orphan).await);
+    let (reconciler, at): (_, BackendId) = (&world.core.reconciler, EKSCI.parse().unwrap());
+    let refused = reconciler.remove(&at, &own).await.unwrap_err();
+    assert_eq!(refused.problem.code, ErrorCode::Conflict, "what an operation has is deleted as an instance");
+    let foreign = plant(&world, EKSCI, "legacy-db".parse().unwrap()).await;
+    assert_eq!(reconciler.remove(&at, &foreign).await.unwrap_err().problem.code, ErrorCode::Conflict);
+    reconciler.ignore(&at, &orphan).unwrap();
+    sweeps(&world, 2).await;
+    assert_eq!(stray(&world, &orphan).unwrap().held_back, HeldBack::Ignored);
+    reconciler.remove(&at, &orphan).await.unwrap();
+    until("it is removed", || async { !exists(&world, &orphan).await }).await;
+    assert!(exists(&world, &own).await && exists(&world, &foreign).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_permission_to_list_loses_and_removes_nothing() {
+    let world = world(REMOVE).await;
+    for n in 0..3 {
+        run(&world, &format!("i-{n}"), ECI).await;
+    }
+    sweeps(&world, 1).await;
+    world.fault(json!({"kind": "emptyList", "region": ECI})).await;
+    let trusted = || {
+        let status = world.core.reconciler.status();
+        status.iter().find(|b| b.backend.as_str() == ECI).unwrap().last_sweep.clone().unwrap().trusted
+    };
+    until("the sweep is distrusted", || async { !trusted() }).await;
+    sweeps(&world, 8).await;
+    assert!(world.core.reconciler.strays().is_empty(), "{:?}", world.core.reconciler.strays());
+    assert_eq!(world.used_instances("acme").await, 3);
+    assert_eq!(world.existing().await.len(), 3);
+    for n in 0..3 {
+        assert_eq!(world.get("acme", &format!("i-{n}")).await.unwrap().status.phase, Phase::Running);
+    }
+}
+
+fn import(region: &str, id: &CloudId, name: &str) -> Import {
+    Import {
+        backend: region.parse().unwrap(),
+        cloud_id: id.clone(),
+        tenant: "lab".parse().unwrap(),
+        name: name.parse().unwrap(),
+        force: false,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_was_there_before_becomes_a_tenants() {
+    let world = world(REMOVE).await;
+    let reconciler = &world.core.reconciler;
+    for (region, name) in [(EKSCI, "old-one"), (ECI, "old-two")] {
+        let foreign = plant(&world, region, "legacy-db".parse().unwrap()).await;
+        let wish = import(region, &foreign, name);
+        // It starts; only what runs is taken in.
+        let mut record = reconciler.import(&wish).await;
+        while record.as_ref().is_err_and(|p| p.problem.code == ErrorCode::Conflict) {
+            tokio::task::yield_now().await;
+            record = reconciler.import(&wish).await;
+        }
+        assert_eq!(record.unwrap().state, OperationState::Succeeded);
+        assert_eq!(reconciler.import(&wish).await.unwrap().name.as_str(), name, "again is the same");
+        let other = import(region, &foreign, "other");
+        assert_eq!(reconciler.import(&other).await.unwrap_err().problem.code, ErrorCode::Conflict, "it has a name");
+        let mut taken = import(region, &foreign, name);
+        taken.tenant = "acme".parse().unwrap();
+        assert_eq!(reconciler.import(&taken).await.unwrap_err().problem.code, ErrorCode::Conflict, "it has a tenant");
+        let instance = world.get("lab", name).await.unwrap();
+        assert_eq!((instance.status.phase, instance.status.cloud_id), (Phase::Running, Some(foreign.clone())));
+        assert_eq!(world.used_instances("lab").await, 1);
+        sweeps(&world, 4).await;
+        assert!(reconciler.strays().is_empty() && exists(&world, &foreign).await);
+        assert!(matches!(world.delete("lab", name).await, Ok(Outcome::Deleted)));
+        assert!(!exists(&world, &foreign).await);
+        assert_eq!(world.used_instances("lab").await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orphan_can_be_adopted_also_over_the_quota_and_lives_on() {
+    let world = world(REMOVE).await;
+    run(&world, "web", EKSCI).await;
+    let limit = |n| meridian_model::operation::QuotaLimits { instances: Some(n), ..Default::default() };
+    world.core.ledger.set_limits(&"lab".parse().unwrap(), limit(0)).await.unwrap();
+    let orphan = plant(&world, EKSCI, our_name("lab", "lost", 1, 1)).await;
+    until("it is listed", || async { stray(&world, &orphan).is_some() }).await;
+    let mut wish = import(EKSCI, &orphan, "found");
+    until("the quota refuses it", || async {
+        reconciler_refuses(&world, &wish).await == Some(ErrorCode::QuotaExceeded)
+    })
+    .await;
+    assert!(world.get("lab", "found").await.is_none());
+    wish.force = true;
+    world.core.reconciler.import(&wish).await.unwrap();
+    assert_eq!(world.used_instances("lab").await, 1);
+    until("it is no stray", || async { stray(&world, &orphan).is_none() }).await;
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert!(exists(&world, &orphan).await, "not removed as what it was");
+    assert!(matches!(world.delete("lab", "found").await, Ok(Outcome::Deleted)));
+    assert!(!exists(&world, &orphan).await);
+}
+
+async fn reconciler_refuses(world: &World, wish: &Import) -> Option<ErrorCode> {
+    world.core.reconciler.import(wish).await.err().map(|p| p.problem.code)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_doubt_that_a_person_settles_goes_on() {
+    let world = world(REPORT).await;
+    world
+        .fault(json!({"kind": "serverError", "when": "before", "action": "CreateEKSContainerInstances", "times": 1}))
+        .await;
+    let blind = json!({"kind": "serverError", "when": "before", "action": "DescribeEKSContainerInstances"});
+    sweeps(&world, 1).await;
+    world.fault(blind).await;
+    let core = Arc::clone(&world.core);
+    let creating = tokio::spawn(async move { ask(&core, "acme", create("acme", "web", "k", &in_region(EKSCI))).await });
+    until("it is in doubt", || async { world.core.reconciler.doubts(Some(State::InDoubt)).len() == 1 }).await;
+    assert!(world.core.reconciler.doubts(Some(State::Undetermined)).is_empty());
+    let doubt = world.core.reconciler.doubts(None).remove(0);
+    let settle = |outcome| world.core.reconciler.settle(&doubt.tenant, &doubt.operation, outcome);
+    let unseen = settle(Settlement::Applied("eksci-none".parse().unwrap())).await.unwrap_err();
+    assert!([ErrorCode::RegionUnavailable, ErrorCode::BackendError].contains(&unseen.problem.code), "{unseen:?}");
+    settle(Settlement::Absent).await.unwrap();
+    assert_eq!(settle(Settlement::Absent).await.unwrap_err().problem.code, ErrorCode::Conflict, "once");
+    world.control("DELETE", "/v1/faults", Value::Null).await;
+    match creating.await.unwrap() {
+        Ok(Outcome::Created { instance, .. }) => assert_eq!(instance.status.phase, Phase::Running),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(world.existing().await.len(), 1);
+    let instance = at("acme", "web");
+    let wish = DeleteInstance { instance, allow_missing: false, validate_only: false, wait: Duration::from_secs(20) };
+    assert!(matches!(world.ask("acme", Action::DeleteInstance(wish)).await, Ok(Outcome::Deleted)));
+}
