@@ -60,6 +60,7 @@ pub async fn run(meridian: &Path, plan: Plan, redis: bool) -> anyhow::Result<Out
         gateways: GATEWAYS,
         redis,
         replica: plan.wants_replica(),
+        direct: false,
         seed: plan.seed,
         settings: Settings { limit: plan.limit, ..Settings::default() },
     };

@@ -39,6 +39,8 @@ pub struct Shape {
     pub redis: bool,
     /// Whether that Redis has a replica.
     pub replica: bool,
+    /// Whether the gateways speak to Redis and the clouds without proxies between them: for measuring.
+    pub direct: bool,
     /// Seed of the clouds.
     pub seed: u64,
     /// The gateways' settings.
@@ -194,7 +196,7 @@ impl World {
             world.add_replica().await?;
         }
         for n in 0..if shape.redis { shape.gateways } else { 1 } {
-            let gateway = world.gateway(n, &shape.settings).await?;
+            let gateway = world.gateway(n, shape).await?;
             world.gateways.push(gateway);
         }
         let started = world.gateways.iter_mut().map(|g| g.run(&shape.meridian));
@@ -213,23 +215,31 @@ impl World {
         Ok(())
     }
 
-    async fn gateway(&self, n: usize, settings: &Settings) -> anyhow::Result<Gateway> {
+    async fn gateway(&self, n: usize, shape: &Shape) -> anyhow::Result<Gateway> {
         let folder = self.folder.path().join(format!("gateway-{n}"));
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let redis = match &self.redis {
-            Some(redis) => Some(Proxy::start(redis.address(), Arc::clone(&self.scripts)).await?),
-            None => None,
-        };
+        let mut store = self.redis.as_ref().map_or(Store::Embedded, |redis| Store::Redis(redis.address()));
+        let mut redis = None;
+        if let Store::Redis(address) = &mut store
+            && !shape.direct
+        {
+            let proxy = Proxy::start(*address, Arc::clone(&self.scripts)).await?;
+            *address = proxy.address();
+            redis = Some(proxy);
+        }
         let (mut proxies, mut regions) = (Vec::new(), Vec::new());
         for cloud in self.clouds.backends() {
-            let proxy = Proxy::start(address_of(&cloud.url)?, Arc::clone(&self.creates)).await?;
-            regions.push((cloud.clone(), proxy.address()));
-            proxies.push(proxy);
+            let mut address = address_of(&cloud.url)?;
+            if !shape.direct {
+                let proxy = Proxy::start(address, Arc::clone(&self.creates)).await?;
+                address = proxy.address();
+                proxies.push(proxy);
+            }
+            regions.push((cloud.clone(), address));
         }
-        let store = redis.as_ref().map_or(Store::Embedded, |proxy| Store::Redis(proxy.address()));
         let part = Part { folder: &folder, store, regions: &regions };
         let config = folder.join("meridian.toml");
-        fs::write(&config, config::text(settings, &self.key, &part)?)?;
+        fs::write(&config, config::text(&shape.settings, &self.key, &part)?)?;
         Ok(Gateway {
             config,
             log: folder.join("gateway"),

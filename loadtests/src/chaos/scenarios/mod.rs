@@ -83,7 +83,7 @@ pub struct Common {
 impl Common {
     fn shape(&self, settings: Settings) -> Shape {
         let (meridian, seed, redis) = (self.meridian.clone(), self.seed, self.redis);
-        Shape { meridian, gateways: super::plan::GATEWAYS, redis, replica: false, seed, settings }
+        Shape { meridian, gateways: super::plan::GATEWAYS, redis, replica: false, direct: false, seed, settings }
     }
 }
 
