@@ -143,6 +143,7 @@ fn head(settings: &Settings, part: &Part<'_>) -> String {
          [server.limits]\nconnectionsPerPeerMax = 10000\ndrainTimeout = \"5s\"\n\
          [ledger]\n{ledger}\n{status}\
          [driver]\nlease = \"3s\"\narmValid = \"1s\"\ncallTimeout = \"1s\"\nplaceTimeout = \"4s\"\n\
+         [reconcile]\norphans = \"remove\"\nquarantine = \"1s\"\nremovalsMin = 100\n\
          [telemetry]\nfilter = \"info\"\n"
     )
 }

@@ -27,8 +27,9 @@ const POINT_MAX: Duration = Duration::from_millis(SPREAD_MS + 1_500);
 const CLIENTS_MAX: Duration = Duration::from_millis(1_500);
 /// R8: an operation ends within the effect bound and this.
 const ENDS_MAX: Duration = Duration::from_secs(60);
-/// R6: what lives is listed within this once every operation ended: a few sweeps, and the removal of what is surplus.
-const SETTLES_MAX: Duration = Duration::from_secs(15);
+/// R6: what lives is listed within this once every operation ended, and what is surplus gone: its quarantine, which is
+/// two effect bounds, and a few sweeps.
+const SETTLES_MAX: Duration = Duration::from_millis(2 * EFFECT_BOUND_MS + 10_000);
 /// Between two looks whether all is settled.
 const SETTLE_POLL: Duration = Duration::from_millis(250);
 
@@ -82,7 +83,7 @@ async fn drive(world: &mut World, plan: &Plan) -> anyhow::Result<(Verdict, BTree
     for fault in &plan.vendor {
         world.clouds.fault(fault).await?;
     }
-    let caller = Caller { gateways: world.addresses(), key: world.key.api_key.clone() };
+    let caller = world.caller();
     let start = Instant::now();
     let lasts: u64 = plan.blows.iter().map(|b| b.lasts_ms).sum();
     let until = start + POINT_MAX + Duration::from_millis(lasts) + CLIENTS_MAX;

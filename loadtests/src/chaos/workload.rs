@@ -51,6 +51,8 @@ pub fn now_ms() -> i64 {
 pub struct Caller {
     /// Where the gateways listen.
     pub gateways: Vec<Address>,
+    /// Where their admin listeners are.
+    pub admins: Vec<Address>,
     /// The tenant's key.
     pub key: String,
 }
@@ -128,7 +130,19 @@ impl Caller {
         }
         let quota = self.get(gateway, &format!("/v1/tenants/{TENANT}/quotas/default")).await?;
         let used = quota.pointer("/used/instances").and_then(Value::as_u64);
-        Ok(Shown { listed, orphans: BTreeSet::new(), used })
+        Ok(Shown { listed, orphans: self.orphans(gateway).await?, used })
+    }
+
+    async fn orphans(&self, gateway: usize) -> anyhow::Result<BTreeSet<String>> {
+        let address = self.admins.get(gateway).and_then(|address| *address.borrow()).context("it is down")?;
+        let request = Request::get("/orphans").header(header::HOST, address.to_string()).body(Full::default());
+        let mut connection = Connection::new(address);
+        let reply =
+            timeout(REQUEST_MAX, connection.send(request?, Keep::Body)).await.context("no answer in time")??;
+        ensure!(reply.status == StatusCode::OK, "GET /orphans is answered with {}", reply.status);
+        let body: Value = serde_json::from_slice(&reply.body).context("the orphans")?;
+        let items = body.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        Ok(items.iter().filter_map(|i| i.get("cloudId").and_then(Value::as_str)).map(str::to_owned).collect())
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
     proxy::{Cut, Gate, Proxy},
     redis::Redis,
     tap::Tap,
+    workload::Caller,
 };
 use crate::{process::Server, setup::address_of};
 
@@ -58,8 +59,7 @@ pub struct Gateway {
     starts: u32,
     server: Option<Server>,
     address: watch::Sender<Option<SocketAddr>>,
-    /// Address of its admin listener, while it runs.
-    pub admin: Option<SocketAddr>,
+    admin: watch::Sender<Option<SocketAddr>>,
     /// The way to Redis.
     pub redis: Option<Proxy>,
     /// The ways to the regions.
@@ -67,12 +67,6 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Where it listens, now and later.
-    #[must_use]
-    pub fn address(&self) -> Address {
-        self.address.subscribe()
-    }
-
     /// Starts it.
     ///
     /// # Errors
@@ -86,7 +80,7 @@ impl Gateway {
             let url = server.ready.get(name).and_then(Value::as_str).with_context(|| format!("no {name} URL"))?;
             address_of(url)
         };
-        self.admin = Some(at("admin")?);
+        self.admin.send_replace(Some(at("admin")?));
         self.address.send_replace(Some(at("gateway")?));
         self.server = Some(server);
         Ok(())
@@ -111,7 +105,7 @@ impl Gateway {
     /// It is not gone in time.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         self.address.send_replace(None);
-        self.admin = None;
+        self.admin.send_replace(None);
         match self.server.take() {
             Some(server) => server.kill().await,
             None => Ok(()),
@@ -128,7 +122,7 @@ impl Gateway {
             None => Ok(()),
         };
         self.address.send_replace(None);
-        self.admin = None;
+        self.admin.send_replace(None);
         ended
     }
 
@@ -246,16 +240,20 @@ impl World {
             starts: 0,
             server: None,
             address: watch::Sender::new(None),
-            admin: None,
+            admin: watch::Sender::new(None),
             redis,
             clouds: proxies,
         })
     }
 
-    /// Where the gateways listen.
+    /// A client of all gateways.
     #[must_use]
-    pub fn addresses(&self) -> Vec<Address> {
-        self.gateways.iter().map(Gateway::address).collect()
+    pub fn caller(&self) -> Caller {
+        Caller {
+            gateways: self.gateways.iter().map(|g| g.address.subscribe()).collect(),
+            admins: self.gateways.iter().map(|g| g.admin.subscribe()).collect(),
+            key: self.key.api_key.clone(),
+        }
     }
 
     /// Starts a gateway that was killed.

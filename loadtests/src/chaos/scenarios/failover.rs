@@ -6,7 +6,7 @@ use std::{sync::PoisonError, time::Duration};
 use anyhow::Context as _;
 use tokio::time::{Instant, sleep};
 
-use super::{Common, Findings, caller, close};
+use super::{Common, Findings, close};
 use crate::chaos::{
     clouds::EFFECT_BOUND_MS,
     config::Settings,
@@ -53,7 +53,7 @@ fn merge(into: &Book, from: &Book) -> u64 {
 pub async fn run(common: &Common, creates: u64) -> anyhow::Result<Findings> {
     let shape = Shape { replica: true, redis: true, ..common.shape(Settings::default()) };
     let mut world = World::start(&shape).await?;
-    let caller = caller(&world);
+    let caller = world.caller();
     let mut rng = Rng::new(common.seed);
     let book = Book::default();
     let mut findings = Findings::default();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Common, Findings, caller, close};
+use super::{Common, Findings, close};
 use crate::chaos::{config::Settings, plan::Create, rng::Rng, round, verdict::Answer, workload, world::World};
 
 /// Time for the last answers once the last key was sent.
@@ -27,7 +27,7 @@ pub struct Options {
 /// The world cannot be run.
 pub async fn run(common: &Common, options: Options) -> anyhow::Result<Findings> {
     let world = World::start(&common.shape(Settings::default())).await?;
-    let caller = caller(&world);
+    let caller = world.caller();
     let mut rng = Rng::new(common.seed);
     let gateways = caller.gateways.len();
     let creates: Vec<_> = (0..options.keys)

@@ -12,7 +12,6 @@ use anyhow::ensure;
 use super::{
     config::Settings,
     verdict::Verdict,
-    workload::Caller,
     world::{Shape, World},
 };
 
@@ -85,10 +84,6 @@ impl Common {
         let (meridian, seed, redis) = (self.meridian.clone(), self.seed, self.redis);
         Shape { meridian, gateways: super::plan::GATEWAYS, redis, replica: false, direct: false, seed, settings }
     }
-}
-
-fn caller(world: &World) -> Caller {
-    Caller { gateways: world.addresses(), key: world.key.api_key.clone() }
 }
 
 /// Ends a world; of one in which something was wrong the folder is kept and named.

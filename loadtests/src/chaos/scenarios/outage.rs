@@ -8,7 +8,7 @@ use http::{Request, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Common, Findings, caller, close};
+use super::{Common, Findings, close};
 use crate::chaos::{
     clouds::EFFECT_BOUND_MS,
     config::{Settings, TENANT},
@@ -64,7 +64,7 @@ struct Creates {
 /// The world cannot be run.
 pub async fn run(common: &Common, away: Duration, how: How) -> anyhow::Result<Findings> {
     let mut world = World::start(&common.shape(Settings::default())).await?;
-    let caller = caller(&world);
+    let caller = world.caller();
     let mut rng = Rng::new(common.seed);
     let first: Vec<_> = (0..BEFORE)
         .map(|n| {

@@ -5,7 +5,7 @@ use std::{sync::PoisonError, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Common, Findings, caller, close};
+use super::{Common, Findings, close};
 use crate::chaos::{
     config::Settings,
     plan::Create,
@@ -49,7 +49,7 @@ fn merge(into: &Book, from: &Book) {
 /// The world cannot be run.
 pub async fn run(common: &Common, limit: u64) -> anyhow::Result<Findings> {
     let world = World::start(&common.shape(Settings { limit: Some(limit), ..Settings::default() })).await?;
-    let caller = caller(&world);
+    let caller = world.caller();
     let mut rng = Rng::new(common.seed);
     let gateways = caller.gateways.len();
     let start = Instant::now();
