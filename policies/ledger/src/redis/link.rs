@@ -11,7 +11,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -19,7 +19,7 @@ use std::{
 use futures_util::StreamExt;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Mutex, mpsc, watch},
     task::AbortHandle,
     time::{Instant, sleep, timeout},
 };
@@ -66,6 +66,17 @@ struct Shared {
     /// The last connection that was found broken.
     broken: watch::Sender<u64>,
     standing: AtomicU8,
+    /// Writes that were answered and want confirmation, counted.
+    written: AtomicU64,
+    covered: Mutex<Covered>,
+}
+
+/// Up to which write replicas were asked, and whether enough confirmed.
+#[derive(Debug, Default)]
+struct Covered {
+    connection: u64,
+    written: u64,
+    enough: bool,
 }
 
 #[derive(Clone)]
@@ -137,6 +148,8 @@ impl Redis {
             state: watch::Sender::new(State::Connecting),
             broken: watch::Sender::new(0),
             standing: AtomicU8::new(UNAVAILABLE),
+            written: AtomicU64::new(0),
+            covered: Mutex::default(),
         });
         let keeper = tokio::spawn(keep(Arc::clone(&shared))).abort_handle();
         Ok(Self(Arc::new(Handle { shared, keeper })))
@@ -185,15 +198,20 @@ impl Redis {
         let Call { script, keys, args } = call;
         let Some(acks) = acks else { return self.eval(script, keys, args).await };
         let (value, enough) = self
-            .call(async |mut connection| {
+            .call_numbered(async |number, mut connection| {
                 let value = evaluate(&mut connection, script, keys, args).await?;
                 if !must_last(&value) {
                     return Ok((value, true));
                 }
                 let place = keys.first().copied().unwrap_or_default();
-                // The same connection: the server waits for what was written on it.
-                let answer = connection.send_beside(place, &wait_command(acks)).await?;
-                Ok((value, is_acked(&answer, acks)))
+                let enough = match &connection {
+                    Connection::Node(_) => self.0.shared.cover(number, &mut connection, acks).await?,
+                    // Each key has its node, each node its connection: there is nothing to share.
+                    Connection::Cluster(_) => {
+                        is_acked(&connection.send_beside(place, &wait_command(acks)).await?, acks)
+                    }
+                };
+                Ok((value, enough))
             })
             .await?;
         if enough {
@@ -231,12 +249,19 @@ impl Redis {
     }
 
     async fn call<T>(&self, run: impl AsyncFnOnce(Connection) -> Result<T, RedisError>) -> Result<T, LedgerError> {
+        self.call_numbered(async |_, connection| run(connection).await).await
+    }
+
+    async fn call_numbered<T>(
+        &self,
+        run: impl AsyncFnOnce(u64, Connection) -> Result<T, RedisError>,
+    ) -> Result<T, LedgerError> {
         let shared = &self.0.shared;
         let mut generation = None;
         let answer = timeout(shared.call_timeout, async {
             let (number, connection) = shared.connection().await?;
             generation = Some(number);
-            run(connection).await.map_err(|error| {
+            run(number, connection).await.map_err(|error| {
                 if gives_up(&error) {
                     shared.give_up(number);
                 }
@@ -284,6 +309,20 @@ impl Shared {
             *broken = number.max(*broken);
             news
         });
+    }
+
+    /// Waits until replicas have everything that was answered on a connection so far. A `WAIT` holds up whatever comes
+    /// after it on the connection, so one is sent at a time, and it speaks for all who wait for the next.
+    async fn cover(&self, number: u64, connection: &mut Connection, acks: Acks) -> Result<bool, RedisError> {
+        let mine = self.written.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut covered = self.covered.lock().await;
+        if covered.connection == number && covered.written >= mine {
+            return Ok(covered.enough);
+        }
+        let written = self.written.load(Ordering::SeqCst);
+        let answer = connection.send_beside(b"", &wait_command(acks)).await?;
+        *covered = Covered { connection: number, written, enough: is_acked(&answer, acks) };
+        Ok(covered.enough)
     }
 
     fn note(&self, error: Option<&LedgerError>) {

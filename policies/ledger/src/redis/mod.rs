@@ -202,7 +202,10 @@ impl RedisLedger {
         let keys = [meta.as_slice()];
         let call = link::Call { script, keys: &keys, args };
         let acks = self.acks.filter(|_| must_last);
-        let wrote = |value: &Value| matches!(status(value).as_deref(), Some("new" | "written"));
+        // What was written before counts like what was written now: the answer to the writer may have been lost. The
+        // server waits for everything up to the script, whoever wrote it.
+        let wrote =
+            |value: &Value| matches!(status(value).as_deref(), Some("new" | "written" | "joined" | "changed" | "same"));
         let value = self.redis.eval_acked(call, acks, wrote).await?;
         let status = status(&value).ok_or_else(|| record::damaged("redis", "a script gave no answer"))?;
         if status == "unknown" {

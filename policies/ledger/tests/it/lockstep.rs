@@ -1,11 +1,13 @@
-//! The embedded ledger and the model get the same random commands; every answer and the whole content must agree.
+//! The embedded ledger, the one in Redis and the model get the same random commands; every answer and the whole content
+//! must agree.
 
 use std::{path::Path, time::Duration};
 
 use meridian_ledger::{
-    Claimed, Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver,
-    conformance::{MemoryLedger, at, id, sample_claim},
+    Claimed, FeedPosition, Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver, Usage,
+    conformance::{MemoryLedger, at, id, redis_server::RedisServer, sample_claim},
     embedded::EmbeddedLedger,
+    redis::{LeaseTime, Options as RedisOptions, Redis, RedisLedger},
 };
 use meridian_model::{
     ids::{OperationId, TenantId},
@@ -14,7 +16,7 @@ use meridian_model::{
 };
 use proptest::prelude::*;
 
-use crate::open_clean;
+use crate::{open_clean, redis::ledger_options};
 
 const TENANTS: [&str; 2] = ["acme", "acme-2"];
 const OPS: [&str; 4] = ["op1", "op2", "op3", "op4"];
@@ -190,22 +192,53 @@ async fn run(ledger: &dyn Ledger, command: &Command, now: u64) -> Answer {
     }
 }
 
-/// Compares everything that can be read.
-async fn compare(model: &dyn Ledger, embedded: &dyn Ledger) {
-    let page = embedded.records(None, 1000).await.unwrap();
-    assert_eq!(page.records, model.records(None, 1000).await.unwrap().records);
+/// Stores differ in their incarnation, which stands in every fence; nothing else may.
+fn plain(mut record: OperationRecord) -> OperationRecord {
+    record.fence.store.clear();
+    record
+}
+
+fn plain_answer(answer: Answer) -> Answer {
+    let boxed = |record: Box<OperationRecord>| Box::new(plain(*record));
+    match answer {
+        Answer::Claimed(Claimed::New(r)) => Answer::Claimed(Claimed::New(boxed(r))),
+        Answer::Claimed(Claimed::Joined(r)) => Answer::Claimed(Claimed::Joined(boxed(r))),
+        Answer::Stepped(Stepped::Written(r)) => Answer::Stepped(Stepped::Written(boxed(r))),
+        Answer::Stepped(Stepped::Changed(r)) => Answer::Stepped(Stepped::Changed(boxed(r))),
+        Answer::Removed(r) => Answer::Removed(r.map(boxed)),
+        Answer::TakenOver(TakenOver::Taken(r)) => Answer::TakenOver(TakenOver::Taken(boxed(r))),
+        Answer::Abandoned(all) => Answer::Abandoned(all.into_iter().map(plain).collect()),
+        other => other,
+    }
+}
+
+/// Everything that can be read of a ledger.
+#[derive(Debug, PartialEq)]
+struct Content {
+    page: Vec<OperationRecord>,
+    usage: Vec<Usage>,
+    names: Vec<Option<OperationRecord>>,
+    operations: Vec<Option<OperationRecord>>,
+}
+
+async fn content(ledger: &dyn Ledger) -> Content {
+    let page = ledger.records(None, 1000).await.unwrap().records.into_iter().map(plain).collect();
+    let mut all = Content { page, usage: Vec::new(), names: Vec::new(), operations: Vec::new() };
     for tenant in TENANTS.map(id::<TenantId>) {
-        let usage = embedded.usage(&tenant).await.unwrap();
-        assert_eq!(usage, model.usage(&tenant).await.unwrap());
+        all.usage.push(ledger.usage(&tenant).await.unwrap());
         for name in NAMES.map(id) {
-            let holder = embedded.instance(&tenant, &name).await.unwrap();
-            assert_eq!(holder, model.instance(&tenant, &name).await.unwrap());
+            all.names.push(ledger.instance(&tenant, &name).await.unwrap().map(|r| plain(*r)));
         }
         for op in OPS.map(id) {
-            let record = embedded.operation(&tenant, &op).await.unwrap();
-            assert_eq!(record, model.operation(&tenant, &op).await.unwrap());
+            all.operations.push(ledger.operation(&tenant, &op).await.unwrap().map(|r| plain(*r)));
         }
     }
+    all
+}
+
+async fn feed(ledger: &dyn Ledger) -> Option<(Vec<OperationRecord>, FeedPosition)> {
+    let feed = ledger.feed(&FeedPosition::new(), Duration::ZERO).await.unwrap()?;
+    Some((feed.records.into_iter().map(plain).collect(), feed.position))
 }
 
 async fn drive(path: &Path, commands: &[Command]) {
@@ -219,7 +252,31 @@ async fn drive(path: &Path, commands: &[Command]) {
         }
         let (want, have) = (run(&model, command, now).await, run(&embedded, command, now).await);
         assert_eq!(have, want, "at {now}: {command:?}");
-        compare(&model, &embedded).await;
+        assert_eq!(content(&embedded).await, content(&model).await, "at {now}: {command:?}");
+    }
+}
+
+/// A restart is one of the gateway here: its leases are given back, and the next has a connection of its own.
+async fn drive_redis(server: &RedisServer, prefix: &str, commands: &[Command]) {
+    let connect = || {
+        let redis = Redis::connect(RedisOptions::single("127.0.0.1", server.port())).unwrap();
+        RedisLedger::new(redis, ledger_options(prefix, LeaseTime::Callers)).unwrap()
+    };
+    let mut ledger = connect();
+    ledger.initialise().await.unwrap();
+    let model = MemoryLedger::new("model");
+    for (now, command) in (0..).zip(commands) {
+        if matches!(command, Command::Restart) {
+            for owner in OWNERS {
+                ledger.release(owner).await.unwrap();
+            }
+            ledger = connect();
+            model.forget_leases();
+        }
+        let (want, have) = (run(&model, command, now).await, run(&ledger, command, now).await);
+        assert_eq!(plain_answer(have), plain_answer(want), "at {now}: {command:?}");
+        assert_eq!(content(&ledger).await, content(&model).await, "at {now}: {command:?}");
+        assert_eq!(feed(&ledger).await, feed(&model).await, "at {now}: {command:?}");
     }
 }
 
@@ -233,6 +290,22 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(drive(&folder.path().join("ledger.redb"), &commands));
     }
+}
+
+/// One server for all cases, each under a prefix of its own.
+#[test]
+fn redis_ledger_and_model_answer_alike() {
+    let server = RedisServer::start(&["appendonly no"]);
+    let config = ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() };
+    let case = std::cell::Cell::new(0);
+    let ran =
+        proptest::test_runner::TestRunner::new(config).run(&prop::collection::vec(command(), 1..80), |commands| {
+            case.set(case.get() + 1);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(drive_redis(&server, &format!("case{}", case.get()), &commands));
+            Ok(())
+        });
+    ran.unwrap();
 }
 
 /// The random lists reach what they are for: a fixed sample must hold every kind of answer.

@@ -11,7 +11,7 @@ use std::{
 use meridian_ledger::{
     Claimed, FeedPosition, Ledger, LedgerError, Standing, Step, Stepped,
     conformance::{at, claim_new, id, one_instance, redis_server::RedisServer, sample_claim, suite, write},
-    redis::{Address, LeaseTime, LedgerOptions, Options, Redis, RedisLedger, Servers, User},
+    redis::{Acks, Address, LeaseTime, LedgerOptions, Options, Redis, RedisLedger, Servers, User},
 };
 use meridian_model::operation::QuotaLimits;
 
@@ -323,4 +323,162 @@ async fn ten_thousand_instances_fit() {
     eprintln!("{bytes} bytes and {:.2} keys for each of {INSTANCES} instances", keys as f64 / INSTANCES as f64);
     assert!(bytes < 4_096, "{bytes}");
     assert!(keys < INSTANCES + 20, "{keys}");
+}
+
+/// A line to a server that is cut as soon as the server has answered something: the answer is lost, the write is not.
+async fn cut_line(server: u16, cut: Arc<std::sync::atomic::AtomicBool>) -> u16 {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, copy},
+        net::{TcpListener, TcpStream},
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let cut = Arc::clone(&cut);
+            tokio::spawn(async move {
+                let (mut from_client, mut to_client) = client.into_split();
+                let (mut from_server, mut to_server) =
+                    TcpStream::connect(("127.0.0.1", server)).await.unwrap().into_split();
+                let up = tokio::spawn(async move { copy(&mut from_client, &mut to_server).await });
+                let mut chunk = vec![0; 64 * 1024];
+                while let Ok(read) = from_server.read(&mut chunk).await {
+                    if read == 0 || cut.swap(false, Ordering::SeqCst) {
+                        break;
+                    }
+                    to_client.write_all(&chunk[..read]).await.unwrap();
+                }
+                up.abort();
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_line_cut_under_a_call_leaves_its_outcome_open() {
+    let server = RedisServer::start(&[]);
+    let truth = fresh(&server, LeaseTime::Server).await;
+    let cut = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let port = cut_line(server.port(), Arc::clone(&cut)).await;
+    let redis = Redis::connect(Options::single("127.0.0.1", port)).unwrap();
+    let ledger = RedisLedger::new(redis, ledger_options("test", LeaseTime::Server)).unwrap();
+    ledger.renew("owner-a", at(0), Duration::from_secs(60)).await.unwrap();
+    let record = claim_new(&truth, sample_claim("acme", "op1", "web")).await;
+    // The server knows the script from here on: what is lost below is an answer, not the question for the text.
+    let mut next = write(&truth, record).await;
+    next.charge = one_instance(10);
+    reached(async || ledger.usage(&id("acme")).await).await.unwrap();
+    cut.store(true, Ordering::SeqCst);
+    let lost = ledger.step(Step { next: next.clone() }).await;
+    assert!(matches!(lost, Err(LedgerError::Unavailable(_))), "{lost:?}");
+    assert_eq!(truth.usage(&id("acme")).await.unwrap().used.instances, 1, "it was written all the same, once");
+    // The same step again says so, and writes nothing.
+    let again = reached(async || ledger.step(Step { next: next.clone() }).await).await.unwrap();
+    match again {
+        Stepped::Changed(written) => assert_eq!((written.rev, written.charge), (3, next.charge)),
+        other @ (Stepped::Written(_) | Stepped::Fenced | Stepped::QuotaExceeded(_)) => panic!("{other:?}"),
+    }
+    let claim = sample_claim("acme", "op2", "db");
+    cut.store(true, Ordering::SeqCst);
+    assert!(matches!(ledger.claim(claim.clone()).await, Err(LedgerError::Unavailable(_))));
+    let joined = reached(async || ledger.claim(claim.clone()).await).await.unwrap();
+    assert!(matches!(joined, Claimed::Joined(record) if record.uid == claim.uid), "the claim was this one's own");
+}
+
+/// Everything that was acknowledged is in the file when the server is killed under load.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_a_killed_server() {
+    let mut server = RedisServer::start(&[]);
+    let ledger = Arc::new(fresh(&server, LeaseTime::Server).await);
+    let acknowledged = Arc::new(AtomicUsize::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for worker in 0..8 {
+        let (ledger, acknowledged) = (Arc::clone(&ledger), Arc::clone(&acknowledged));
+        tasks.spawn(async move {
+            let mut ops = Vec::new();
+            for n in 0.. {
+                let op = format!("op{worker}-{n}");
+                let Ok(claimed) = ledger.claim(sample_claim("acme", &op, &format!("n{worker}-{n}"))).await else {
+                    break;
+                };
+                assert!(matches!(claimed, Claimed::New(_)));
+                acknowledged.fetch_add(1, Ordering::SeqCst);
+                ops.push(op);
+            }
+            ops
+        });
+    }
+    while acknowledged.load(Ordering::SeqCst) < 200 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    server.kill();
+    let ops: Vec<String> = tasks.join_all().await.into_iter().flatten().collect();
+    let seen = ledger.seen().get("acme").unwrap().seq;
+    server.restart();
+    for op in &ops {
+        assert_eq!(server.ask(&["EXISTS", &format!("test{{t:acme}}:op:{op}")]), "1", "{op}");
+    }
+    let seq: u64 = server.ask(&["HGET", "test{t:acme}:meta", "seq"]).parse().unwrap();
+    assert!(ops.len() >= 200 && seq >= seen, "{} {seq} {seen}", ops.len());
+}
+
+/// The rights that a user needs, as the documentation gives them.
+#[tokio::test]
+async fn a_user_of_few_rights_will_do() {
+    const RIGHTS: &str = "+@read +@write +@scripting +@connection +@pubsub +info +wait +time -@dangerous +info";
+    let server = RedisServer::start(&[&format!("user meridian on >secret ~case* &case* {RIGHTS}")]);
+    let mut options = Options::single("127.0.0.1", server.port());
+    options.user = User { name: Some("meridian".to_owned()), password: Some("secret".to_owned().into()) };
+    assert!(run_suite(options).await >= CASES_MIN);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_counts_when_replicas_have_it() {
+    let server = RedisServer::start(&["appendfsync everysec"]);
+    let replica = server.replica();
+    let redis = Redis::connect(Options::single("127.0.0.1", server.port())).unwrap();
+    let within = Duration::from_millis(200);
+    let acks = Some(Acks { replicas: 1, disk: false, within });
+    let options = LedgerOptions { acks, ..ledger_options("test", LeaseTime::Server) };
+    let ledger = Arc::new(RedisLedger::new(redis, options).unwrap());
+    ledger.initialise().await.unwrap();
+    let burst = async |from: usize| {
+        let claims = (from..from + 50).map(|n| {
+            let ledger = Arc::clone(&ledger);
+            tokio::spawn(async move {
+                let record = claim_new_or(&ledger, sample_claim("acme", &format!("op{n}"), &format!("n{n}"))).await?;
+                // Whatever was answered is at the replica.
+                Ok::<_, LedgerError>(record)
+            })
+        });
+        futures_util::future::join_all(claims).await.into_iter().map(|r| r.unwrap()).collect::<Vec<_>>()
+    };
+    for answer in burst(0).await {
+        let record = answer.unwrap();
+        assert_eq!(replica.ask(&["EXISTS", &format!("test{{t:acme}}:op:{}", record.op_id)]), "1");
+    }
+    replica.stop();
+    let since = tokio::time::Instant::now();
+    for answer in burst(50).await {
+        assert!(matches!(answer, Err(LedgerError::Unavailable(_))), "{answer:?}");
+    }
+    assert!(since.elapsed() < within * 5, "they wait together: {:?}", since.elapsed());
+    assert!(ledger.operation(&id("acme"), &id("op0")).await.unwrap().is_some(), "reads wait for nobody");
+    let redis = Redis::connect(Options::single("127.0.0.1", server.port())).unwrap();
+    let other = RedisLedger::new(redis, LedgerOptions { acks, ..ledger_options("test", LeaseTime::Server) }).unwrap();
+    let again = claim_new_or(&other, sample_claim("acme", "op50", "n50")).await;
+    assert!(matches!(again, Err(LedgerError::Unavailable(_))), "joining it confirms no more than making it: {again:?}");
+    replica.cont();
+    reached(async || claim_new_or(&ledger, sample_claim("acme", "last", "last")).await).await.unwrap();
+}
+
+async fn claim_new_or(
+    ledger: &RedisLedger,
+    claim: meridian_ledger::Claim,
+) -> Result<Box<meridian_model::operation::OperationRecord>, LedgerError> {
+    match ledger.claim(claim).await? {
+        Claimed::New(record) | Claimed::Joined(record) => Ok(record),
+        other @ (Claimed::KeyReused(_) | Claimed::NameTaken(_)) => panic!("{other:?}"),
+    }
 }
