@@ -85,7 +85,8 @@ pub struct InstanceStatus {
     pub price_per_hour: Option<PricePerHour>,
     /// Containers, init containers first.
     pub containers: Vec<ContainerStatus>,
-    /// Conditions: `Placed`, `Ready`.
+    /// Conditions: `Placed`, `Ready`; `Lost` when the vendor took it away, `Clearing` while attempts that were given up
+    /// are removed.
     pub conditions: Vec<Condition>,
     /// When it first ran.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -205,6 +206,9 @@ pub struct Operation {
     pub done: bool,
     /// `claimed`, `placing`, `succeeded`, `failed` or `cancelled`; of a delete `removing` or `succeeded`.
     pub state: &'static str,
+    /// What became of an attempt cannot be found out any more; the operation waits for a person to settle it.
+    #[serde(skip_serializing_if = "is_false")]
+    pub undetermined: bool,
     /// Where it stands.
     pub progress: Progress,
     /// What was tried, in order.
@@ -219,6 +223,11 @@ pub struct Operation {
     pub create_time: Time,
     /// Last change.
     pub update_time: Time,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Where an operation stands.

@@ -92,6 +92,18 @@ pub fn max(a: Charge, b: Charge) -> Charge {
     zip(&a, &b, u64::max)
 }
 
+/// What two things take together; as large as can be counted where it is more.
+#[must_use]
+pub fn sum(a: Charge, b: Charge) -> Charge {
+    zip(&a, &b, u64::saturating_add)
+}
+
+/// The smaller of two charges in each dimension.
+#[must_use]
+pub fn min(a: Charge, b: Charge) -> Charge {
+    zip(&a, &b, u64::min)
+}
+
 /// What is left under the limits; `None` where there is no limit, zero where the usage is past it.
 #[must_use]
 pub fn headroom(used: &Charge, limits: &QuotaLimits) -> QuotaLimits {

@@ -148,6 +148,8 @@ pub struct Capability {
     pub effect_bound_ms: u64,
     /// A caller who may not list gets an empty list, not an error: an empty answer alone proves nothing.
     pub denies_silently: bool,
+    /// Instances that ended disappear from lists sooner or later, so that one that is not shown may have run.
+    pub forgets_ended: bool,
 }
 
 /// Memory sizes sold with one number of vCPUs.

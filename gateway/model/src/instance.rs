@@ -572,6 +572,9 @@ pub struct PlacementWishes {
     /// How long one attempt may take to run before the next candidate is tried; 60 s when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place_timeout: Option<Span>,
+    /// What to do while it is not known whether an attempt took effect.
+    #[serde(default, skip_serializing_if = "OnDoubt::is_wait")]
+    pub on_doubt: OnDoubt,
 }
 
 macro_rules! word_enum {
@@ -593,6 +596,23 @@ macro_rules! word_enum {
     };
 }
 pub(crate) use word_enum;
+
+word_enum!(
+    /// What to do while it is not known whether an attempt took effect.
+    OnDoubt {
+        /// Wait until it is known: there is never more than one instance.
+        #[default] Wait = "wait",
+        /// After `placeTimeout` give the attempt up and try the next candidate; if the first shows up later, it is
+        /// removed. For a while there may be two instances, and the quota must hold both.
+        Replace = "replace",
+    }
+);
+
+impl OnDoubt {
+    fn is_wait(&self) -> bool {
+        *self == Self::Wait
+    }
+}
 
 word_enum!(
     /// When containers are started again.

@@ -8,6 +8,9 @@
 //! attempt:   Open -> { Applied | Refused | InDoubt };  InDoubt -> { Applied | Absent }
 //!            Applied -> { Running | Unplaceable };  Unplaceable -> Removing -> Absent
 //!            Running -> Removing -> Absent                                  when the instance is deleted
+//!            Running -> Absent                                              when it was lost
+//!            InDoubt -> condemned                                           with `onDoubt: replace`
+//! condemned: InDoubt -> { Removing | Absent };  Removing -> Absent
 //! ```
 
 use std::sync::Arc;
@@ -389,6 +392,15 @@ impl OperationRecord {
         self.attempts.last_mut().filter(|a| !a.state.is_closed())
     }
 
+    /// Every attempt in the order in which it was made, as tenants see it; what is condemned says so.
+    #[must_use]
+    pub fn attempt_views(&self) -> Vec<AttemptView> {
+        let mut all: Vec<_> = self.attempts.iter().map(|a| (a.n, AttemptView::from(a))).collect();
+        all.extend(self.condemned.iter().map(|a| (a.n, AttemptView { condemned: true, ..AttemptView::from(a) })));
+        all.sort_by_key(|(n, view)| (*n, view.condemned));
+        all.into_iter().map(|(_, view)| view).collect()
+    }
+
     /// Nothing of it exists at any backend and nothing can appear: its charge is zero and its name is free.
     #[must_use]
     pub fn is_gone(&self) -> bool {
@@ -418,6 +430,14 @@ pub struct AttemptView {
     pub start_time: Time,
     /// Milliseconds until its present state.
     pub duration_ms: u64,
+    /// It was given up while its outcome was not known, or is surplus; it is being removed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub condemned: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl From<&Attempt> for AttemptView {
@@ -436,6 +456,7 @@ impl From<&Attempt> for AttemptView {
             message,
             start_time: a.started_at,
             duration_ms,
+            condemned: false,
         }
     }
 }

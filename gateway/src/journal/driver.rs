@@ -17,26 +17,23 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use meridian_ledger::{Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver};
+use meridian_ledger::{Ledger, LedgerError, TakeOver, TakenOver};
 use meridian_model::operation::OperationRecord;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     follow::Feeding,
     identity::Deployment,
     intent::IntentLog,
-    machine::{self, Limits},
+    machine::Limits,
     running::{Key, Registry, Running, Tables, key_of, tell},
     task::Task,
 };
 use crate::{
     clock::{Clock, Entropy},
     planner::Planner,
-    status::{
-        fleet::Fleet,
-        poll::{Ended, Pollers},
-    },
+    status::{fleet::Fleet, poll::Pollers},
     telemetry::core::{CoreMetrics, OPERATION},
 };
 
@@ -278,22 +275,12 @@ impl Driver {
         }
     }
 
-    /// Ends the charges of instances that ended by themselves.
-    pub async fn settle_ended(self, mut ended: mpsc::Receiver<Ended>) {
-        loop {
-            let next = tokio::select! {
-                biased;
-                () = self.0.stop.cancelled() => return,
-                next = ended.recv() => next,
-            };
-            let Some(Ended { record, observed }) = next else { return };
-            let wish = self.0.parts.ledger.operation(&record.tenant, &record.op_id).await;
-            let Ok(Some(current)) = wish else { continue };
-            let Some(next) = machine::ended(*current, &observed, self.0.parts.clock.now()) else { continue };
-            if let Ok(Stepped::Written(written)) = self.0.parts.ledger.step(Step { next: Box::new(next) }).await {
-                self.0.parts.fleet.put(Arc::new(*written));
-            }
+    /// The same for a record that was changed from outside its walk: its task, if this process has it, looks again.
+    pub(super) async fn adopt_anew(&self, record: Box<OperationRecord>) -> Result<Followed, LedgerError> {
+        if let Some(running) = self.0.registry().running.get(&key_of(&record)) {
+            return Ok(running.ask());
         }
+        self.adopt(record).await
     }
 
     /// Waits until every task has come to a point where its record says how to go on, then tells the ledger that

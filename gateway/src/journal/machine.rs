@@ -6,10 +6,20 @@
 //! the same walk, begun at different records.
 //!
 //! Rules that the shape of this module holds (RELIABILITY 2):
-//! - a record has at most one attempt that is not closed, and [`arm`] is the only way to open one;
+//! - a record has at most one open attempt, and [`arm`] is the only way to open one; beside it there may be condemned
+//!   ones (module [`condemned`]), of which none ever becomes the operation's instance;
 //! - an attempt is closed only by a definite refusal or by proven absence, never by time alone;
-//! - while an attempt is in doubt no other candidate is considered;
-//! - from the moment a removal is asked for, no attempt is opened.
+//! - while an attempt is in doubt no other candidate is considered, unless the spec says `onDoubt: replace`: then it is
+//!   condemned first;
+//! - from the moment a removal is asked for, no attempt is opened;
+//! - an operation fails, is cancelled or is deleted only when nothing of it exists, condemned attempts included;
+//! - the charge covers what the open attempt may take and every condemned one, and shrinks only by proof.
+//!
+//! Times in a record are of the clock of the gateway that wrote them; two gateways' clocks may differ by what the
+//! vendors tolerate in a signature (a minute and an alarm, RELIABILITY 2.3). Nothing is concluded from such a
+//! difference that would be wrong by a minute: absence needs the owner's own monotonic clock as well
+//! (`Doubt` in `task`), an attempt's time to run may end a minute early or late, and what is undetermined is so after
+//! 45 minutes, give or take one.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -17,14 +27,17 @@ use meridian_adapters::AdapterError;
 use meridian_model::{
     error::{Effect, ErrorCode, FaultKind, Problem},
     ids::{BackendId, ClientToken, CloudId, CloudName},
+    instance::RestartPolicy,
     operation::{
-        Attempt, AttemptFault, AttemptState, AttemptView, Charge, Decision, IMPORTED, OperationRecord, OperationState,
+        Attempt, AttemptFault, AttemptState, Charge, Decision, IMPORTED, OperationRecord, OperationState,
         RankedCandidate, RejectedCandidate,
     },
     status::{Observed, ObservedEvent, ObservedPhase},
     time::Time,
 };
-use meridian_policies::{health::ZoneKey, placement};
+use meridian_policies::{health::ZoneKey, placement, quota};
+
+pub mod condemned;
 
 /// What the owner of a record should do next.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,8 +59,12 @@ pub enum Next {
     },
     /// Delete the attempt's instance and prove that it is gone.
     Remove,
+    /// Only what was given up is left to be removed: wait for that.
+    Clear,
     /// End as cancelled: nothing exists.
     Cancel,
+    /// End the removal of an instance that was lost before: nothing exists.
+    Complete,
     /// Nothing is left to do.
     Done,
 }
@@ -64,32 +81,48 @@ pub struct Limits {
 /// What the owner should do next.
 #[must_use]
 pub fn next(record: &OperationRecord) -> Next {
+    let clears = !record.condemned.is_empty();
     if let Some(attempt) = record.open_attempt() {
-        return next_of_attempt(record, attempt);
+        return match next_of_attempt(record, attempt) {
+            Next::Done if clears => Next::Clear,
+            next => next,
+        };
     }
+    let removal = record.removal.as_ref();
     if record.state.is_final() {
-        return Next::Done;
+        return match record.state {
+            _ if clears => Next::Clear,
+            OperationState::Succeeded if removal.is_some_and(|r| r.completed_at.is_none()) => Next::Complete,
+            _ => Next::Done,
+        };
     }
-    if record.removal.is_some() {
-        return Next::Cancel;
+    if removal.is_some() {
+        return if clears { Next::Clear } else { Next::Cancel };
     }
     if record.annotations.contains_key(IMPORTED) {
-        return Next::GiveUp(Box::new(Problem::new(ErrorCode::Conflict, "the import was interrupted; repeat it")));
+        let problem = Problem::new(ErrorCode::Conflict, "the import was interrupted; repeat it");
+        return if clears { Next::Clear } else { Next::GiveUp(Box::new(problem)) };
     }
     let Some(decision) = &record.decision else { return Next::Plan };
     match next_candidate(record, decision) {
         Some(candidate) => Next::Arm(Box::new(candidate.clone())),
         None if may_replan(record, decision) => Next::Plan,
+        None if clears => Next::Clear,
         None => Next::GiveUp(Box::new(exhausted(record))),
     }
+}
+
+/// Every attempt that was made, open, closed or condemned.
+fn all_attempts(record: &OperationRecord) -> impl Iterator<Item = &Attempt> {
+    record.attempts.iter().chain(&record.condemned)
 }
 
 /// Something was tried since the plan was made, so what was only doubtful then may be all that is left now: zones
 /// remembered as sold out, throttled or ejected.
 fn may_replan(record: &OperationRecord, decision: &Decision) -> bool {
-    let last = record.attempts.last();
+    let last = all_attempts(record).max_by_key(|a| a.n);
     let untried = |r: &RejectedCandidate| {
-        record.attempts.iter().all(|a| Some(&a.zone) != r.zone.as_ref() || a.backend != r.backend)
+        all_attempts(record).all(|a| Some(&a.zone) != r.zone.as_ref() || a.backend != r.backend)
     };
     last.is_some_and(|a| a.changed_at > decision.at && !is_terminal_fault(a))
         && decision.rejected.iter().any(|r| untried(r) && placement::is_only_soft(r))
@@ -114,7 +147,7 @@ fn next_candidate<'a>(record: &OperationRecord, decision: &'a Decision) -> Optio
         return None;
     }
     decision.candidates.iter().find(|candidate| {
-        record.attempts.iter().all(|tried| {
+        all_attempts(record).all(|tried| {
             tried.backend != candidate.backend || (tried.zone != candidate.zone && !is_backend_wide(tried))
         })
     })
@@ -123,10 +156,10 @@ fn next_candidate<'a>(record: &OperationRecord, decision: &'a Decision) -> Optio
 /// The zones a further plan need not consider: those tried, and those of backends that failed as a whole.
 #[must_use]
 pub fn tried(record: &OperationRecord) -> BTreeSet<ZoneKey> {
-    let failed = |backend: &BackendId| record.attempts.iter().any(|a| a.backend == *backend && is_backend_wide(a));
+    let failed = |backend: &BackendId| all_attempts(record).any(|a| a.backend == *backend && is_backend_wide(a));
     let planned = record.decision.iter().flat_map(|d| &d.candidates);
     let skipped = planned.filter(|c| failed(&c.backend)).map(|c| ZoneKey::new(c.backend.clone(), c.zone.clone()));
-    let attempted = record.attempts.iter().map(|a| ZoneKey::new(a.backend.clone(), a.zone.clone()));
+    let attempted = all_attempts(record).map(|a| ZoneKey::new(a.backend.clone(), a.zone.clone()));
     attempted.chain(skipped).collect()
 }
 
@@ -176,10 +209,10 @@ pub struct Names {
 /// The number the next attempt will have.
 #[must_use]
 pub fn next_number(record: &OperationRecord) -> u32 {
-    record.attempts.last().map_or(1, |a| a.n.saturating_add(1))
+    all_attempts(record).map(|a| a.n).max().unwrap_or_default().saturating_add(1)
 }
 
-/// The record with a new open attempt and the operation's charge. Refused (`None`) when an attempt is open, a
+/// The record with a new open attempt and the operation's charge, beside that of what is condemned. Refused (`None`) when an attempt is open, a
 /// removal was asked for, or the operation has ended.
 #[must_use]
 pub fn arm(
@@ -214,7 +247,7 @@ pub fn arm(
         changed_at: now,
     });
     record.state = OperationState::Placing;
-    record.charge = charge;
+    record.charge = quota::sum(charge, condemned::charge(&record));
     record.due = Some(now);
     record.updated_at = now;
     Some(record)
@@ -316,18 +349,76 @@ pub struct LookUp<'a> {
     pub proven: bool,
     /// Longest time in which a request already sent may still take effect and become visible.
     pub effect_bound: Duration,
+    /// The vendor forgets instances that ended: what is not shown may have run.
+    pub forgets_ended: bool,
+}
+
+/// Doubt about an instance that runs to its end, older than this, proves nothing by silence: it may have run, ended and
+/// been forgotten (RELIABILITY 2.5; ECI keeps what ended over an hour ago only up to the last 100).
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(45 * 60);
+
+/// Code of the fault of an attempt whose outcome only a person can find out.
+pub const UNDETERMINED: &str = "meridian.undetermined";
+
+/// Whether only a person can find out what became of the open attempt: nothing is sent or concluded by itself; if it is
+/// seen after all, it is adopted.
+#[must_use]
+pub fn is_undetermined(record: &OperationRecord) -> bool {
+    let open = record.open_attempt().filter(|a| a.state == AttemptState::InDoubt);
+    open.and_then(|a| a.fault.as_ref()).is_some_and(|f| f.code == UNDETERMINED)
+}
+
+/// What a person found out about an attempt whose outcome was not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// It does not exist and did not run.
+    Absent,
+    /// It exists under this id.
+    Applied(CloudId),
+}
+
+/// The record after a person said what became of the attempt in doubt; `None` when none is.
+#[must_use]
+pub fn decided(mut record: OperationRecord, what: &Settlement, now: Time) -> Option<OperationRecord> {
+    let attempt = record.open_attempt_mut().filter(|a| a.state == AttemptState::InDoubt)?;
+    attempt.fault = None;
+    match what {
+        Settlement::Absent => set(attempt, AttemptState::Absent, now),
+        Settlement::Applied(id) => {
+            attempt.cloud_id = Some(id.clone());
+            set(attempt, AttemptState::Applied, now);
+        }
+    }
+    Some(touched(record, now))
 }
 
 /// The record after a look-up of an attempt in doubt; `None` when the look-up settles nothing.
 #[must_use]
 pub fn looked_up(mut record: OperationRecord, look: &LookUp<'_>, now: Time) -> Option<OperationRecord> {
+    let (undetermined, is_wanted) = (is_undetermined(&record), record.removal.is_none());
+    let runs_to_its_end = record.spec.restart_policy != RestartPolicy::Always;
     let attempt = record.open_attempt_mut().filter(|a| a.state == AttemptState::InDoubt)?;
+    let may_be_forgotten =
+        look.forgets_ended && runs_to_its_end && now.since(attempt.started_at) > FORGOTTEN_AFTER && is_wanted;
     // More than one must not happen; the oldest is the one that a first, unanswered request made.
     let first = look.found.iter().filter(|o| o.id.is_some()).min_by_key(|o| (o.created_at, o.id.clone()));
     if let Some(seen) = first {
         attempt.cloud_id.clone_from(&seen.id);
         attempt.fault = None;
+        // A doubt may outlast the time to run; what is found after it gets that time from here.
+        attempt.place_until = attempt.place_until.map(|until| until.max(now + until.since(attempt.started_at)));
         set(attempt, AttemptState::Applied, now);
+    } else if may_be_forgotten {
+        if undetermined {
+            return None;
+        }
+        attempt.fault = Some(AttemptFault {
+            kind: FaultKind::Lost,
+            effect: Effect::Unknown,
+            code: UNDETERMINED.to_owned(),
+            message: "it may have run, ended and been forgotten by the vendor; a person must settle it".to_owned(),
+            vendor_request_id: None,
+        });
     } else if look.proven && now > attempt.armed_at + look.effect_bound {
         set(attempt, AttemptState::Absent, now);
     } else {
@@ -348,10 +439,7 @@ pub fn sighted(mut record: OperationRecord, seen: &Observed, now: Time) -> Optio
         record.adopted = Some(seen.clone());
         record.last_seen = Some((now, seen.clone()));
         // What the plan charged for its largest candidate shrinks to what this one really takes.
-        record.charge = if seen.phase.is_ended() { charge_of_ended(&record) } else { actual_charge(&record, seen) };
-        record.due = None;
-        record.updated_at = now;
-        return Some(record);
+        return Some(condemned::rested(record, now));
     }
     if seen.phase == ObservedPhase::Unplaceable {
         let message = if seen.message.is_empty() { "the vendor could not place it" } else { seen.message.as_str() };
@@ -361,14 +449,6 @@ pub fn sighted(mut record: OperationRecord, seen: &Observed, now: Time) -> Optio
         return Some(touched(record, now));
     }
     None
-}
-
-/// The charge shrunk to the size the vendor gave; never above what is held.
-fn actual_charge(record: &OperationRecord, seen: &Observed) -> Charge {
-    let asked = record.attempts.last().map(|a| a.shape.clone()).unwrap_or_default();
-    let cpu = if seen.shape.cpu.0 > 0 { seen.shape.cpu } else { asked.cpu };
-    let memory = if seen.shape.memory.0 > 0 { seen.shape.memory } else { asked.memory };
-    Charge { cpu: cpu.min(record.charge.cpu), memory: memory.min(record.charge.memory), ..record.charge }
 }
 
 /// The record after the vendor's events said that there is no stock for it.
@@ -421,22 +501,42 @@ pub fn gone(mut record: OperationRecord, now: Time) -> OperationRecord {
     if let Some(attempt) = record.open_attempt_mut() {
         set(attempt, AttemptState::Absent, now);
     }
-    record.updated_at = now;
     if record.state == OperationState::Succeeded {
-        if let Some(removal) = &mut record.removal {
-            removal.completed_at = Some(now);
-        }
-        record.charge = Charge::default();
-        record.due = None;
-        return record;
+        return condemned::rested(record, now);
     }
     touched(record, now)
 }
 
-/// What an instance that ended still holds: it cannot run any more, but its public address is the vendor's and
-/// billed until the instance is deleted.
-fn charge_of_ended(record: &OperationRecord) -> Charge {
-    Charge { public_ips: record.charge.public_ips, ..Charge::default() }
+/// Code of the fault of an instance that was lost.
+pub const LOST: &str = "meridian.lost";
+
+/// Whether the operation's instance was proven gone without anybody asking for its removal.
+#[must_use]
+pub fn is_lost(record: &OperationRecord) -> bool {
+    record.state == OperationState::Succeeded
+        && record.open_attempt().is_none()
+        && record.attempts.last().and_then(|a| a.fault.as_ref()).is_some_and(|f| f.code == LOST)
+}
+
+/// The record of an adopted instance that was proven gone although nobody asked for its removal: it is charged no
+/// longer, and stays readable until it is deleted. `None` when the record says otherwise: another instance is adopted,
+/// or it is being removed.
+#[must_use]
+pub fn lost(mut record: OperationRecord, id: &CloudId, why: &str, now: Time) -> Option<OperationRecord> {
+    if record.state != OperationState::Succeeded || record.removal.is_some() {
+        return None;
+    }
+    let running = |a: &&mut Attempt| a.state == AttemptState::Running && a.cloud_id.as_ref() == Some(id);
+    let attempt = record.open_attempt_mut().filter(running)?;
+    attempt.fault = Some(AttemptFault {
+        kind: FaultKind::NotFound,
+        effect: Effect::NotApplied,
+        code: LOST.to_owned(),
+        message: why.to_owned(),
+        vendor_request_id: None,
+    });
+    set(attempt, AttemptState::Absent, now);
+    Some(condemned::rested(record, now))
 }
 
 /// The record of an instance that ended by itself: it cannot run or be billed any more, so its charge ends.
@@ -448,15 +548,13 @@ pub fn ended(mut record: OperationRecord, seen: &Observed, now: Time) -> Option<
         return None;
     }
     record.last_seen = Some((now, seen.clone()));
-    record.charge = charge_of_ended(&record);
-    record.updated_at = now;
-    Some(record)
+    Some(condemned::rested(record, now))
 }
 
 /// The record of an operation that ends without an instance.
 #[must_use]
 pub fn failed(mut record: OperationRecord, mut problem: Problem, now: Time) -> OperationRecord {
-    problem.attempts = record.attempts.iter().map(AttemptView::from).collect();
+    problem.attempts = record.attempt_views();
     record.state = OperationState::Failed;
     record.problem = Some(problem);
     close(record, now)
@@ -467,7 +565,7 @@ pub fn failed(mut record: OperationRecord, mut problem: Problem, now: Time) -> O
 pub fn cancelled(mut record: OperationRecord, now: Time) -> OperationRecord {
     record.state = OperationState::Cancelled;
     record.problem = Some(Problem {
-        attempts: record.attempts.iter().map(AttemptView::from).collect(),
+        attempts: record.attempt_views(),
         ..Problem::new(ErrorCode::Cancelled, "the instance was deleted before it ran; nothing of it exists")
     });
     if let Some(removal) = &mut record.removal {
@@ -508,7 +606,7 @@ fn exhausted(record: &OperationRecord) -> Problem {
             .with_retry_after(NO_CAPACITY_RETRY_SECONDS);
     }
     let untried = |r: &&RejectedCandidate| {
-        record.attempts.iter().all(|a| Some(&a.zone) != r.zone.as_ref() || a.backend != r.backend)
+        all_attempts(record).all(|a| Some(&a.zone) != r.zone.as_ref() || a.backend != r.backend)
     };
     let ruled_out = record.decision.as_ref().map_or(0, |d| d.rejected.iter().filter(untried).count());
     Problem::new(
@@ -525,7 +623,7 @@ fn set(attempt: &mut Attempt, state: AttemptState, now: Time) {
 
 /// The record with nothing left to do.
 #[must_use]
-pub fn rested(mut record: OperationRecord, now: Time) -> OperationRecord {
+pub fn idle(mut record: OperationRecord, now: Time) -> OperationRecord {
     record.due = None;
     record.updated_at = now;
     record

@@ -1,7 +1,10 @@
 //! The create journal: what is decided ([`machine`]), who owns operations and when ([`driver`]), what is done about one
-//! (`task`), how writes of other gateways arrive (`follow`), and the names that tie an instance at a cloud to its
+//! (`task`), what was given up (`clearing`), how writes of other gateways arrive (`follow`), changes from outside the
+//! walk ([`amend`]), and the names that tie an instance at a cloud to its
 //! operation ([`identity`]).
 
+pub mod amend;
+mod clearing;
 pub mod doubts;
 pub mod driver;
 mod follow;
@@ -9,6 +12,7 @@ pub mod identity;
 pub mod import;
 pub mod intent;
 pub mod machine;
+mod patience;
 pub mod rebuild;
 pub mod reconcile;
 pub mod reconciler;

@@ -95,7 +95,8 @@ impl Reconciler {
         let change = |record: OperationRecord, now: Time| {
             record.open_attempt().filter(|a| a.n == n)?;
             // A person's word stands for the bound and the proof.
-            let look = LookUp { found: &found, proven: true, effect_bound: std::time::Duration::ZERO };
+            let look =
+                LookUp { found: &found, proven: true, effect_bound: std::time::Duration::ZERO, forgets_ended: false };
             machine::looked_up(record, &look, now)
         };
         let key = (tenant.clone(), op.clone());

@@ -28,10 +28,12 @@ use meridian_policies::{
 use tokio::time::Instant;
 
 use super::{
+    clearing::{Clearing, is_gone},
     driver::{Inner, Parts},
     identity::{self, Deployment},
     intent::Intent,
-    machine::{self, LookUp, Names, Next},
+    machine::{self, LookUp, Names, Next, condemned},
+    patience::{BACKOFF, Backoff, Doubt},
     running::{Key, Running, tell},
 };
 use crate::{
@@ -45,9 +47,6 @@ const RESEND_WITHIN: Duration = Duration::from_secs(30 * 60);
 
 /// How long the answer to a create is held back from the ledger for a first sight of the instance.
 const FIRST_SIGHT: Duration = Duration::from_millis(20);
-
-/// First and longest wait between two tries of the same step, doubled from one to the other.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
 
 /// First and longest wait between two tries of a ledger step: an outage of the ledger ends for all at once, and what is
 /// known of an effect should be durable soon after.
@@ -132,27 +131,22 @@ impl Task {
     async fn drive(&self, mut record: Box<OperationRecord>) -> Driven {
         let mut backoff = Backoff::new(BACKOFF);
         let mut doubt = Doubt::default();
+        let mut clearing = Clearing::default();
         loop {
             self.publish(&record);
+            clearing.of(&self.inner, &self.running, &record);
             if self.inner.stop.is_cancelled() {
                 return Err(Stop::Draining);
             }
             let before = (record.attempts.len(), record.attempts.last().map(|a| a.state));
             let was_final = record.state.is_final();
-            let driven = match machine::next(&record) {
-                // What rests is nobody's to visit: a due record would be taken over again and again.
-                Next::Done if record.due.is_some() => self.write(record, |r, now| Some(machine::rested(r, now))).await,
-                Next::Done => return Ok(record),
-                Next::Plan => self.plan(record).await,
-                Next::Arm(candidate) => self.attempt(record, &candidate).await,
-                Next::GiveUp(problem) => {
-                    self.write(record, |r, now| Some(machine::failed(r, (*problem).clone(), now))).await
-                }
-                Next::Doubt => self.write(record, |r, now| Some(machine::doubted(r, now))).await,
-                Next::Resolve => self.resolve(record, &mut backoff, &mut doubt).await,
-                Next::Watch { until } => self.watch(record, until).await,
-                Next::Remove => self.remove(record, &mut backoff).await,
-                Next::Cancel => self.write(record, |r, now| Some(machine::cancelled(r, now))).await,
+            if machine::next(&record) == Next::Done && record.due.is_none() && record.condemned.is_empty() {
+                return Ok(record);
+            }
+            let next = clearing.finding().map_or_else(|| Err(machine::next(&record)), Ok);
+            let driven = match next {
+                Ok(finding) => self.write(record, |r, now| condemned::learned(r, &finding, now)).await,
+                Err(next) => self.follow(record, next, &mut backoff, &mut doubt).await,
             };
             match driven {
                 Ok(next) => {
@@ -173,6 +167,50 @@ impl Task {
                 }
             }
         }
+    }
+
+    /// Does one step of the walk.
+    async fn follow(
+        &self,
+        record: Box<OperationRecord>,
+        next: Next,
+        backoff: &mut Backoff,
+        doubt: &mut Doubt,
+    ) -> Driven {
+        match next {
+            // What rests is nobody's to visit: a due record would be taken over again and again.
+            Next::Done => self.write(record, |r, now| Some(machine::idle(r, now))).await,
+            Next::Plan => self.plan(record).await,
+            Next::Arm(candidate) => self.attempt(record, &candidate).await,
+            Next::GiveUp(problem) => {
+                self.write(record, |r, now| Some(machine::failed(r, (*problem).clone(), now))).await
+            }
+            Next::Doubt => self.write(record, |r, now| Some(machine::doubted(r, now))).await,
+            Next::Resolve => self.resolve(record, backoff, doubt).await,
+            Next::Watch { until } => self.watch(record, until).await,
+            Next::Remove => self.remove(record, backoff).await,
+            Next::Clear => self.clear(record).await,
+            Next::Cancel => self.write(record, |r, now| Some(machine::cancelled(r, now))).await,
+            Next::Complete => self.write(record, |r, now| Some(condemned::completed(r, now))).await,
+        }
+    }
+
+    /// Waits for what clears the condemned attempts to find something out, or for quota that was short.
+    async fn clear(&self, record: Box<OperationRecord>) -> Driven {
+        self.pause(BACKOFF.1).await?;
+        self.reload(record).await
+    }
+
+    /// Ends the operation with a problem, as soon as nothing of it exists: while something condemned may, what stands
+    /// in its way now may be gone by then.
+    async fn fail(&self, record: Box<OperationRecord>, problem: &Problem) -> Driven {
+        if !record.condemned.is_empty() {
+            return self.clear(record).await;
+        }
+        self.write(record, |r, now| {
+            Some(if r.condemned.is_empty() { machine::failed(r, problem.clone(), now) } else { r })
+        })
+        .await
     }
 
     fn count_attempt(&self, record: &OperationRecord) {
@@ -297,9 +335,12 @@ impl Task {
         let Some(problem) = problem else {
             return Ok(Box::new(machine::planned(*record, decision, self.now())));
         };
+        if !record.condemned.is_empty() {
+            return self.clear(record).await;
+        }
         self.write(record, move |r, now| {
             let planned = machine::planned(r, decision.clone(), now);
-            let ends = planned.removal.is_none();
+            let ends = planned.removal.is_none() && planned.condemned.is_empty();
             Some(if ends { machine::failed(planned, problem.clone(), now) } else { planned })
         })
         .await
@@ -312,7 +353,7 @@ impl Task {
                 ErrorCode::RegionUnavailable,
                 format!("backend {} is not configured any more", candidate.backend),
             );
-            return self.write(record, |r, now| Some(machine::failed(r, problem.clone(), now))).await;
+            return self.fail(record, &problem).await;
         };
         // The turn comes first: what is journalled must leave at once.
         let turn = tokio::select! {
@@ -379,7 +420,7 @@ impl Task {
             Ok(names) => names,
             Err(error) => {
                 let problem = Problem::new(ErrorCode::Internal, format!("attempt {n} cannot be named: {error}"));
-                return self.write(record, |r, now| Some(machine::failed(r, problem.clone(), now))).await.map(Err);
+                return self.fail(record, &problem).await.map(Err);
             }
         };
         let charge = self.parts().planner.charge(&record);
@@ -388,10 +429,7 @@ impl Task {
         match self.try_write(record, |r, now| machine::arm(r, candidate, names.clone(), (charge, limits), now)).await? {
             Ok(armed) if armed.attempts.len() > before => Ok(Ok(armed)),
             Ok(changed) => Ok(Err(changed)),
-            Err((record, shortage)) => {
-                let problem = quota_problem(shortage);
-                self.write(record, |r, now| Some(machine::failed(r, problem.clone(), now))).await.map(Err)
-            }
+            Err((record, shortage)) => self.fail(record, &quota_problem(shortage)).await.map(Err),
         }
     }
 
@@ -441,9 +479,22 @@ impl Task {
         if let Ok(found) = backend.find(attempt.name.clone()).await {
             shows_none = found.is_empty();
             let proven = poller.silence_is_proof() && doubt.lasted(attempt.armed_at) > backend.effect_bound();
-            let look = LookUp { found: &found, proven, effect_bound: backend.effect_bound() };
+            let (effect_bound, forgets_ended) = (backend.effect_bound(), backend.capability.forgets_ended);
+            let look = LookUp { found: &found, proven, effect_bound, forgets_ended };
             if machine::looked_up((*record).clone(), &look, asked).is_some() {
                 return self.write(record, |r, _| machine::looked_up(r, &look, asked)).await;
+            }
+        }
+        if doubt.of_attempt(attempt.n) >= self.place_timeout(&record)
+            && condemned::replaced((*record).clone(), asked).is_some()
+        {
+            match self.try_write(record, condemned::replaced).await? {
+                Ok(replaced) => return Ok(replaced),
+                // The quota does not hold both: then it is waited after all.
+                Err((kept, _)) => {
+                    self.pause(backoff.next()).await?;
+                    return self.reload(kept).await;
+                }
             }
         }
         // Nothing that was sent so far can take effect any more.
@@ -452,6 +503,7 @@ impl Task {
             && doubt.lasted(attempt.armed_at) > backend.effect_bound();
         let may_resend = backend.honours_tokens()
             && record.removal.is_none()
+            && !machine::is_undetermined(&record)
             && asked.since(attempt.started_at) < RESEND_WITHIN
             && (is_late || machine::repetition_may_tell(&attempt));
         if may_resend && backoff.tries > 0 {
@@ -469,6 +521,11 @@ impl Task {
         }
         self.pause(backoff.next()).await?;
         self.reload(record).await
+    }
+
+    fn place_timeout(&self, record: &OperationRecord) -> Duration {
+        let default = self.parts().settings.limits.place_timeout;
+        record.spec.placement.place_timeout.map_or(default, |span| span.0)
     }
 
     /// Watches the instance until it runs, cannot be placed, or its time has passed.
@@ -533,7 +590,13 @@ impl Task {
         };
         match poller.backend().delete(id.clone()).await {
             Ok(()) => {
-                if self.is_gone(poller, &id).await? {
+                let gone = is_gone(poller, &id, self.now());
+                let gone = tokio::select! {
+                    biased;
+                    () = self.inner.stop.cancelled() => return Err(Stop::Draining),
+                    gone = gone => gone,
+                };
+                if gone {
                     return self.write(record, |r, now| Some(machine::gone(r, now))).await;
                 }
             }
@@ -541,29 +604,6 @@ impl Task {
         }
         self.pause(backoff.next()).await?;
         self.reload(record).await
-    }
-
-    /// Watches a deleted instance for a while; true when a complete answer does not show it.
-    async fn is_gone(&self, poller: &Poller, id: &CloudId) -> Result<bool, Stop> {
-        let asked = self.now();
-        let mut sight = poller.watch(id);
-        let watching = async {
-            loop {
-                match sight.borrow_and_update().clone() {
-                    // Asked before the delete was answered proves nothing.
-                    Watched::Missing(at) if at >= asked => return poller.lists_now(),
-                    _ => {}
-                }
-                if sight.changed().await.is_err() {
-                    return false;
-                }
-            }
-        };
-        tokio::select! {
-            biased;
-            () = self.inner.stop.cancelled() => Err(Stop::Draining),
-            gone = tokio::time::timeout(BACKOFF.1, watching) => Ok(gone.unwrap_or(false)),
-        }
     }
 }
 
@@ -617,42 +657,4 @@ fn marks(record: &OperationRecord) -> Labels {
     .into_iter()
     .map(|(k, v)| (k.to_owned(), v.to_owned()))
     .collect()
-}
-
-/// How long this process has been in doubt about one send, by the monotonic clock: a step of the wall clock must not
-/// close a doubt early, and an owner that took over counts from then (RELIABILITY 2.5 c).
-#[derive(Default)]
-struct Doubt(Option<(Time, Instant)>);
-
-impl Doubt {
-    /// The time since this process first looked into the send that was armed at `armed_at`.
-    fn lasted(&mut self, armed_at: Time) -> Duration {
-        let now = Instant::now();
-        match self.0 {
-            Some((send, since)) if send == armed_at => now.duration_since(since),
-            _ => {
-                self.0 = Some((armed_at, now));
-                Duration::ZERO
-            }
-        }
-    }
-}
-
-/// Doubling waits between a first and a longest.
-struct Backoff {
-    tries: u32,
-    first: Duration,
-    longest: Duration,
-}
-
-impl Backoff {
-    const fn new((first, longest): (Duration, Duration)) -> Self {
-        Self { tries: 0, first, longest }
-    }
-
-    fn next(&mut self) -> Duration {
-        let wait = self.first.saturating_mul(1 << self.tries.min(16)).min(self.longest);
-        self.tries = self.tries.saturating_add(1);
-        wait
-    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use meridian_model::{
     error::{ErrorCode, Problem},
     ids::{OperationId, RegionId, TenantId},
-    operation::{AttemptState, AttemptView, OperationRecord},
+    operation::{AttemptState, OperationRecord},
 };
 
 use super::{InstanceRef, ListInstances, Outcome, PageRequest, Refusal, quota_view, store_refusal};
@@ -82,7 +82,7 @@ pub async fn explain(core: &Core, tenant: &TenantId, wish: &InstanceRef) -> Resu
         state: record.state,
         chosen,
         decision: record.decision.clone(),
-        attempts: record.attempts.iter().map(AttemptView::from).collect(),
+        attempts: record.attempt_views(),
         charge: record.charge,
         quota: quota_view(tenant, usage.used, usage.limits),
         error: record.problem.clone(),

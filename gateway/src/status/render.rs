@@ -3,12 +3,12 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use meridian_model::{
-    operation::{AttemptState, AttemptView, OperationRecord, OperationState},
+    operation::{AttemptState, OperationRecord, OperationState},
     status::{Condition, Observed, ObservedPhase, Phase},
     time::Time,
 };
 
-use crate::views;
+use crate::{journal::machine, views};
 
 /// One sight of an instance at its backend.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +70,9 @@ pub fn phase(record: &OperationRecord, seen: Option<&Observed>) -> Phase {
     if record.removal.as_ref().is_some_and(|r| r.completed_at.is_none()) {
         return Phase::Terminating;
     }
+    if machine::is_lost(record) {
+        return Phase::Failed;
+    }
     match record.state {
         OperationState::Claimed | OperationState::Placing => Phase::Pending,
         OperationState::Failed | OperationState::Cancelled => Phase::Failed,
@@ -86,7 +89,8 @@ pub fn phase(record: &OperationRecord, seen: Option<&Observed>) -> Phase {
 fn status(record: &OperationRecord, seen: Option<&Sighting>, stale: bool) -> views::InstanceStatus {
     let observed = seen.map(|s| &s.observed);
     let attempt = record.attempts.last();
-    let at = attempt.filter(|a| !a.state.is_closed());
+    let lost = machine::is_lost(record);
+    let at = attempt.filter(|a| lost || !a.state.is_closed());
     let mut status = views::InstanceStatus {
         phase: phase(record, observed),
         adapter: at.map(|a| a.adapter.clone()),
@@ -98,13 +102,13 @@ fn status(record: &OperationRecord, seen: Option<&Sighting>, stale: bool) -> vie
         price_per_hour: at.and_then(|a| a.price),
         conditions: conditions(record, observed),
         start_time: record.ran_at,
-        attempts: record.attempts.len(),
+        attempts: record.attempts.len() + record.condemned.len(),
         operation: Some(record.op_id.clone()),
         stale,
         ..views::InstanceStatus::default()
     };
     if let Some(fault) = attempt.and_then(|a| a.fault.as_ref()) {
-        status.reason = fault.kind.as_str().to_owned();
+        status.reason = if lost { "Lost".to_owned() } else { fault.kind.as_str().to_owned() };
         status.message = fault.public_text();
     }
     if let Some(Sighting { at, observed }) = seen {
@@ -116,7 +120,7 @@ fn status(record: &OperationRecord, seen: Option<&Sighting>, stale: bool) -> vie
         if observed.zone.is_some() {
             status.zone.clone_from(&observed.zone);
         }
-        if !observed.reason.is_empty() {
+        if !observed.reason.is_empty() && !lost {
             status.reason.clone_from(&observed.reason);
             status.message.clone_from(&observed.message);
         }
@@ -144,10 +148,21 @@ fn conditions(record: &OperationRecord, observed: Option<&Observed>) -> Vec<Cond
     };
     let containers = observed.map(|o| o.containers.as_slice()).unwrap_or_default();
     let mut apps = containers.iter().filter(|c| !c.init);
-    let running = observed.is_some_and(|o| o.phase == ObservedPhase::Running);
+    let lost = machine::is_lost(record);
+    let running = observed.is_some_and(|o| o.phase == ObservedPhase::Running) && !lost;
     let ready = running && apps.clone().next().is_some() && apps.all(|c| c.ready);
     let reason = if ready { "ContainersReady" } else { "ContainersNotReady" };
-    vec![placed, condition("Ready", ready, reason, String::new(), record.ran_at.unwrap_or(record.created_at))]
+    let mut all =
+        vec![placed, condition("Ready", ready, reason, String::new(), record.ran_at.unwrap_or(record.created_at))];
+    if let Some(attempt) = record.attempts.last().filter(|_| lost) {
+        let why = attempt.fault.as_ref().map(|f| f.message.clone()).unwrap_or_default();
+        all.push(condition("Lost", true, "ProvenGone", why, attempt.changed_at));
+    }
+    if let Some(since) = record.condemned.iter().map(|a| a.changed_at).min() {
+        let text = format!("{} attempts that were given up are being removed", record.condemned.len());
+        all.push(condition("Clearing", true, "Condemned", text, since));
+    }
+    all
 }
 
 const fn attempt_reason(state: AttemptState) -> &'static str {
@@ -166,6 +181,10 @@ const fn attempt_reason(state: AttemptState) -> &'static str {
 /// Where an operation stands, in words.
 fn progress_text(record: &OperationRecord) -> String {
     match record.attempts.last() {
+        Some(_) if machine::is_undetermined(record) => {
+            "the outcome cannot be found out any more; a person must settle it".to_owned()
+        }
+        Some(_) if machine::is_lost(record) => "lost".to_owned(),
         None => "planning".to_owned(),
         Some(a) => {
             let what = match a.state {
@@ -192,8 +211,9 @@ pub fn create_operation(record: &OperationRecord) -> views::Operation {
         target: format!("tenants/{}/instances/{}", record.tenant, record.name),
         done: record.state.is_final(),
         state: record.state.as_str(),
+        undetermined: machine::is_undetermined(record),
         progress: progress(record),
-        attempts: record.attempts.iter().map(AttemptView::from).collect(),
+        attempts: record.attempt_views(),
         error: record.problem.clone(),
         response: created(record).map(Box::new),
         create_time: record.created_at,
@@ -215,6 +235,7 @@ pub fn delete_operation(record: &OperationRecord) -> Option<views::Operation> {
         target: format!("tenants/{}/instances/{}", record.tenant, record.name),
         done,
         state: if done { OperationState::Succeeded.as_str() } else { "removing" },
+        undetermined: false,
         progress: progress(record),
         attempts: Vec::new(),
         error: None,

@@ -331,6 +331,7 @@ pub(crate) fn long_operation() -> views::Operation {
         verb: "delete",
         target: "tenants/acme/instances/web-0".to_owned(),
         done: false,
+        undetermined: false,
         state: OperationState::Placing.as_str(),
         progress: views::Progress { done: 0, total: 1, message: "removing".to_owned() },
         attempts: Vec::new(),

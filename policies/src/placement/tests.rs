@@ -49,6 +49,7 @@ fn capability(adapter: &str, features: &[Feature]) -> Arc<Capability> {
         volumes_max: 20,
         effect_bound_ms: 60_000,
         denies_silently: false,
+        forgets_ended: false,
     })
 }
 

@@ -323,6 +323,7 @@ fn capability(effect_bound: Duration, gpu_sizes: Vec<GpuSize>) -> Capability {
         volumes_max: VOLUMES_MAX,
         // A RAM user without permission gets an empty list (Alibaba ECI documentation, as read 2026-11).
         denies_silently: true,
+        forgets_ended: true,
         effect_bound_ms: u64::try_from(effect_bound.as_millis()).unwrap_or(u64::MAX),
     }
 }

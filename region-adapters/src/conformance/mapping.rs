@@ -358,6 +358,7 @@ mod tests {
             volumes_max: 10,
             effect_bound_ms: 0,
             denies_silently: false,
+            forgets_ended: false,
         }
     }
 

@@ -114,6 +114,7 @@ fn capability(gpu_sizes: Vec<GpuSize>, effect_bound_ms: u64) -> Capability {
         effect_bound_ms,
         // Missing permission is the error `UnauthorizedOperation` (Tencent API 3.0 documentation, common codes).
         denies_silently: false,
+        forgets_ended: true,
     }
 }
 

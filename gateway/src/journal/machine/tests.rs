@@ -5,7 +5,7 @@ use std::sync::Arc;
 use meridian_adapters::AdapterError;
 use meridian_model::{
     ids::{BackendId, RegionId, ZoneId},
-    instance::Shape,
+    instance::{InstanceSpec, OnDoubt, Shape},
     operation::{Fence, RECORD_VERSION, Removal},
     quantity::{MemoryMib, MilliCpu},
     status::EventClass,
@@ -94,7 +94,7 @@ fn seen(phase: ObservedPhase) -> Observed {
 }
 
 fn looked(record: OperationRecord, found: &[Observed], proven: bool, now: Time) -> Option<OperationRecord> {
-    looked_up(record, &LookUp { found, proven, effect_bound: BOUND }, now)
+    looked_up(record, &LookUp { found, proven, effect_bound: BOUND, forgets_ended: true }, now)
 }
 
 #[test]
@@ -135,6 +135,8 @@ fn a_doubt_is_settled_by_sight_or_by_proven_absence_and_by_nothing_else() {
     assert!(looked(doubt.clone(), &[], false, at(9999)).is_none(), "an empty answer that proves nothing");
     let absent = looked(doubt.clone(), &[], true, at(401)).unwrap();
     assert!(matches!(next(&absent), Next::Arm(c) if c.backend.as_str() == "b"));
+    let late = looked(doubt.clone(), &[seen(ObservedPhase::Starting)], false, at(300)).unwrap();
+    assert_eq!(next(&late), Next::Watch { until: at(360) }, "its time to run counts from when it was found");
     let found = looked(doubt, &[seen(ObservedPhase::Running)], false, at(2)).unwrap();
     assert_eq!(found.attempts[0].state, AttemptState::Applied);
     assert_eq!(found.attempts[0].cloud_id, Some(id()));
@@ -259,6 +261,141 @@ fn an_instance_that_ends_by_itself_is_charged_no_longer() {
     assert!(!over.is_gone() && ended(over, &seen(ObservedPhase::Succeeded), at(5)).is_none());
 }
 
+fn replacing(candidates: &[(&str, &str)]) -> OperationRecord {
+    let mut spec = InstanceSpec::default();
+    spec.placement.on_doubt = OnDoubt::Replace;
+    OperationRecord { spec: Arc::new(spec), ..with_plan(candidates) }
+}
+
+fn in_doubt(record: OperationRecord, now: Time) -> OperationRecord {
+    sent(armed(record, now), &error(FaultKind::Lost, Effect::Unknown), now)
+}
+
+fn twice(charge: Charge) -> Charge {
+    quota::sum(charge, charge)
+}
+
+#[test]
+fn a_doubt_that_is_not_waited_for_is_condemned_charged_and_cleared() {
+    let doubt = in_doubt(replacing(&[("a", "1"), ("b", "1")]), at(0));
+    let r = condemned::replaced(doubt.clone(), at(61)).unwrap();
+    assert_eq!((r.condemned.len(), r.attempts.len(), r.epoch, r.charge), (1, 0, 2, twice(CHARGE)));
+    assert_eq!(next_number(&r), 2, "a number is never given twice");
+    let r = sent(armed(r, at(62)), &Ok(id()), at(63));
+    assert_eq!((r.attempts[0].n, r.attempts[0].backend.as_str(), r.charge), (2, "b", twice(CHARGE)));
+    let r = sighted(r, &seen(ObservedPhase::Running), at(64)).unwrap();
+    assert_eq!((r.state, next(&r), r.charge), (OperationState::Succeeded, Next::Clear, twice(CHARGE)));
+    // It shows up, is deleted and proven gone.
+    let which = condemned::Which::of(&r.condemned[0]);
+    let other = CloudId::new("i-0").unwrap();
+    let r = condemned::learned(r, &condemned::Finding::Found(which, other.clone()), at(65)).unwrap();
+    assert_eq!((r.condemned[0].state, r.condemned[0].cloud_id.as_ref()), (AttemptState::Removing, Some(&other)));
+    let which = condemned::Which::of(&r.condemned[0]);
+    let r = condemned::learned(r, &condemned::Finding::Gone(which.clone()), at(66)).unwrap();
+    assert_eq!((next(&r), r.charge, r.due), (Next::Done, CHARGE, None));
+    let tried: Vec<_> = r.attempts.iter().map(|a| (a.n, a.state)).collect();
+    assert_eq!(tried, [(1, AttemptState::Absent), (2, AttemptState::Running)]);
+    assert!(condemned::learned(r, &condemned::Finding::Gone(which), at(67)).is_none(), "known already");
+}
+
+#[test]
+fn a_doubt_is_waited_for_unless_the_spec_and_a_candidate_allow_otherwise() {
+    let waits = in_doubt(with_plan(&[("a", "1"), ("b", "1")]), at(0));
+    assert!(condemned::replaced(waits, at(999)).is_none(), "wait is the default");
+    let last = in_doubt(replacing(&[("a", "1")]), at(0));
+    assert!(condemned::replaced(last, at(999)).is_none(), "no candidate is left");
+    let mut deleted = in_doubt(replacing(&[("a", "1"), ("b", "1")]), at(0));
+    deleted.removal = Some(Removal { requested_at: at(5), completed_at: None });
+    assert!(condemned::replaced(deleted, at(999)).is_none(), "nothing is opened after a removal");
+    let open = armed(replacing(&[("a", "1"), ("b", "1")]), at(0));
+    assert!(condemned::replaced(open, at(999)).is_none(), "a request may be on its way");
+}
+
+#[test]
+fn nothing_ends_while_something_condemned_may_exist() {
+    let given_up = condemned::replaced(in_doubt(replacing(&[("a", "1"), ("b", "1")]), at(0)), at(61)).unwrap();
+    let gone = |r: OperationRecord, now| {
+        let which = condemned::Which::of(&r.condemned[0]);
+        condemned::learned(r, &condemned::Finding::Gone(which), now).unwrap()
+    };
+    // Every candidate refuses: no failure before the proof.
+    let refused = sent(armed(given_up.clone(), at(62)), &error(FaultKind::NoCapacity, Effect::NotApplied), at(63));
+    assert_eq!(next(&refused), Next::Clear);
+    assert!(matches!(next(&gone(refused, at(64))), Next::GiveUp(_)));
+    // A removal: no cancellation before the proof.
+    let mut removed = given_up.clone();
+    removed.removal = Some(Removal { requested_at: at(62), completed_at: None });
+    assert_eq!(next(&removed), Next::Clear);
+    assert_eq!(next(&gone(removed, at(64))), Next::Cancel);
+    // A delete of the running instance: not gone before the proof.
+    let mut running =
+        sighted(sent(armed(given_up, at(62)), &Ok(id()), at(63)), &seen(ObservedPhase::Running), at(64)).unwrap();
+    running.removal = Some(Removal { requested_at: at(65), completed_at: None });
+    let deleted = super::gone(removing(running, at(66)), at(67));
+    assert_eq!((deleted.is_gone(), next(&deleted), deleted.charge), (false, Next::Clear, CHARGE));
+    let over = gone(deleted, at(68));
+    assert_eq!((over.is_gone(), next(&over), over.charge, over.due), (true, Next::Done, Charge::default(), None));
+}
+
+#[test]
+fn an_instance_too_many_is_condemned_once_and_charged_if_the_quota_holds_it() {
+    let running =
+        sighted(sent(armed(with_plan(&[("a", "1")]), at(0)), &Ok(id()), at(1)), &seen(ObservedPhase::Running), at(2))
+            .unwrap();
+    let surplus = Attempt { cloud_id: Some(CloudId::new("i-9").unwrap()), ..running.attempts[0].clone() };
+    let charged = condemned::stray(running.clone(), &surplus, true, at(3)).unwrap();
+    assert_eq!((charged.charge, next(&charged)), (twice(CHARGE), Next::Clear));
+    assert!(condemned::stray(charged.clone(), &surplus, true, at(4)).is_none(), "known");
+    assert!(condemned::stray(running.clone(), &running.attempts[0], true, at(4)).is_none(), "the adopted one");
+    let uncharged = condemned::stray(running, &surplus, false, at(3)).unwrap();
+    assert_eq!(uncharged.charge, CHARGE);
+    for r in [charged, uncharged] {
+        let which = condemned::Which::of(&r.condemned[0]);
+        let r = condemned::learned(r, &condemned::Finding::Gone(which), at(5)).unwrap();
+        assert_eq!((r.charge, next(&r), r.attempts.len()), (CHARGE, Next::Done, 1));
+        assert_eq!(r.attempts[0].state, AttemptState::Running, "the adopted one is what it was");
+    }
+}
+
+#[test]
+fn an_instance_that_was_lost_is_charged_no_longer_and_deleted_without_a_call() {
+    let running =
+        sighted(sent(armed(with_plan(&[("a", "1")]), at(0)), &Ok(id()), at(1)), &seen(ObservedPhase::Running), at(2))
+            .unwrap();
+    assert!(lost(running.clone(), &CloudId::new("i-9").unwrap(), "gone", at(3)).is_none(), "another instance");
+    let mut gone = lost(running.clone(), &id(), "gone", at(3)).unwrap();
+    assert!(is_lost(&gone) && !gone.is_gone() && gone.charge == Charge::default() && next(&gone) == Next::Done);
+    gone.removal = Some(Removal { requested_at: at(4), completed_at: None });
+    assert_eq!(next(&gone), Next::Complete);
+    let over = condemned::completed(gone, at(5));
+    assert!(over.is_gone() && next(&over) == Next::Done && over.due.is_none());
+    let mut removing = running;
+    removing.removal = Some(Removal { requested_at: at(4), completed_at: None });
+    assert!(lost(removing, &id(), "gone", at(5)).is_none(), "its own removal proves it");
+}
+
+#[test]
+fn what_may_have_run_and_been_forgotten_is_for_a_person() {
+    let mut job = InstanceSpec { restart_policy: RestartPolicy::Never, ..InstanceSpec::default() };
+    job.placement.on_doubt = OnDoubt::Wait;
+    let doubt = in_doubt(OperationRecord { spec: Arc::new(job), ..with_plan(&[("a", "1"), ("b", "1")]) }, at(0));
+    assert_eq!(looked(doubt.clone(), &[], true, at(2700)).unwrap().attempts[0].state, AttemptState::Absent);
+    let open = looked(doubt, &[], true, at(2701)).unwrap();
+    assert!(is_undetermined(&open) && next(&open) == Next::Resolve && open.charge == CHARGE);
+    assert!(looked(open.clone(), &[], true, at(9999)).is_none(), "time changes nothing");
+    let found = looked(open.clone(), &[seen(ObservedPhase::Running)], false, at(9999)).unwrap();
+    assert_eq!(found.attempts[0].state, AttemptState::Applied, "seen after all");
+    let absent = decided(open.clone(), &Settlement::Absent, at(9999)).unwrap();
+    assert!(matches!(next(&absent), Next::Arm(c) if c.backend.as_str() == "b"));
+    assert!(decided(absent, &Settlement::Absent, at(9999)).is_none());
+    let applied = decided(open.clone(), &Settlement::Applied(id()), at(9999)).unwrap();
+    assert_eq!((applied.attempts[0].state, applied.attempts[0].cloud_id.clone()), (AttemptState::Applied, Some(id())));
+    let mut deleted = open;
+    deleted.removal = Some(Removal { requested_at: at(9999), completed_at: None });
+    let absent = looked(deleted, &[], true, at(10_000)).unwrap();
+    assert_eq!(next(&absent), Next::Cancel, "a delete asks for nothing but absence");
+}
+
 /// What may happen to an operation, in any order.
 #[derive(Debug, Clone)]
 enum Event {
@@ -273,6 +410,10 @@ enum Event {
     Removing,
     Gone,
     Follow,
+    Replace,
+    Stray(u8, bool),
+    Condemned(bool),
+    Lost,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -303,6 +444,10 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Removing),
         1 => Just(Event::Gone),
         3 => Just(Event::Follow),
+        2 => Just(Event::Replace),
+        1 => (0_u8..3, any::<bool>()).prop_map(|(n, charged)| Event::Stray(n, charged)),
+        3 => any::<bool>().prop_map(Event::Condemned),
+        1 => Just(Event::Lost),
     ]
 }
 
@@ -345,8 +490,27 @@ fn apply(r: OperationRecord, event: &Event, now: Time) -> OperationRecord {
         Event::Follow => match next(&r) {
             Next::Cancel => cancelled(r, now),
             Next::GiveUp(problem) => failed(r, *problem, now),
+            Next::Complete => condemned::completed(r, now),
             _ => r,
         },
+        Event::Replace => condemned::replaced(r.clone(), now).unwrap_or(r),
+        Event::Stray(n, charged) => match r.attempts.last() {
+            Some(last) => {
+                let id = Some(CloudId::new(format!("s-{n}")).unwrap());
+                let surplus = Attempt { cloud_id: id, ..last.clone() };
+                condemned::stray(r.clone(), &surplus, *charged, now).unwrap_or(r)
+            }
+            None => r,
+        },
+        Event::Condemned(found) => match r.condemned.first().map(condemned::Which::of) {
+            Some(which) if *found && which.cloud_id.is_none() => {
+                let id = CloudId::new("i-late").unwrap();
+                condemned::learned(r, &condemned::Finding::Found(which, id), now).unwrap()
+            }
+            Some(which) => condemned::learned(r, &condemned::Finding::Gone(which), now).unwrap(),
+            None => r,
+        },
+        Event::Lost => lost(r.clone(), &id(), "gone", now).unwrap_or(r),
         _ => r,
     }
 }
@@ -354,24 +518,36 @@ fn apply(r: OperationRecord, event: &Event, now: Time) -> OperationRecord {
 proptest! {
     #[test]
     fn every_walk_keeps_the_rules(events in prop::collection::vec(event(), 1..60)) {
-        let mut r = with_plan(&[("a", "1"), ("a", "2"), ("b", "1")]);
+        let mut r = replacing(&[("a", "1"), ("a", "2"), ("b", "1")]);
+        let mut short = Vec::new();
         for (i, event) in events.iter().enumerate() {
             let before = r.clone();
             r = apply(r, event, at(i as i64 * 30));
             let open = r.attempts.iter().filter(|a| !a.state.is_closed()).count();
             prop_assert!(open <= 1, "two open attempts: {:?}", r.attempts);
-            prop_assert!(r.attempts.len() <= 3, "a candidate was tried twice");
+            let zones: BTreeSet<_> = r.attempts.iter().map(|a| (&a.backend, &a.zone)).collect();
+            prop_assert_eq!(zones.len(), r.attempts.len(), "a candidate was tried twice");
             if before.removal.is_some() {
-                prop_assert_eq!(before.attempts.len(), r.attempts.len(), "an attempt was opened after a removal");
+                prop_assert!(r.attempts.iter().map(|a| a.n).max() <= all_attempts(&before).map(|a| a.n).max(),
+                    "an attempt was opened after a removal");
             }
+            prop_assert!(r.attempts.is_sorted_by_key(|a| a.n), "{:?}", r.attempts);
+            prop_assert!(r.epoch >= before.epoch);
             if before.state.is_final() {
                 prop_assert_eq!(before.state, r.state, "a final state changed");
                 prop_assert_eq!(before.problem.as_ref(), r.problem.as_ref());
                 prop_assert_eq!(before.adopted.as_ref(), r.adopted.as_ref());
             }
+            if let (Event::Stray(_, false), true) = (event, r.condemned.len() > before.condemned.len()) {
+                short.push(condemned::Which::of(r.condemned.last().unwrap()));
+            }
+            short.retain(|which| r.condemned.iter().any(|a| condemned::Which::of(a) == *which));
             let live = r.open_attempt().is_some() && !r.last_seen.as_ref().is_some_and(|(_, o)| o.phase.is_ended());
-            if live {
-                prop_assert_eq!(r.charge.instances, 1, "something may exist and is not charged");
+            let may_exist = u64::from(live) + r.condemned.len() as u64 - short.len() as u64;
+            prop_assert!(r.charge.instances >= may_exist, "something may exist and is not charged: {event:?} {r:#?}");
+            if next(&r) == Next::Done {
+                prop_assert!(r.condemned.is_empty());
+                prop_assert!(r.charge.instances <= u64::from(live), "charged for nothing: {event:?} {r:#?}");
             }
             if r.is_gone() {
                 prop_assert_eq!(r.charge, Charge::default());
@@ -379,8 +555,9 @@ proptest! {
             }
             // A closed attempt was refused, or proven absent by a look-up or a removal; never by time.
             if before.open_attempt().is_some() && r.open_attempt().is_none() {
-                let allowed = matches!(event, Event::Sent(..) | Event::Look(..) | Event::Gone);
-                prop_assert!(allowed, "{event:?} closed an attempt");
+                let allowed = matches!(event, Event::Sent(..) | Event::Look(..) | Event::Gone | Event::Lost);
+                let condemns = matches!(event, Event::Replace) && r.condemned.len() > before.condemned.len();
+                prop_assert!(allowed || condemns, "{event:?} closed an attempt");
             }
         }
     }

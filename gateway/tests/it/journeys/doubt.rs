@@ -1,0 +1,169 @@
+//! What becomes of attempts that are given up, of instances too many, and of those that are lost.
+
+use meridian_gateway::{
+    journal::{amend::Amended, machine::Settlement},
+    operation::Outcome,
+};
+use meridian_model::{
+    error::ErrorCode,
+    ids::{BackendId, CloudId, OperationId, TenantId},
+    instance::InstanceSpec,
+    operation::AttemptState,
+    status::{Observed, ObservedPhase, Phase},
+};
+use serde_json::{Value, json};
+
+use super::{
+    created, in_region,
+    world::{World, spec_from, until},
+};
+
+/// First where a create cannot be repeated safely, then where it can; the doubt is not waited for.
+fn impatient() -> InstanceSpec {
+    spec_from(json!({
+        "containers": [{"name": "app", "image": "nginx:1.27"}],
+        "placement": {"zones": ["ap-guangzhou-3", "cn-hangzhou-h"], "placeTimeout": "1s", "onDoubt": "replace"},
+    }))
+}
+
+fn acme() -> TenantId {
+    "acme".parse().unwrap()
+}
+
+async fn operation_of(world: &World, name: &str) -> OperationId {
+    world.get("acme", name).await.unwrap().status.operation.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_doubt_that_is_not_waited_for_is_replaced_and_its_late_effect_removed() {
+    let world = World::start().await;
+    let action = "CreateEKSContainerInstances";
+    world.fault(json!({"kind": "lateEffect", "afterMs": 2200, "action": action, "times": 1})).await;
+    let instance = created(world.create("acme", "web", "k", &impatient()).await);
+    assert_eq!(instance.status.region.as_ref().unwrap().as_str(), "cn-hangzhou");
+    assert_eq!(world.used_instances("acme").await, 2, "both are charged");
+    let attempts = world.explain("acme", "web").await.attempts;
+    assert_eq!(attempts.iter().map(|a| a.condemned).collect::<Vec<_>>(), [true, false]);
+    let status = world.get("acme", "web").await.unwrap().status;
+    assert!(status.conditions.iter().any(|c| c.kind == "Clearing"), "{:?}", status.conditions);
+    until("the late effect came and went", || async {
+        world.ever().await.len() == 2 && world.existing().await.len() == 1
+    })
+    .await;
+    until("it is charged no longer", || async { world.used_instances("acme").await == 1 }).await;
+    let attempts = world.explain("acme", "web").await.attempts;
+    assert_eq!(attempts[0].outcome, AttemptState::Absent);
+    assert!(attempts.iter().all(|a| !a.condemned));
+    let existing = world.existing().await;
+    assert_eq!(existing[0]["id"], instance.status.cloud_id.as_ref().unwrap().as_str(), "the adopted one is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_doubt_is_waited_for_after_all_when_the_quota_does_not_hold_both() {
+    let world = World::start().await;
+    world.core.ledger.set_limits(&acme(), serde_json::from_value(json!({"instances": 1})).unwrap()).await.unwrap();
+    let action = "CreateEKSContainerInstances";
+    world.fault(json!({"kind": "lateEffect", "afterMs": 2000, "action": action, "times": 1})).await;
+    let instance = created(world.create("acme", "web", "k", &impatient()).await);
+    assert_eq!(instance.status.region.as_ref().unwrap().as_str(), "ap-guangzhou", "the first one, when it showed up");
+    assert_eq!(world.ever().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_waits_for_the_proof_of_what_was_given_up() {
+    let world = World::start().await;
+    let action = "CreateEKSContainerInstances";
+    world.fault(json!({"kind": "lateEffect", "afterMs": 2500, "action": action, "times": 1})).await;
+    created(world.create("acme", "web", "k", &impatient()).await);
+    assert!(matches!(world.delete("acme", "web").await, Ok(Outcome::Deleted)));
+    assert_eq!((world.ever().await.len(), world.existing().await.len()), (2, 0), "deleted means nothing is left");
+    assert_eq!(world.used_instances("acme").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_too_many_is_deleted_and_the_adopted_one_left() {
+    let world = World::start().await;
+    created(world.create("acme", "one", "a", &in_region("ap-guangzhou")).await);
+    created(world.create("acme", "two", "b", &in_region("ap-guangzhou")).await);
+    // The second's instance, taken for a surplus one of the first by its id; its name is of the first.
+    let (one, two) = (world.get("acme", "one").await.unwrap(), world.get("acme", "two").await.unwrap());
+    let name = |id: &CloudId, all: &[Value]| {
+        all.iter().find(|i| i["id"] == id.as_str()).unwrap()["name"].as_str().unwrap().to_owned()
+    };
+    let existing = world.existing().await;
+    let first = one.status.cloud_id.clone().unwrap();
+    let surplus = Observed {
+        id: two.status.cloud_id.clone(),
+        name: name(&first, &existing),
+        phase: ObservedPhase::Running,
+        shape: one.status.shape.clone().unwrap(),
+        ..Observed::default()
+    };
+    let (op, backend) = (operation_of(&world, "one").await, BackendId::new("ap-guangzhou").unwrap());
+    let driver = &world.core.driver;
+    let amended = driver.condemn_stray(&acme(), &op, &backend, &surplus).await.unwrap();
+    assert!(matches!(amended, Amended::Written(_)), "{amended:?}");
+    let again = driver.condemn_stray(&acme(), &op, &backend, &surplus).await.unwrap();
+    assert!(matches!(again, Amended::Unchanged(_)), "{again:?}");
+    let adopted = Observed { id: Some(first.clone()), ..surplus };
+    let again = driver.condemn_stray(&acme(), &op, &backend, &adopted).await.unwrap();
+    assert!(matches!(again, Amended::Unchanged(_)), "the adopted one is none too many");
+    until("it is gone", || async { world.existing().await.len() == 1 }).await;
+    assert_eq!(world.existing().await[0]["id"], first.as_str());
+    until("it is charged no longer", || async { world.used_instances("acme").await == 2 }).await;
+    assert_eq!(world.get("acme", "one").await.unwrap().status.phase, Phase::Running);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_instance_says_so_is_charged_no_longer_and_can_be_deleted() {
+    let world = World::start().await;
+    let instance = created(world.create("acme", "web", "k", &in_region("ap-guangzhou")).await);
+    let (op, id) = (operation_of(&world, "web").await, instance.status.cloud_id.clone().unwrap());
+    let lost = world.core.driver.mark_lost(&acme(), &op, &id, "the region took it away").await.unwrap();
+    assert!(matches!(lost, Amended::Written(_)), "{lost:?}");
+    let status = world.get("acme", "web").await.unwrap().status;
+    assert_eq!(
+        (status.phase, &*status.reason, &*status.message),
+        (Phase::Failed, "Lost", "meridian.lost: the region took it away")
+    );
+    assert!(status.conditions.iter().any(|c| c.kind == "Lost") && status.cloud_id.is_some());
+    assert_eq!(world.used_instances("acme").await, 0);
+    assert_eq!(
+        created(world.create("acme", "web", "k", &in_region("ap-guangzhou")).await),
+        instance,
+        "the same answer"
+    );
+    assert!(matches!(world.delete("acme", "web").await, Ok(Outcome::Deleted)));
+    assert!(world.get("acme", "web").await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_settles_a_doubt() {
+    let world = World::start().await;
+    // Nothing can be looked up, so nothing can be found out.
+    world.fault(json!({"kind": "serverError", "when": "before", "action": "CreateEKSContainerInstances"})).await;
+    world.fault(json!({"kind": "serverError", "when": "before", "action": "Describe*"})).await;
+    let core = std::sync::Arc::clone(&world.core);
+    let creating = tokio::spawn(async move {
+        super::world::ask(&core, "acme", super::world::create("acme", "web", "k", &in_region("ap-guangzhou"))).await
+    });
+    let in_doubt = || async {
+        let attempts = match world.get("acme", "web").await {
+            Some(_) => world.explain("acme", "web").await.attempts,
+            None => Vec::new(),
+        };
+        attempts.last().is_some_and(|a| a.outcome == AttemptState::InDoubt)
+    };
+    until("it is in doubt", in_doubt).await;
+    let op = operation_of(&world, "web").await;
+    // Each zone of the region in turn.
+    while !creating.is_finished() {
+        if in_doubt().await {
+            world.core.driver.settle(&acme(), &op, Settlement::Absent).await.unwrap();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let refusal = creating.await.unwrap().unwrap_err();
+    assert_eq!(refusal.problem.code, ErrorCode::NoCapacity);
+    assert_eq!(world.used_instances("acme").await, 0);
+}
