@@ -4,23 +4,26 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use base64::Engine as _;
 use meridian_ledger::{
-    Ledger,
+    Ledger, LedgerError,
     embedded::{EmbeddedLedger, OpenError, Options, SealKey},
     recovery::Recovery,
-    redis,
+    redis::{self, CheckError, RedisLedger},
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     config::{self, Config, RedisServers, Store},
-    journal::intent::{IntentLog, NoIntents},
+    journal::intent::{IntentLog, NoIntents, file::FileIntents},
 };
 
+/// How long replicas are waited for (RELIABILITY 2.9).
+const ACKS_WITHIN: Duration = Duration::from_millis(100);
 /// Bytes of the key that seals the ledger.
 const KEY_LEN: usize = 32;
 
@@ -45,9 +48,24 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
-    /// This build cannot speak to it.
-    #[error("`ledger.store = \"redis\"` is not there yet")]
-    Unsupported,
+    /// The options of the Redis cannot be used.
+    #[error("the Redis cannot be reached as configured: {0}")]
+    Options(String),
+    /// The Redis is not one that may hold a ledger.
+    #[error(transparent)]
+    Check(#[from] CheckError),
+    /// What the Redis holds cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The intent journal cannot be used.
+    #[error("the intent journal in {path} cannot be used")]
+    Intents {
+        /// Its folder.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// An open store.
@@ -71,11 +89,59 @@ pub async fn open(config: &Config, fatal: impl FnOnce(&str) + Send + 'static) ->
             let ledger = Arc::new(embedded(path, seal_key(config)?, fatal).await?);
             Ok(Opened { ledger, recovery: None, intents: Arc::new(NoIntents) })
         }
-        Store::Redis(redis) => {
-            let _options = redis_options(redis)?;
-            Err(StoreError::Unsupported)
-        }
+        Store::Redis(settings) => shared(config, settings).await,
     }
+}
+
+/// A ledger in a Redis, and this gateway's intent journal. A Redis that does not answer is no error: it may come.
+async fn shared(config: &Config, settings: &config::Redis) -> Result<Opened, StoreError> {
+    let opened = shared_ledger(config, settings)?;
+    match opened.check_server().await {
+        Ok(warnings) => {
+            for warning in warnings {
+                tracing::warn!(warning = warning.0, "the Redis weakens what the ledger promises");
+            }
+        }
+        Err(CheckError::Ledger(error)) => tracing::warn!(%error, "the Redis does not answer yet"),
+        Err(refused) => return Err(refused.into()),
+    }
+    match opened.is_initialised().await {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!(
+            "the Redis holds nothing of this deployment: creates are refused until every cloud was looked at; \
+             `meridian ledger init` spares a new deployment that wait"
+        ),
+        Err(error @ LedgerError::Damaged { .. }) => return Err(error.into()),
+        Err(error) => tracing::debug!(%error, "it is not known whether the Redis holds this deployment"),
+    }
+    let folder = settings.journal_dir.clone();
+    let intents = tokio::task::spawn_blocking(move || FileIntents::open(&folder)).await;
+    let (intents, found) = intents
+        .map_err(|_| StoreError::Interrupted)?
+        .map_err(|source| StoreError::Intents { path: settings.journal_dir.clone(), source })?;
+    if found.damaged > 0 || found.torn_bytes > 0 {
+        tracing::warn!(?found, "the intent journal is damaged; what can be read of it is used");
+    }
+    let ledger = Arc::new(opened);
+    let recovery: Arc<dyn Recovery> = Arc::clone(&ledger) as Arc<dyn Recovery>;
+    Ok(Opened { ledger, recovery: Some(recovery), intents: Arc::new(intents) })
+}
+
+/// The ledger in the configured Redis alone; asks nothing yet. Must be called within a runtime.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn shared_ledger(config: &Config, settings: &config::Redis) -> Result<RedisLedger, StoreError> {
+    let redis = redis::Redis::connect(redis_options(settings)?).map_err(StoreError::Options)?;
+    let replicas = settings.min_replica_acks;
+    let acks = (replicas > 0).then_some(redis::Acks { replicas, disk: false, within: ACKS_WITHIN });
+    let options = redis::LedgerOptions {
+        prefix: format!("{}:{}", settings.prefix, config.deployment.id),
+        key: seal_key(config)?,
+        time: redis::LeaseTime::Server,
+        acks,
+    };
+    Ok(RedisLedger::new(redis, options)?)
 }
 
 /// How the configured Redis is reached.

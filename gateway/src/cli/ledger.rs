@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use meridian_ledger::{
-    LedgerError,
+    Ledger as LedgerTrait, LedgerError,
     recovery::{Begun, Finish, Recovery, TenantStanding},
 };
 use meridian_model::ids::TenantId;
@@ -18,10 +18,10 @@ use super::{
 };
 use crate::{
     clock::Entropy,
-    config::Config,
+    config::{Config, Store},
     core::backends_alone,
     journal::rebuild::sweep,
-    store::{self, Opened},
+    store,
 };
 
 /// Lease of the initialisation: no step of it takes longer.
@@ -38,16 +38,18 @@ pub(super) fn run(command: &Ledger) -> Result<(), Failure> {
     };
     let config = load(path)?;
     runtime()?.block_on(async {
-        let opened = store::open(&config, |_| {}).await.map_err(|e| failed("the ledger cannot be used", chain(&e)))?;
-        let Some(recovery) = opened.recovery.clone() else {
+        let Store::Redis(settings) = &config.ledger.store else {
             let mut failure = Failure::new(Exit::Usage, "the configuration names no shared ledger");
             failure.next =
                 Some("these verbs are for ledger.store = \"redis\"; the embedded one needs neither".to_owned());
             return Err(failure);
         };
+        let opened = store::shared_ledger(&config, settings);
+        let ledger = Arc::new(opened.map_err(|e| failed("the ledger cannot be used", chain(&e)))?);
+        let recovery: Arc<dyn Recovery> = Arc::clone(&ledger) as Arc<dyn Recovery>;
         match command {
             Ledger::Init(_) => init(&config, &recovery).await,
-            Ledger::Status(args) => status(&config, &opened, &recovery, args.output).await,
+            Ledger::Status(args) => status(&config, &*ledger, &recovery, args.output).await,
         }
     })
 }
@@ -64,7 +66,7 @@ fn unanswered(error: LedgerError) -> Failure {
 
 async fn init(config: &Config, recovery: &Arc<dyn Recovery>) -> Result<(), Failure> {
     let tenants: Vec<TenantId> = config.tenants.iter().map(|t| t.name.clone()).collect();
-    let mut held = recovery.tenants().await.map_err(unanswered)?;
+    let mut held = recovery.roll().await.map_err(unanswered)?.tenants;
     let standings = recovery.standings(tenants).await.map_err(unanswered)?;
     held.extend(standings.into_iter().filter(|(_, standing)| standing.data.is_some()).map(|(tenant, _)| tenant));
     if let Some(tenant) = held.first() {
@@ -85,6 +87,8 @@ async fn init(config: &Config, recovery: &Arc<dyn Recovery>) -> Result<(), Failu
             return Err(refused("a gateway has begun to rebuild this ledger", "wait for it"));
         }
     }
+    let names = config.tenants.iter().map(|tenant| tenant.name.clone()).collect();
+    recovery.enlist(names).await.map_err(unanswered)?;
     emit(&format!("the ledger is that of a new deployment with {} tenants\n", config.tenants.len()))
 }
 
@@ -113,11 +117,16 @@ async fn nothing_at_clouds(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn status(config: &Config, opened: &Opened, recovery: &Arc<dyn Recovery>, output: Format) -> Result<(), Failure> {
-    let mut tenants = recovery.tenants().await.map_err(unanswered)?;
+async fn status(
+    config: &Config,
+    ledger: &dyn LedgerTrait,
+    recovery: &Arc<dyn Recovery>,
+    output: Format,
+) -> Result<(), Failure> {
+    let mut tenants = recovery.roll().await.map_err(unanswered)?.tenants;
     tenants.extend(config.tenants.iter().map(|t| t.name.clone()));
-    let standings = recovery.standings(tenants).await.map_err(unanswered)?;
-    let counts = counts(opened).await;
+    let standings = recovery.standings(tenants.into_iter().collect()).await.map_err(unanswered)?;
+    let counts = counts(ledger).await;
     let rows: Vec<Value> = standings.iter().map(|(tenant, standing)| row(tenant, standing, &counts)).collect();
     match output {
         Format::Json => return emit(&output::json(&json!({ "tenants": rows }))),
@@ -139,6 +148,7 @@ fn row(tenant: &TenantId, standing: &TenantStanding, counts: &BTreeMap<TenantId,
         "standing": match (&standing.data, standing.is_whole()) {
             (_, true) => "serving",
             (Some(_), false) => "recovering",
+            (None, _) if standing.is_new => "new",
             (None, _) => "empty",
         },
         "incarnation": standing.data.as_ref().map(|mark| short(&mark.incarnation)),
@@ -149,10 +159,10 @@ fn row(tenant: &TenantId, standing: &TenantStanding, counts: &BTreeMap<TenantId,
 }
 
 /// Operations of each tenant; those of tenants that are recovering cannot be counted.
-async fn counts(opened: &Opened) -> BTreeMap<TenantId, u64> {
+async fn counts(ledger: &dyn LedgerTrait) -> BTreeMap<TenantId, u64> {
     let (mut counts, mut from) = (BTreeMap::new(), None);
     for _ in 0..PAGES_MAX {
-        let Ok(page) = opened.ledger.records(from, PAGE).await else { return counts };
+        let Ok(page) = ledger.records(from, PAGE).await else { return counts };
         for record in page.records {
             *counts.entry(record.tenant).or_default() += 1;
         }

@@ -29,7 +29,7 @@ use std::{
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use meridian_ledger::{
     LedgerError,
-    recovery::{Begun, Confirmation, Finish, Mark, Member, Recovery, RemainingPage, TenantStanding, Token},
+    recovery::{Begun, Confirmation, Finish, Member, Recovery, RemainingPage, TenantStanding, Token},
 };
 use meridian_model::{
     ids::{BackendId, TenantId},
@@ -122,8 +122,6 @@ pub struct Rebuilder {
     losses: Losses,
     /// Members that were heard of while all was whole, and since.
     known: BTreeSet<String>,
-    /// Each tenant's data as it was last seen whole.
-    whole: BTreeMap<TenantId, Mark>,
     /// The server that this gateway handed its records in to, by tenant.
     contributed: BTreeMap<TenantId, String>,
 }
@@ -143,7 +141,6 @@ impl Rebuilder {
             progress: Progress::default(),
             losses: Losses::default(),
             known: BTreeSet::new(),
-            whole: BTreeMap::new(),
             contributed: BTreeMap::new(),
         }
     }
@@ -228,15 +225,16 @@ impl Rebuilder {
     async fn look(&mut self) -> Result<Look, LedgerError> {
         let recovery = &self.parts.recovery;
         let mut tenants: BTreeSet<TenantId> = self.parts.tenants.keys().cloned().collect();
-        tenants.extend(recovery.tenants().await?);
-        let mut lost = recovery.standings(tenants.into_iter().collect()).await?;
-        lost.retain(|tenant, standing| {
-            let whole = standing.data.clone().filter(|_| standing.is_whole());
-            let is_lost = whole.is_none();
-            self.whole.extend(whole.map(|mark| (tenant.clone(), mark)));
-            is_lost
-        });
-        let seen = seen(&self.whole, &recovery.acknowledged());
+        let roll = recovery.roll().await?;
+        tenants.extend(roll.tenants);
+        let standings = recovery.standings(tenants.into_iter().collect()).await?;
+        let whole: Vec<TenantId> = standings.iter().filter(|(_, s)| s.is_whole()).map(|(t, _)| t.clone()).collect();
+        let mut lost = standings;
+        lost.retain(|_, standing| !standing.is_whole() && !standing.is_new);
+        if lost.is_empty() && !roll.whole {
+            recovery.enlist(whole).await?;
+        }
+        let seen = recovery.seen();
         let confirm = |(tenant, standing): (&TenantId, &TenantStanding)| {
             let confirmation = Confirmation {
                 server: standing.server.clone(),
@@ -358,8 +356,7 @@ impl Rebuilder {
         let mut records = fleet.remembered(&token.tenant);
         records.extend(pages(|from| recovery.remaining(token, from, PAGE)).await?);
         records.extend(pages(|from| recovery.contributions(token, from, PAGE)).await?);
-        let seen = seen(&self.whole, &recovery.acknowledged());
-        let last = records.iter().map(|r| r.seq).chain(seen.get(&token.tenant).map(|m| m.seq)).max();
+        let last = records.iter().map(|r| r.seq).chain(recovery.seen().get(&token.tenant).map(|m| m.seq)).max();
         let seq = last.unwrap_or_default().saturating_add(SEQ_LEAP);
         let intents = self.parts.intents.pending();
         let merged = merge::merge(Evidence {
@@ -402,17 +399,6 @@ impl Rebuilder {
             }
         }
     }
-}
-
-/// What this gateway saw last of each tenant: as it last looked while all was whole, or the last write that was
-/// acknowledged to it since. One that was acknowledged before any look can only be in data of another incarnation.
-fn seen(whole: &BTreeMap<TenantId, Mark>, acknowledged: &BTreeMap<TenantId, u64>) -> BTreeMap<TenantId, Mark> {
-    let mut seen = whole.clone();
-    for (tenant, seq) in acknowledged {
-        let mark = seen.entry(tenant.clone()).or_default();
-        mark.seq = mark.seq.max(*seq);
-    }
-    seen
 }
 
 /// Every record of a walk.

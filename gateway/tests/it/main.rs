@@ -15,6 +15,7 @@ mod edge;
 mod journeys;
 mod lists;
 mod openapi;
+mod rebuild;
 mod reconcile;
 mod replicas;
 mod server;

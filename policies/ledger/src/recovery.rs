@@ -13,7 +13,11 @@
 //! tenant. After a loss each member compares what it saw last with what is there now. When every member that was known
 //! confirms that nothing it saw is missing, nothing was lost, and the incarnation is set at once.
 
-use std::{collections::BTreeMap, fmt::Debug, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    time::Duration,
+};
 
 use meridian_model::{
     ids::TenantId,
@@ -41,6 +45,8 @@ pub struct TenantStanding {
     pub server: String,
     /// What the data carries; none when nothing of it is there.
     pub data: Option<Mark>,
+    /// Nothing of it is there, and the whole list of tenants says that nothing ever was: there is nothing to rebuild.
+    pub is_new: bool,
 }
 
 impl TenantStanding {
@@ -60,6 +66,15 @@ impl TenantStanding {
             (Some(data), Some(seen)) => data.incarnation == seen.incarnation && data.seq >= seen.seq,
         }
     }
+}
+
+/// The list of tenants of which the store holds anything.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Roll {
+    /// It is known under the server's own incarnation.
+    pub whole: bool,
+    /// The tenants, as far as is known.
+    pub tenants: BTreeSet<TenantId>,
 }
 
 /// One process that works on the store.
@@ -138,8 +153,9 @@ pub trait Recovery: Debug + Send + Sync + 'static {
     /// How each tenant's data stands.
     fn standings(&self, tenants: Vec<TenantId>) -> LedgerFuture<'_, BTreeMap<TenantId, TenantStanding>>;
 
-    /// The greatest place of a write of each tenant that was acknowledged to this process. Asks nothing.
-    fn acknowledged(&self) -> BTreeMap<TenantId, u64>;
+    /// What this process saw last of each tenant: the greatest place of any write that was acknowledged to it or read
+    /// by it, also by [`Recovery::standings`], under which incarnation. Asks nothing.
+    fn seen(&self) -> BTreeMap<TenantId, Mark>;
 
     /// Says that a member lives and what it confirms; returns all members. One that was silent for longer than
     /// `forget_after` is forgotten if that is given: nothing it wrote can be missing from what the caller has read
@@ -170,8 +186,12 @@ pub trait Recovery: Debug + Send + Sync + 'static {
     /// Makes the server's `run_id` the tenant's incarnation: from here the ledger takes writes again.
     fn finish(&self, token: &Token, how: Finish) -> LedgerFuture<'_, bool>;
 
-    /// Every tenant of which the store holds anything.
-    fn tenants(&self) -> LedgerFuture<'_, Vec<TenantId>>;
+    /// The list of tenants.
+    fn roll(&self) -> LedgerFuture<'_, Roll>;
+
+    /// Writes the list of tenants anew, when all that are on it, or should be, are whole. A tenant that is not on a list
+    /// that is whole was never there, and is made without a look at any cloud.
+    fn enlist(&self, tenants: Vec<TenantId>) -> LedgerFuture<'_, ()>;
 }
 
 #[cfg(test)]
@@ -182,7 +202,7 @@ mod tests {
     fn data_confirms_only_what_it_was_seen_with() {
         let mark = |incarnation: &str, seq| Mark { incarnation: incarnation.to_owned(), seq };
         let held = |data: Option<Mark>, seen: Option<Mark>| {
-            TenantStanding { server: "now".to_owned(), data }.holds(seen.as_ref())
+            TenantStanding { server: "now".to_owned(), data, is_new: false }.holds(seen.as_ref())
         };
         for (data, seen, expected) in [
             (None, None, true),

@@ -99,7 +99,7 @@ mod tests {
 
     fn lost(data: bool) -> BTreeMap<TenantId, TenantStanding> {
         let data = data.then(|| Mark { incarnation: "before".to_owned(), seq: 5 });
-        BTreeMap::from([("acme".parse().unwrap(), TenantStanding { server: "now".to_owned(), data })])
+        BTreeMap::from([("acme".parse().unwrap(), TenantStanding { server: "now".to_owned(), data, is_new: false })])
     }
 
     fn member(owner: &str, server: &str, whole: bool) -> Member {

@@ -38,13 +38,17 @@ pub struct World {
 
 /// The configuration of a gateway in front of every simulated region.
 pub fn config(info: &CloudsimInfo, folder: &Path, extra: &str) -> Config {
+    config_on(info, &format!("path = \"{}\"", folder.join("ledger.redb").display()), extra)
+}
+
+/// The same with another ledger.
+pub fn config_on(info: &CloudsimInfo, ledger: &str, extra: &str) -> Config {
     let mut text = format!(
-        "[deployment]\nid = \"test\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n[ledger]\npath = \"{}\"\n\
+        "[deployment]\nid = \"test\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n[ledger]\n{ledger}\n\
          [status]\nsweepInterval = \"300ms\"\nfastInterval = \"200ms\"\nstaleAfter = \"1500ms\"\nunreachableAfter = \"2s\"\n\
          [driver]\nplaceTimeout = \"8s\"\ncallTimeout = \"2s\"\n{extra}\n\
          [[tenants]]\nname = \"acme\"\ndefaultNetworkProfile = \"default\"\n\
-         [[tenants]]\nname = \"lab\"\ndefaultNetworkProfile = \"default\"\nquota = {{ instances = 37 }}\n",
-        folder.join("ledger.redb").display()
+         [[tenants]]\nname = \"lab\"\ndefaultNetworkProfile = \"default\"\nquota = {{ instances = 37 }}\n"
     );
     let mut networks = String::from("[[networkProfiles]]\nname = \"default\"\n");
     for backend in &info.backends {

@@ -40,6 +40,7 @@ mod leases;
 mod link;
 mod options;
 mod record;
+mod recovery;
 mod scripts;
 mod shared;
 mod steps;

@@ -7,9 +7,9 @@ use super::{LAYOUT, RedisLedger, Script, record, status, values};
 use crate::LedgerError;
 
 /// What `meta.seal` holds under the seal.
-const SEAL_TEXT: &[u8] = b"meridian ledger";
+pub(super) const SEAL_TEXT: &[u8] = b"meridian ledger";
 /// What the seal is bound to.
-const SEAL_PLACE: &[u8] = b"seal";
+pub(super) const SEAL_PLACE: &[u8] = b"seal";
 
 /// Why a store cannot be made a ledger.
 #[derive(Debug, thiserror::Error)]

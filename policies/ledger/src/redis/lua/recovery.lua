@@ -1,0 +1,127 @@
+-- On a tenant that may have lost writes, in place of the guard. KEYS[1]: its `meta`. Arguments: verb, then by verb.
+local call, meta = redis.call, KEYS[1]
+local base = string.sub(meta, 1, -5)
+local run = string.match(call('INFO', 'server'), 'run_id:(%x+)')
+local info = call('HMGET', meta, 'incarnation', 'seq', 'joining')
+local whole = info[1] == run and not info[3]
+local time = call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local verb, mark = ARGV[1], base .. 'rebuild'
+
+if verb == 'standing' then
+  if info[3] then return {'standing', run} end
+  return {'standing', run, info[1], info[2] or '0'}
+end
+
+if verb == 'begin' then
+  -- owner, nonce, lease
+  if whole then return {'whole'} end
+  local held = call('HMGET', mark, 'owner', 'till')
+  if held[1] and held[1] ~= ARGV[2] and tonumber(held[2]) > now then
+    return {'another', string.format('%.0f', tonumber(held[2]) - now)}
+  end
+  call('HSET', mark, 'owner', ARGV[2], 'nonce', ARGV[3], 'server', run,
+    'till', string.format('%.0f', now + tonumber(ARGV[4])))
+  return {'yours', run}
+end
+
+if verb == 'hand' then
+  -- op, rev, seq, fence, due, updated, removal, record, sealed spec
+  if whole then return {'whole'} end
+  local key = base .. 'handed:' .. ARGV[2]
+  local known = call('HGET', key, 'r')
+  if not known or tonumber(known) < tonumber(ARGV[3]) then
+    call('HSET', key, 'r', ARGV[3], 'q', ARGV[4], 'f', ARGV[5], 'd', ARGV[6], 'm', ARGV[7], 'x', ARGV[8],
+      'b', ARGV[9], 's', ARGV[10])
+    call('ZADD', base .. 'handed', 0, ARGV[2])
+  end
+  return {'done'}
+end
+
+-- All that follows needs the token: its nonce is the second argument.
+local token = call('HMGET', mark, 'nonce', 'server', 'till')
+if whole or token[1] ~= ARGV[2] or token[2] ~= run or tonumber(token[3]) <= now then return {'overtaken'} end
+
+local function fields(key)
+  return call('HMGET', key, 'b', 's', 'r', 'q', 'f', 'd', 'm', 'x', 'z')
+end
+
+local function owner_of(fence)
+  return string.match(fence, '^[^\n]*\n[^\n]*\n(.*)$')
+end
+
+-- nonce, index (`ops`, `tombs`, `handed`), offset, count
+if verb == 'page' then
+  local ops = call('ZRANGE', base .. ARGV[3], ARGV[4], tonumber(ARGV[4]) + tonumber(ARGV[5]) - 1)
+  local kind = ARGV[3] == 'handed' and 'handed:' or 'op:'
+  local found = {}
+  for n, op in ipairs(ops) do found[n] = {op, fields(base .. kind .. op)} end
+  return {'page', found}
+end
+
+if verb == 'restore' then
+  -- nonce, op, uid, counter of the fence, rev, place to pass, identity, removal, standing, due, updated, name, record,
+  -- digest, sealed spec
+  local op, name, due, updated = ARGV[3], ARGV[13], ARGV[11], ARGV[12]
+  local key = base .. 'op:' .. op
+  local gone = string.sub(ARGV[10], 1, 1) == '1'
+  local old = call('HMGET', key, 'f', 'd', 'z')
+  -- What an expired record left says all that is to be said.
+  if old[3] then return {'done'} end
+  if old[1] and old[2] and old[2] ~= '' then
+    local open = base .. 'open:' .. owner_of(old[1])
+    call('ZREM', open, op)
+    if call('EXISTS', open) == 0 then call('SREM', base .. 'owners', owner_of(old[1])) end
+  end
+  -- The counter leaps as well: what was lost may have counted further.
+  local seq = string.format('%.0f', math.max(tonumber(info[2] or '0'), tonumber(ARGV[7])) + 1)
+  call('HSET', meta, 'seq', seq)
+  call('HSET', key, 'u', ARGV[4], 'f', run .. '\n' .. string.format('%.0f', tonumber(ARGV[5]) + 1000) .. '\n', 'r', ARGV[6],
+    'q', seq, 'i', ARGV[8], 'x', ARGV[9], 'w', ARGV[10], 'd', due, 'm', updated, 'b', ARGV[14], 'h', ARGV[15],
+    's', ARGV[16])
+  call('ZADD', base .. 'changed', seq, op)
+  call('ZADD', base .. 'ops', 0, op)
+  if due ~= '' then
+    -- Of nobody: whoever looks first takes it over.
+    call('ZADD', base .. 'open:', 0, op)
+    call('SADD', base .. 'owners', '')
+  end
+  if gone then
+    call('ZADD', base .. 'gone', updated, op)
+    if call('HGET', base .. 'names', name) == op then call('HDEL', base .. 'names', name) end
+  else
+    call('ZREM', base .. 'gone', op)
+    call('HSET', base .. 'names', name, op)
+  end
+  return {'done'}
+end
+
+-- nonce
+if verb == 'untouched' then
+  if not info[1] then return {'overtaken'} end
+elseif verb == 'rebuilt' then
+  -- nonce, place to pass, five limits
+  local sums = {0, 0, 0, 0, 0}
+  for _, op in ipairs(call('ZRANGE', base .. 'ops', 0, -1)) do
+    local n = -1
+    for word in string.gmatch(call('HGET', base .. 'op:' .. op, 'w') or '', '%S+') do
+      if n > 0 then sums[n] = sums[n] + tonumber(word) end
+      n = n + 1
+    end
+  end
+  call('DEL', base .. 'usage', base .. 'limits')
+  for n = 1, 5 do
+    call('HSET', base .. 'usage', tostring(n), string.format('%.0f', sums[n]))
+    if ARGV[n + 3] ~= '' then call('HSET', base .. 'limits', tostring(n), ARGV[n + 3]) end
+  end
+  local seq = math.max(tonumber(info[2] or '0'), tonumber(ARGV[3]))
+  call('HSET', meta, 'seq', string.format('%.0f', seq))
+  call('HDEL', meta, 'joining')
+  call('PUBLISH', string.match(base, '^(.-){t:') .. ':changed', string.match(base, '{t:(.-)}'))
+else
+  return redis.error_reply('DAMAGED no such verb')
+end
+for _, op in ipairs(call('ZRANGE', base .. 'handed', 0, -1)) do call('DEL', base .. 'handed:' .. op) end
+call('DEL', base .. 'handed', mark)
+call('HSET', meta, 'incarnation', run)
+return {'done'}
