@@ -165,9 +165,13 @@ impl Redis {
         }
     }
 
-    /// Runs a script. All keys must lie in one slot.
+    /// Runs a script whose answer proves that the store serves. All keys must lie in one slot.
     pub(crate) async fn eval(&self, script: &Script, keys: &[&[u8]], args: &[&[u8]]) -> Result<Value, LedgerError> {
-        self.call(async |mut connection| evaluate(&mut connection, script, keys, args).await).await
+        let answer = self.eval_unguarded(script, keys, args).await;
+        if answer.is_ok() {
+            self.proved();
+        }
+        answer
     }
 
     /// Runs a script that the incarnation guard does not stand before: that it works says nothing of the data.
@@ -177,15 +181,16 @@ impl Redis {
         keys: &[&[u8]],
         args: &[&[u8]],
     ) -> Result<Value, LedgerError> {
-        let before = self.standing();
-        let answer = self.eval(script, keys, args).await;
-        if before == Standing::Recovering && answer.is_ok() {
-            self.0.shared.standing.store(RECOVERING, Ordering::Relaxed);
-        }
-        answer
+        self.call(async |mut connection| evaluate(&mut connection, script, keys, args).await).await
     }
 
-    /// Runs a script, and when its answer is one that `must_last`, waits until replicas have what it wrote.
+    /// Notes that an answer came from behind the guard: the store serves. Nothing else makes it serve again after a
+    /// failure, since the server that answers may be another than before.
+    pub(crate) fn proved(&self) {
+        self.0.shared.standing.store(SERVING, Ordering::Relaxed);
+    }
+
+    /// Runs a script (as [`Redis::eval_unguarded`]), and when its answer is one that `must_last`, waits until replicas have what it wrote.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`] when too few confirm: it was written, and may be lost.
@@ -196,7 +201,7 @@ impl Redis {
         must_last: impl Fn(&Value) -> bool,
     ) -> Result<Value, LedgerError> {
         let Call { script, keys, args } = call;
-        let Some(acks) = acks else { return self.eval(script, keys, args).await };
+        let Some(acks) = acks else { return self.eval_unguarded(script, keys, args).await };
         let (value, enough) = self
             .call_numbered(async |number, mut connection| {
                 let value = evaluate(&mut connection, script, keys, args).await?;
@@ -274,7 +279,9 @@ impl Redis {
             }
             Err(LedgerError::Unavailable("no answer in time; the outcome is not known".to_owned()))
         });
-        shared.note(answer.as_ref().err());
+        if let Err(error) = &answer {
+            shared.note(error);
+        }
         answer
     }
 }
@@ -325,11 +332,12 @@ impl Shared {
         Ok(covered.enough)
     }
 
-    fn note(&self, error: Option<&LedgerError>) {
+    fn note(&self, error: &LedgerError) {
         let standing = match error {
-            None | Some(LedgerError::Damaged { .. } | LedgerError::Invalid { .. }) => SERVING,
-            Some(LedgerError::Recovering(_)) => RECOVERING,
-            Some(LedgerError::Unavailable(_)) => UNAVAILABLE,
+            // What was found came from behind the guard.
+            LedgerError::Damaged { .. } | LedgerError::Invalid { .. } => SERVING,
+            LedgerError::Recovering(_) => RECOVERING,
+            LedgerError::Unavailable(_) => UNAVAILABLE,
         };
         self.standing.store(standing, Ordering::Relaxed);
     }

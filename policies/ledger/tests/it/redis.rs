@@ -216,7 +216,10 @@ async fn a_restarted_server_is_not_believed() {
     let mut server = RedisServer::start(&[]);
     let ledger = fresh(&server, LeaseTime::Server).await;
     let record = claim_new(&ledger, sample_claim("acme", "op1", "web")).await;
+    assert_eq!(ledger.standing(), Standing::Serving);
     server.restart();
+    reached(async || ledger.renew("owner-a", at(0), Duration::from_secs(10)).await).await.unwrap();
+    assert_ne!(ledger.standing(), Standing::Serving, "a server that answers may be another than before");
     let answer = reached(async || ledger.operation(&record.tenant, &record.op_id).await).await;
     assert!(matches!(answer, Err(LedgerError::Recovering(_))), "{answer:?}");
     assert_eq!(ledger.standing(), Standing::Recovering);
