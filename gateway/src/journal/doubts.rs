@@ -1,16 +1,13 @@
 //! Operations whose outcome is not known, for a person to see and settle.
 
-use std::time::Duration;
-
 use meridian_model::{
     ids::{BackendId, CloudId, CloudName, InstanceName, OperationId, TenantId},
-    instance::RestartPolicy,
     operation::{AttemptState, OperationRecord},
     time::Time,
 };
 use serde::Serialize;
 
-use super::reconciler::Reconciler;
+use super::{machine, reconciler::Reconciler};
 
 /// A state in which an operation may stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -64,20 +61,14 @@ impl Reconciler {
     /// Operations in doubt, or undetermined, or both; as far as this process knows.
     #[must_use]
     pub fn doubts(&self, only: Option<State>) -> Vec<DoubtView> {
-        let now = self.parts().clock.now();
         let records = self.parts().fleet.records();
-        records.iter().filter_map(|r| view(r, now)).filter(|v| only.is_none_or(|state| state == v.state)).collect()
+        records.iter().filter_map(|r| view(r)).filter(|v| only.is_none_or(|state| state == v.state)).collect()
     }
 }
 
-/// How long a doubt about what runs to completion can be resolved by looking: after an hour some vendors drop what
-/// ended from their lists (RELIABILITY 2.5).
-const LOOKED_FOR: Duration = Duration::from_secs(45 * 60);
-
-fn view(record: &OperationRecord, now: Time) -> Option<DoubtView> {
+fn view(record: &OperationRecord) -> Option<DoubtView> {
     let attempt = record.open_attempt().filter(|a| a.state == AttemptState::InDoubt)?;
-    let ends = record.spec.restart_policy != RestartPolicy::Always;
-    let state = if ends && now.since(attempt.started_at) > LOOKED_FOR { State::Undetermined } else { State::InDoubt };
+    let state = if machine::is_undetermined(record) { State::Undetermined } else { State::InDoubt };
     Some(DoubtView {
         tenant: record.tenant.clone(),
         operation: record.op_id.clone(),

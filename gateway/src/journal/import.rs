@@ -206,7 +206,7 @@ impl Reconciler {
         let held = self.held(self.tenants_by_hash().get(&identity.tenant_hash), &identity.op_id).await;
         let shown = Shown { id: wish.cloud_id.clone(), identity, observed: seen.clone(), held };
         match (reconcile::classify(&shown, parts.clock.now()).0, &shown.held) {
-            (Class::Orphan, _) => Ok(()),
+            (Class::Orphan | Class::Returned, _) => Ok(()),
             (_, Held::Unread) => Err(unread()),
             (class, _) => Err(conflict(format!("it is {}: its operation decides about it", class.as_str()))),
         }

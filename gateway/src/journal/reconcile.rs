@@ -23,7 +23,7 @@ use std::{
 
 use meridian_model::{
     ids::{CloudId, OperationId, TenantId},
-    operation::{AttemptState, OperationRecord},
+    operation::{AttemptState, OperationRecord, OperationState},
     status::{Observed, ObservedPhase},
     time::Time,
 };
@@ -66,14 +66,24 @@ pub enum Class {
     Ahead,
     /// The ledger could not be read for it.
     Unread,
+    /// Its operation lost it and ended its charge; now it is shown again.
+    Returned,
     /// Adopted, but no longer shown.
     Missing,
 }
 
 impl Class {
     /// Those that are listed, in the order of the metrics.
-    pub const STRAYS: [Self; 7] =
-        [Self::Condemned, Self::Duplicate, Self::Zombie, Self::Orphan, Self::Ahead, Self::Unread, Self::Missing];
+    pub const STRAYS: [Self; 8] = [
+        Self::Condemned,
+        Self::Duplicate,
+        Self::Zombie,
+        Self::Orphan,
+        Self::Ahead,
+        Self::Unread,
+        Self::Returned,
+        Self::Missing,
+    ];
 
     /// The word in metrics.
     #[must_use]
@@ -87,6 +97,7 @@ impl Class {
             Self::Orphan => "orphan",
             Self::Ahead => "ahead",
             Self::Unread => "unread",
+            Self::Returned => "returned",
             Self::Missing => "missing",
         }
     }
@@ -297,9 +308,12 @@ pub fn classify(shown: &Shown, sweep_started: Time) -> (Class, bool) {
     if open.is_some_and(|a| is_this(a.cloud_id.as_ref())) {
         return (Class::Belongs, true);
     }
-    let condemned =
-        record.condemned.iter().any(|a| is_this(a.cloud_id.as_ref()) || a.name.as_str() == shown.observed.name);
-    if condemned {
+    // Two may bear one name: a second one is condemned on its own account.
+    let is_condemned = record.condemned.iter().any(|a| match &a.cloud_id {
+        Some(id) => *id == shown.id,
+        None => a.name.as_str() == shown.observed.name,
+    });
+    if is_condemned {
         return (Class::Condemned, true);
     }
     if record.is_gone() {
@@ -321,6 +335,11 @@ pub fn classify(shown: &Shown, sweep_started: Time) -> (Class, bool) {
     }
     let closed = record.attempts.iter().find(|a| a.name.as_str() == shown.observed.name);
     match closed {
+        Some(closed)
+            if open.is_none() && record.state == OperationState::Succeeded && is_this(closed.cloud_id.as_ref()) =>
+        {
+            (Class::Returned, true)
+        }
         // The list may be older than the proof that closed the attempt.
         Some(closed) if sweep_started <= closed.changed_at => (Class::Belongs, true),
         _ if sweep_started <= record.created_at => (Class::Belongs, true),
@@ -443,7 +462,9 @@ fn held_back(stray: &Stray, shown: &Shown, company: &Company, (rules, sure): (&R
     }
     match stray.class {
         Class::Condemned => HeldBack::Driver,
-        Class::Ahead | Class::Belongs | Class::InDoubt | Class::Unread | Class::Missing => HeldBack::Person,
+        Class::Ahead | Class::Returned | Class::Belongs | Class::InDoubt | Class::Unread | Class::Missing => {
+            HeldBack::Person
+        }
         Class::Duplicate if !sure && stray.sights < SIGHTS_MIN => HeldBack::Quarantine,
         Class::Duplicate | Class::Zombie => HeldBack::Nothing,
         Class::Orphan => orphan_held_back(stray, shown, company, rules, now),

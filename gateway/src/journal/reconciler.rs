@@ -461,7 +461,7 @@ impl Reconciler {
         let held = self.held(self.tenants_by_hash().get(&identity.tenant_hash), &identity.op_id).await;
         let shown = Shown { id: id.clone(), identity, observed, held };
         match reconcile::classify(&shown, parts.clock.now()).0 {
-            Class::Orphan => {}
+            Class::Orphan | Class::Returned => {}
             Class::Unread => return Err(unread()),
             other => {
                 let why = format!("it is {}, not orphan: its operation decides about it", other.as_str());

@@ -1,72 +1,77 @@
-//! What the reconciler changes in records: a second instance is given up, a lost one ends, a doubt is settled by a
-//! person. Each is one step under the record's own fence and revision, so that its driver notices; none sends anything.
+//! What the reconciler has drivers do: look again, give up a second instance, end what was lost, go on with what a
+//! person settled.
 
-use std::sync::Arc;
-
-use meridian_ledger::{LedgerError, Step, Stepped};
 use meridian_model::{
     error::ErrorCode,
     ids::{CloudId, OperationId, TenantId},
-    operation::{AttemptState, OperationRecord},
+    operation::AttemptState,
     status::Observed,
-    time::Time,
 };
 
 use super::{
+    amend::Amended,
     doubts::Outcome,
-    driver::Driver,
-    machine::{self, LookUp},
+    machine::Settlement,
     reconcile::{Class, Key},
     reconciler::Reconciler,
-    running::key_of,
 };
 use crate::{
     operation::{Refusal, store_refusal},
     regions::Backend,
 };
 
-/// Tries of one change while others change the record.
-const REWRITES_MAX: usize = 8;
-
-impl Driver {
-    /// Has the task of a record, if this process drives it, look again at once.
-    pub(super) fn look_again(&self, key: &Key) {
-        if let Some(running) = self.0.registry().running.get(key) {
-            drop(running.ask());
-        }
-    }
-
-    /// Takes in a record that was written beside its driver, and has it driven if there is something to do.
-    pub(super) async fn written(&self, record: Box<OperationRecord>) -> Result<(), LedgerError> {
-        let (key, shown) = (key_of(&record), Arc::new((*record).clone()));
-        self.0.parts.fleet.put(Arc::clone(&shown));
-        self.0.registry().show(&key, &shown);
-        if record.due.is_some() {
-            self.adopt(record).await?;
-        }
-        self.look_again(&key);
-        Ok(())
-    }
-}
+/// What a tenant reads of an instance that was lost.
+const LOST_WHY: &str = "the region does not show the instance any more, and nobody asked for its removal";
 
 impl Reconciler {
     /// Has the operation driven, so that it finds what is shown now.
-    pub(super) async fn wake(&self, key: &Key) {
-        let Ok(Some(record)) = self.parts().ledger.operation(&key.0, &key.1).await else { return };
-        if let Err(error) = self.driver().adopt(record).await {
+    pub(super) async fn wake(&self, (tenant, op): &Key) {
+        let Ok(Some(record)) = self.parts().ledger.operation(tenant, op).await else { return };
+        if let Err(error) = self.driver().adopt_anew(record).await {
             tracing::debug!(%error, "an operation in doubt could not be woken");
         }
-        self.driver().look_again(key);
     }
 
     /// Gives an instance up in its operation's record; the operation's driver removes it.
-    pub(super) async fn condemn(&self, backend: &Backend, key: &Key, observed: &Observed, class: Class) {
-        let _ = (backend, key, observed, class);
+    pub(super) async fn condemn(&self, backend: &Backend, (tenant, op): &Key, observed: &Observed, class: Class) {
+        match self.driver().condemn_stray(tenant, op, &backend.id, observed).await {
+            Ok(Amended::Written(_)) => {
+                self.parts().metrics.reconcile.removal(backend.id.as_str(), class.as_str());
+                tracing::warn!(
+                    audit = true,
+                    backend = %backend.id,
+                    cloud.region = %backend.region,
+                    cloud.id = observed.id.as_ref().map_or("", |id| id.as_str()),
+                    name = observed.name,
+                    meridian.operation.id = %op,
+                    class = class.as_str(),
+                    "an instance was condemned"
+                );
+            }
+            // The record learned of it meanwhile, or a store that fails now answers for the next sweep.
+            Ok(other) => tracing::debug!(?other, meridian.operation.id = %op, "nothing was condemned"),
+            Err(error) => tracing::debug!(%error, meridian.operation.id = %op, "a stray could not be condemned"),
+        }
     }
 
     /// Ends the charge of an instance that was proven gone without a delete of ours.
-    pub(super) async fn lose(&self, backend: &Backend, key: &Key, id: &CloudId) {
-        let _ = (backend, key, id);
+    pub(super) async fn lose(&self, backend: &Backend, (tenant, op): &Key, id: &CloudId) {
+        match self.driver().mark_lost(tenant, op, id, LOST_WHY).await {
+            Ok(Amended::Written(_)) => {
+                self.parts().metrics.reconcile.lost(backend.id.as_str());
+                tracing::warn!(
+                    audit = true,
+                    backend = %backend.id,
+                    cloud.region = %backend.region,
+                    cloud.id = %id,
+                    meridian.tenant.id = %tenant,
+                    meridian.operation.id = %op,
+                    "an instance was lost"
+                );
+            }
+            Ok(other) => tracing::debug!(?other, meridian.operation.id = %op, "nothing was lost"),
+            Err(error) => tracing::debug!(%error, meridian.operation.id = %op, "a loss could not be noted"),
+        }
     }
 
     /// Settles an operation in doubt on a person's word.
@@ -77,62 +82,33 @@ impl Reconciler {
         let parts = self.parts();
         let record = parts.ledger.operation(tenant, op).await.map_err(|e| store_refusal(&e))?;
         let attempt = record.as_ref().and_then(|r| r.open_attempt()).filter(|a| a.state == AttemptState::InDoubt);
+        let none = |code| Refusal::new(code, format!("tenant {tenant} has no operation {op} in doubt"));
         let Some(attempt) = attempt else {
-            let code = if record.is_some() { ErrorCode::Conflict } else { ErrorCode::NotFound };
-            return Err(Refusal::new(code, format!("tenant {tenant} has no operation {op} in doubt")));
+            return Err(none(if record.is_some() { ErrorCode::Conflict } else { ErrorCode::NotFound }));
         };
-        let found: Vec<Observed> = match &outcome {
-            Outcome::Absent => Vec::new(),
-            Outcome::Applied(id) => {
-                let poller = parts.pollers.of(&attempt.backend)?;
-                let seen = self.describe(poller.backend(), id).await?;
-                let missing =
-                    || Refusal::new(ErrorCode::Conflict, format!("{} shows no instance {id}", attempt.backend));
-                vec![seen.ok_or_else(missing)?]
+        if let Outcome::Applied(id) = &outcome {
+            let poller = parts.pollers.of(&attempt.backend)?;
+            if self.describe(poller.backend(), id).await?.is_none() {
+                let why = format!("backend {} shows no instance {id}", attempt.backend);
+                return Err(Refusal::new(ErrorCode::Conflict, why));
             }
-        };
-        let n = attempt.n;
-        let change = |record: OperationRecord, now: Time| {
-            record.open_attempt().filter(|a| a.n == n)?;
-            // A person's word stands for the bound and the proof.
-            let look =
-                LookUp { found: &found, proven: true, effect_bound: std::time::Duration::ZERO, forgets_ended: false };
-            machine::looked_up(record, &look, now)
-        };
-        let key = (tenant.clone(), op.clone());
-        if !self.amend(&key, change).await? {
-            return Err(Refusal::new(ErrorCode::Conflict, "the operation is not in doubt any more"));
         }
-        tracing::warn!(audit = true, meridian.tenant.id = %tenant, meridian.operation.id = %op, ?outcome, "a doubt was settled by hand");
+        let what = match &outcome {
+            Outcome::Absent => Settlement::Absent,
+            Outcome::Applied(id) => Settlement::Applied(id.clone()),
+        };
+        match self.driver().settle(tenant, op, what).await.map_err(|e| store_refusal(&e))? {
+            Amended::Written(_) => {}
+            Amended::Missing => return Err(none(ErrorCode::NotFound)),
+            Amended::Unchanged(_) | Amended::Short(_) | Amended::Contended => return Err(none(ErrorCode::Conflict)),
+        }
+        tracing::warn!(
+            audit = true,
+            meridian.tenant.id = %tenant,
+            meridian.operation.id = %op,
+            ?outcome,
+            "a doubt was settled by hand"
+        );
         Ok(())
-    }
-
-    /// Writes what `change` makes of a record, whoever drives it; `false` when it makes nothing of it.
-    async fn amend(
-        &self,
-        (tenant, op): &Key,
-        change: impl Fn(OperationRecord, Time) -> Option<OperationRecord>,
-    ) -> Result<bool, Refusal> {
-        let parts = self.parts();
-        let unwritten = |error: LedgerError| {
-            tracing::warn!(%error, "a record could not be changed");
-            store_refusal(&error)
-        };
-        let mut current = parts.ledger.operation(tenant, op).await.map_err(unwritten)?;
-        for _ in 0..REWRITES_MAX {
-            let Some(record) = current.take() else { return Ok(false) };
-            let Some(next) = change(*record, parts.clock.now()) else { return Ok(false) };
-            match parts.ledger.step(Step { next: Box::new(next) }).await.map_err(unwritten)? {
-                Stepped::Written(record) => {
-                    self.driver().written(record).await.map_err(unwritten)?;
-                    return Ok(true);
-                }
-                Stepped::Changed(record) => current = Some(record),
-                // Taken over in this moment: its fence is another.
-                Stepped::Fenced => current = parts.ledger.operation(tenant, op).await.map_err(unwritten)?,
-                Stepped::QuotaExceeded(_) => return Ok(false),
-            }
-        }
-        Err(Refusal::new(ErrorCode::Conflict, "others change the operation all the time; repeat it"))
     }
 }

@@ -1,5 +1,6 @@
 //! The command line, as a person and as a script meet it: the real binary against a demo of its own.
 
+mod admin;
 mod demo;
 mod examples;
 mod harness;

@@ -271,3 +271,40 @@ async fn a_doubt_that_a_person_settles_goes_on() {
     let wish = DeleteInstance { instance, allow_missing: false, validate_only: false, wait: Duration::from_secs(20) };
     assert!(matches!(world.ask("acme", Action::DeleteInstance(wish)).await, Ok(Outcome::Deleted)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn duplicates_and_zombies_are_removed_also_in_report_mode() {
+    let world = world(REPORT).await;
+    for region in [EKSCI, ECI] {
+        let own = run(&world, region, region).await;
+        // The very name of the adopted one; and one that a failover would have left.
+        let duplicate = plant(&world, region, our_name("acme", region, 1, 1)).await;
+        let zombie = plant(&world, region, our_name("acme", region, 1, 0)).await;
+        until("both are removed", || async { !exists(&world, &duplicate).await && !exists(&world, &zombie).await })
+            .await;
+        until("nothing is listed", || async { world.core.reconciler.strays().is_empty() }).await;
+        assert!(exists(&world, &own).await);
+        assert_eq!(world.get("acme", region).await.unwrap().status.cloud_id, Some(own));
+    }
+    until("only what lives is charged", || async { world.used_instances("acme").await == 2 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_deleted_behind_our_back_is_lost_and_charged_no_longer() {
+    let world = world(REMOVE).await;
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        ids.push(run(&world, &format!("i-{n}"), EKSCI).await);
+    }
+    sweeps(&world, 1).await;
+    backend(&world, EKSCI).delete(ids.remove(0)).await.unwrap();
+    until("its charge ends", || async { world.used_instances("acme").await == 4 }).await;
+    until("it is said", || async { world.get("acme", "i-0").await.unwrap().status.phase == Phase::Failed }).await;
+    sweeps(&world, 2).await;
+    assert!(world.core.reconciler.strays().is_empty());
+    assert!(matches!(world.delete("acme", "i-0").await, Ok(Outcome::Deleted)));
+    for n in 1..5 {
+        assert_eq!(world.get("acme", &format!("i-{n}")).await.unwrap().status.phase, Phase::Running);
+    }
+    assert_eq!(world.existing().await.len(), 4);
+}

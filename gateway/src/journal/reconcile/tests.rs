@@ -120,6 +120,12 @@ fn each_name_has_its_class() {
     check(&shown("i-9", "n0", 1, held(live())), (Class::Zombie, true), "a lower epoch");
     check(&shown("i-9", "n0", 3, held(live())), (Class::Ahead, true), "a later epoch than the ledger knows");
     check(&shown("i-0", "n0", 1, held(given_up)), (Class::Condemned, true), "given up already");
+    let mut lost = live();
+    lost.attempts[0].state = AttemptState::Absent;
+    check(&shown("i-1", "n1", 2, held(lost)), (Class::Returned, true), "lost, and there again");
+    let mut twice = live();
+    twice.condemned.push(attempt("n1", AttemptState::Removing, Some("i-8")));
+    check(&shown("i-9", "n1", 2, held(twice)), (Class::Duplicate, true), "a third of one name");
     check(&shown("i-1", "n1", 2, held(gone())), (Class::Orphan, true), "its operation is over");
     check(&shown("i-9", "n1", 2, held(open(AttemptState::Open))), (Class::Belongs, true), "its answer is on the way");
     check(&shown("i-9", "n1", 2, held(open(AttemptState::InDoubt))), (Class::InDoubt, true), "looked for");
