@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use meridian_ledger::Standing;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -128,6 +129,16 @@ impl Admin {
                 report.iter().map(|(name, s)| json!({ "name": name, "ok": s.is_ok(), "state": state(s) })).collect();
             if let Some(object) = body.as_object_mut() {
                 object.insert("checks".to_owned(), Value::Array(rows));
+                // Not a reason to send requests elsewhere: all gateways share it, and reads go on (RELIABILITY 2.9).
+                if let Some(core) = &self.core {
+                    let standing = match core.ledger.standing() {
+                        Standing::Serving => "serving",
+                        Standing::Unavailable => "unavailable",
+                        Standing::Recovering => "recovering",
+                    };
+                    let age = core.driver.feed_age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+                    object.insert("ledger".to_owned(), json!({ "standing": standing, "feedAgeMs": age }));
+                }
             }
         }
         json_answer(status, &body)

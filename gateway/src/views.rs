@@ -158,6 +158,20 @@ pub struct InstancePage {
     pub unreachable: Vec<String>,
     /// One row per backend.
     pub freshness: Arc<Vec<Freshness>>,
+    /// Age of what is known of other gateways' writes; none when there are no others.
+    pub ledger: Option<LedgerFreshness>,
+}
+
+/// How old what is known of other gateways' writes is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LedgerFreshness {
+    /// `ledger`.
+    pub source: &'static str,
+    /// Milliseconds since the ledger last told what was written.
+    pub age_ms: u64,
+    /// `fresh` or `stale`.
+    pub state: FreshnessState,
 }
 
 /// How old the data of one region's backend is.
@@ -223,6 +237,8 @@ pub struct Operation {
     pub create_time: Time,
     /// Last change.
     pub update_time: Time,
+    /// To be sent as `minRevision` of a read that shall show what the operation did so far, at any gateway.
+    pub revision: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

@@ -49,6 +49,10 @@ word_enum!(
         RegionUnavailable = "region-unavailable",
         /// The ledger cannot be reached.
         StoreUnavailable = "store-unavailable",
+        /// The ledger may have lost writes and is being rebuilt.
+        StoreRecovering = "store-recovering",
+        /// What was asked to be shown is not known here yet.
+        RevisionNotReached = "revision-not-reached",
         /// A backend answered in a way that ends the operation.
         BackendError = "backend-error",
         /// The time allowed has passed.
@@ -62,7 +66,7 @@ word_enum!(
 
 impl ErrorCode {
     /// Every code, in the order of the catalogue.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::InvalidArgument,
         Self::UnknownField,
         Self::PageTokenInvalid,
@@ -84,6 +88,8 @@ impl ErrorCode {
         Self::Overloaded,
         Self::RegionUnavailable,
         Self::StoreUnavailable,
+        Self::StoreRecovering,
+        Self::RevisionNotReached,
         Self::BackendError,
         Self::DeadlineExceeded,
         Self::Cancelled,
@@ -105,7 +111,12 @@ impl ErrorCode {
             Self::UnsupportedMediaType => 415,
             Self::IdempotencyKeyReused | Self::Unplaceable => 422,
             Self::RateLimited => 429,
-            Self::NoCapacity | Self::Overloaded | Self::RegionUnavailable | Self::StoreUnavailable => 503,
+            Self::NoCapacity
+            | Self::Overloaded
+            | Self::RegionUnavailable
+            | Self::StoreUnavailable
+            | Self::StoreRecovering
+            | Self::RevisionNotReached => 503,
             Self::BackendError => 502,
             Self::DeadlineExceeded => 504,
             Self::Internal => 500,
@@ -143,6 +154,8 @@ impl ErrorCode {
             Self::Overloaded => "The gateway is overloaded",
             Self::RegionUnavailable => "The region is unavailable",
             Self::StoreUnavailable => "The ledger is unavailable",
+            Self::StoreRecovering => "The ledger is being rebuilt",
+            Self::RevisionNotReached => "The revision is not known here yet",
             Self::BackendError => "A backend refused the request",
             Self::DeadlineExceeded => "The deadline has passed",
             Self::Cancelled => "The operation was cancelled",
@@ -180,7 +193,10 @@ impl ErrorCode {
             }
             Self::Overloaded => "Wait for the time in Retry-After, then repeat the request.",
             Self::RegionUnavailable => "Try later (a create with a new idempotency key), or allow other regions.",
-            Self::StoreUnavailable => "Repeat the request with the same idempotency key after Retry-After.",
+            Self::StoreUnavailable | Self::StoreRecovering => {
+                "Repeat the request with the same idempotency key after Retry-After."
+            }
+            Self::RevisionNotReached => "Repeat the read after Retry-After, or without minRevision.",
             Self::BackendError => "Look at the attempts; if the reason is not in your spec, tell the operator.",
             Self::DeadlineExceeded => "Follow the operation; repeating with the same idempotency key is safe.",
             Self::Cancelled => "Nothing; the instance was deleted while it was being placed.",

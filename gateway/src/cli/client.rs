@@ -40,7 +40,7 @@ const ANSWER_LEN_MAX: usize = 32 * 1024 * 1024;
 /// What may stand in a path segment or query value as it is.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// Codes that a little patience heals.
-const PASSING: [&str; 3] = ["rate-limited", "overloaded", "store-unavailable"];
+const PASSING: [&str; 4] = ["rate-limited", "overloaded", "store-unavailable", "revision-not-reached"];
 
 /// A segment of a path or a value of a query.
 #[must_use]

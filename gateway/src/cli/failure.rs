@@ -253,6 +253,8 @@ pub(super) const fn exit_of(code: ErrorCode) -> Exit {
         | ErrorCode::Unplaceable
         | ErrorCode::RegionUnavailable
         | ErrorCode::StoreUnavailable
+        | ErrorCode::StoreRecovering
+        | ErrorCode::RevisionNotReached
         | ErrorCode::BackendError
         | ErrorCode::Internal => Exit::Error,
         ErrorCode::NotFound => Exit::NotFound,

@@ -63,7 +63,9 @@ pub async fn settled(
 fn answer(record: &OperationRecord, key: Arc<str>, replayed: bool) -> Result<Outcome, Refusal> {
     match record.state {
         OperationState::Succeeded => match render::created(record) {
-            Some(instance) => Ok(Outcome::Created { instance: Box::new(instance), key, replayed }),
+            Some(instance) => {
+                Ok(Outcome::Created { instance: Box::new(instance), key, replayed, revision: record.seq })
+            }
             None => Err(Refusal::internal("a succeeded record has no adopted instance")),
         },
         OperationState::Failed | OperationState::Cancelled => {

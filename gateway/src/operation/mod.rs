@@ -118,6 +118,8 @@ pub struct InstanceRef {
     pub tenant: Option<TenantId>,
     /// Name.
     pub name: InstanceName,
+    /// Of a read: show at least what the write of this revision left.
+    pub min_revision: Option<u64>,
 }
 
 /// A create.
@@ -180,6 +182,8 @@ pub struct ListInstances {
     pub fields: Vec<(FieldPath, bool, String)>,
     /// Refuse a partial answer.
     pub complete_only: bool,
+    /// Show at least what the write of this revision left.
+    pub min_revision: Option<u64>,
 }
 
 /// A Kubernetes label requirement.
@@ -223,6 +227,8 @@ pub enum Outcome {
         key: Arc<str>,
         /// The operation had ended before this request came.
         replayed: bool,
+        /// What a read has to know to show it.
+        revision: u64,
     },
     /// The operation goes on.
     Accepted {
@@ -354,8 +360,8 @@ fn at_once(core: &Core, operation: &Operation) -> Option<Result<Outcome, Refusal
     let own = &operation.caller.tenant;
     let page = |items| views::Page { items, next_after: None };
     match &operation.action {
-        Action::GetInstance(wish) => Some(read::instance(core, own, wish)),
-        Action::ListInstances(query) => Some(read::instances(core, own, query)),
+        Action::GetInstance(wish) if wish.min_revision.is_none() => Some(read::instance(core, own, wish)),
+        Action::ListInstances(query) if query.min_revision.is_none() => Some(read::instances(core, own, query)),
         Action::ListRegions => {
             Some(Ok(Outcome::Regions(views::Page { items: read::regions(core, None), next_after: None })))
         }
@@ -387,12 +393,17 @@ async fn perform(core: &Core, operation: Operation) -> Result<Outcome, Refusal> 
             Ok(Outcome::Tenants(views::Page { items, next_after: None }))
         }
         Action::GetTenant(_) => read::tenant(core, &own).await.map(|t| Outcome::Tenant(Box::new(t))),
-        Action::GetInstance(_)
-        | Action::ListInstances(_)
-        | Action::ListRegions
-        | Action::GetRegion(_)
-        | Action::ListAdapters
-        | Action::ListInstanceTypes(_) => Err(Refusal::internal("a read that is answered at once came here")),
+        Action::GetInstance(wish) => {
+            read::shown(core, &own, Some(&wish.name), wish.min_revision, operation.deadline).await?;
+            read::instance(core, &own, &wish)
+        }
+        Action::ListInstances(query) => {
+            read::shown(core, &own, None, query.min_revision, operation.deadline).await?;
+            read::instances(core, &own, &query)
+        }
+        Action::ListRegions | Action::GetRegion(_) | Action::ListAdapters | Action::ListInstanceTypes(_) => {
+            Err(Refusal::internal("a read that is answered at once came here"))
+        }
     }
 }
 
@@ -401,17 +412,25 @@ fn quota_view(tenant: &TenantId, used: Charge, limits: QuotaLimits) -> views::Qu
     views::Quota { name: format!("tenants/{tenant}/quotas/default"), limits, used }
 }
 
-/// Seconds a client should wait while the ledger is away.
-const STORE_RETRY_SECONDS: u32 = 2;
+/// Seconds a client should wait while the ledger is rebuilt: where every gateway still knows its last write it is a
+/// matter of seconds, else of the effect bounds of the regions, and then the answer is the same again.
+const STORE_RECOVERING_RETRY_SECONDS: u32 = 10;
 
-/// What a caller learns of a ledger that failed: nothing was sent for this request, and repeating it is safe.
+/// What a caller learns of a ledger that failed: nothing was sent for this request, and repeating it is safe. When to
+/// repeat an unavailable one is left to the edge, which spreads the callers.
 pub(crate) fn store_refusal(error: &LedgerError) -> Refusal {
-    let mut refusal: Refusal = Problem::new(
-        ErrorCode::StoreUnavailable,
-        "the ledger cannot be used now; repeating the request with the same key is safe",
-    )
-    .with_retry_after(STORE_RETRY_SECONDS)
-    .into();
+    let problem = match error {
+        LedgerError::Recovering(_) => Problem::new(
+            ErrorCode::StoreRecovering,
+            "the ledger may have lost writes and is being rebuilt; repeating the request with the same key is safe",
+        )
+        .with_retry_after(STORE_RECOVERING_RETRY_SECONDS),
+        LedgerError::Unavailable(_) | LedgerError::Damaged { .. } | LedgerError::Invalid { .. } => Problem::new(
+            ErrorCode::StoreUnavailable,
+            "the ledger cannot be used now; repeating the request with the same key is safe",
+        ),
+    };
+    let mut refusal: Refusal = problem.into();
     refusal.internal = Some(error.to_string());
     refusal
 }

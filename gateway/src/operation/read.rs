@@ -1,13 +1,14 @@
 //! Answers reads from what is in memory: the fleet, the regions' health and the configuration. Only operations
 //! that ended are read from the ledger. Nothing here calls a vendor.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use meridian_model::{
     error::{ErrorCode, Problem},
-    ids::{OperationId, RegionId, TenantId},
+    ids::{InstanceName, OperationId, RegionId, TenantId},
     operation::{AttemptState, OperationRecord},
 };
+use tokio::time::Instant;
 
 use super::{InstanceRef, ListInstances, Outcome, PageRequest, Refusal, quota_view, store_refusal};
 use crate::{
@@ -16,11 +17,53 @@ use crate::{
     views,
 };
 
+/// Age from which what is known of other gateways' writes is called stale: a feed that answers is a second old.
+const LEDGER_STALE_AFTER: Duration = Duration::from_secs(5);
+
+/// Age up to which reads are answered while the ledger is away (RELIABILITY 2.9).
+const READS_WITHIN: Duration = Duration::from_secs(10 * 60);
+
+/// Longest wait of a read for a write of another gateway.
+const REVISION_WITHIN: Duration = Duration::from_secs(2);
+
+/// Kept free before the request's deadline to answer.
+const ANSWER_MARGIN: Duration = Duration::from_millis(50);
+
+fn young_enough(core: &Core) -> Result<(), Refusal> {
+    if core.driver.feed_age().is_some_and(|age| age > READS_WITHIN) {
+        let detail = "the ledger has been away for so long that nothing can be shown any more";
+        return Err(Refusal::new(ErrorCode::StoreUnavailable, detail));
+    }
+    Ok(())
+}
+
+/// Waits until the write of a revision shows here.
+///
+/// # Errors
+/// It does not in time; older data is not answered instead.
+pub async fn shown(
+    core: &Core,
+    tenant: &TenantId,
+    name: Option<&InstanceName>,
+    revision: Option<u64>,
+    deadline: Instant,
+) -> Result<(), Refusal> {
+    let Some(revision) = revision else { return Ok(()) };
+    let deadline = deadline.checked_sub(ANSWER_MARGIN).unwrap_or(deadline);
+    let until = (Instant::now() + REVISION_WITHIN).min(deadline);
+    if core.fleet.shows(tenant, name, revision, until).await {
+        return Ok(());
+    }
+    let known = core.fleet.position(tenant);
+    Err(Refusal::new(ErrorCode::RevisionNotReached, format!("revision {revision} is not known here yet; {known} is")))
+}
+
 /// One instance.
 ///
 /// # Errors
-/// There is no such instance.
+/// There is no such instance, or what is known is too old to be shown.
 pub fn instance(core: &Core, tenant: &TenantId, wish: &InstanceRef) -> Result<Outcome, Refusal> {
+    young_enough(core)?;
     core.fleet.get(tenant, &wish.name).map(Outcome::Instance).ok_or_else(Refusal::not_found)
 }
 
@@ -29,6 +72,7 @@ pub fn instance(core: &Core, tenant: &TenantId, wish: &InstanceRef) -> Result<Ou
 /// # Errors
 /// A partial answer was not wanted and a region is unreachable.
 pub fn instances(core: &Core, tenant: &TenantId, query: &ListInstances) -> Result<Outcome, Refusal> {
+    young_enough(core)?;
     let freshness: Vec<views::Freshness> = core.pollers.all().iter().map(|p| p.freshness()).collect();
     let mut unreachable: Vec<String> = freshness
         .iter()
@@ -42,13 +86,19 @@ pub fn instances(core: &Core, tenant: &TenantId, query: &ListInstances) -> Resul
     }
     let (items, more) = core.fleet.page(tenant, query);
     let next_after = items.last().filter(|_| more).map(|i| i.short_name.to_string());
-    let revision = core.fleet.revision();
+    let revision = core.fleet.position(tenant);
+    let ledger = core.driver.feed_age().map(|age| views::LedgerFreshness {
+        source: "ledger",
+        age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        state: if age > LEDGER_STALE_AFTER { views::FreshnessState::Stale } else { views::FreshnessState::Fresh },
+    });
     Ok(Outcome::Instances(Box::new(views::InstancePage {
         items,
         next_after,
         revision,
         unreachable,
         freshness: Arc::new(freshness),
+        ledger,
     })))
 }
 

@@ -218,6 +218,7 @@ pub fn create_operation(record: &OperationRecord) -> views::Operation {
         response: created(record).map(Box::new),
         create_time: record.created_at,
         update_time: record.updated_at,
+        revision: record.seq.to_string(),
     }
 }
 
@@ -242,6 +243,7 @@ pub fn delete_operation(record: &OperationRecord) -> Option<views::Operation> {
         response: None,
         create_time: removal.requested_at,
         update_time: removal.completed_at.unwrap_or(record.updated_at),
+        revision: record.seq.to_string(),
     })
 }
 

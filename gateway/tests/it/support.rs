@@ -275,7 +275,7 @@ fn usual(operation: &Operation) -> Result<Outcome, Refusal> {
             let mut instance = instance(create.name.as_str());
             instance.spec = Arc::new(create.spec.clone());
             instance.labels = create.labels.clone();
-            Ok(Outcome::Created { instance: Box::new(instance), key, replayed: false })
+            Ok(Outcome::Created { instance: Box::new(instance), key, replayed: false, revision: 7 })
         }
         Action::GetInstance(wish) => {
             own(operation, wish.tenant.as_ref())?;
@@ -295,6 +295,7 @@ fn usual(operation: &Operation) -> Result<Outcome, Refusal> {
                 next_after,
                 revision: 7,
                 unreachable: vec!["regions/cn-hangzhou".to_owned()],
+                ledger: None,
                 freshness: Arc::new(vec![views::Freshness {
                     region: RegionId::new("ap-guangzhou").unwrap(),
                     backend: meridian_model::ids::BackendId::new("gz").unwrap(),
@@ -332,6 +333,7 @@ pub(crate) fn long_operation() -> views::Operation {
         target: "tenants/acme/instances/web-0".to_owned(),
         done: false,
         undetermined: false,
+        revision: "7".to_owned(),
         state: OperationState::Placing.as_str(),
         progress: views::Progress { done: 0, total: 1, message: "removing".to_owned() },
         attempts: Vec::new(),

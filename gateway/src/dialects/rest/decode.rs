@@ -100,9 +100,9 @@ impl Rest {
         let mut plan = AnswerPlan::default();
         let action = match endpoint {
             Endpoint::GetInstance => {
-                Query::parse(r.query, &[])?;
+                let query = Query::parse(r.query, &["minRevision"])?;
                 plan.if_none_match = r.headers.get(header::IF_NONE_MATCH).cloned();
-                Action::GetInstance(r.instance()?)
+                Action::GetInstance(InstanceRef { min_revision: min_revision(&query)?, ..r.instance()? })
             }
             Endpoint::ExplainInstance => {
                 Query::parse(r.query, &[])?;
@@ -156,7 +156,7 @@ impl Rest {
     }
 
     fn list(&self, r: &Reading<'_>, plan: &mut AnswerPlan) -> Result<Action, Rejection> {
-        let known = ["pageSize", "pageToken", "labelSelector", "fieldSelector", "allowPartial"];
+        let known = ["pageSize", "pageToken", "labelSelector", "fieldSelector", "allowPartial", "minRevision"];
         let query = Query::parse(r.query, &known)?;
         let labels = query.labels("labelSelector")?;
         let fields = query.fields("fieldSelector")?;
@@ -164,7 +164,9 @@ impl Rest {
         let tenant = r.tenant_or_all()?;
         let binding = ["instances", query.get("labelSelector").unwrap_or(""), query.get("fieldSelector").unwrap_or("")];
         let page = self.page(r, &query, plan, &binding)?;
-        Ok(Action::ListInstances(Box::new(ListInstances { tenant, page, labels, fields, complete_only })))
+        let min_revision = min_revision(&query)?;
+        let list = ListInstances { tenant, page, labels, fields, complete_only, min_revision };
+        Ok(Action::ListInstances(Box::new(list)))
     }
 
     /// Size and position of a page; a token holds only for the caller's tenant, the path and these words.
@@ -252,8 +254,14 @@ impl Reading<'_> {
     fn instance(&self) -> Result<InstanceRef, Rejection> {
         let tenant = self.tenant_or_all()?;
         let name = InstanceName::new(self.param(1)?).map_err(|_| Refusal::not_found())?;
-        Ok(InstanceRef { tenant, name })
+        Ok(InstanceRef { tenant, name, min_revision: None })
     }
+}
+
+/// `minRevision`: what a read shall show at least.
+fn min_revision(query: &Query<'_>) -> Result<Option<u64>, Rejection> {
+    let number = query.number("minRevision")?;
+    Ok(number.map(|n| u64::try_from(n).unwrap_or(u64::MAX)))
 }
 
 fn no_query(r: &Reading<'_>, action: Action) -> Result<Action, Rejection> {

@@ -18,6 +18,8 @@ use crate::{
 /// Says that the answer is a repetition of an earlier one.
 pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+/// What a read of any gateway has to know to show what was written: its `minRevision`.
+const REVISION: HeaderName = HeaderName::from_static("meridian-revision");
 const MERIDIAN_PARTIAL: HeaderName = HeaderName::from_static("meridian-partial");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// An answer belongs to its caller and may be kept only to be asked about again.
@@ -64,7 +66,11 @@ impl Rest {
     pub(super) fn write(&self, outcome: Outcome, plan: &AnswerPlan) -> Result<Reply, Rejection> {
         let mut reply = match outcome {
             Outcome::Instance(rendered) => return Ok(instance(&rendered, plan)),
-            Outcome::Created { instance, key, replayed } => created(&instance, &key, replayed)?,
+            Outcome::Created { instance, key, replayed, revision } => {
+                let mut reply = created(&instance, &key, replayed)?;
+                set(&mut reply, REVISION, &revision.to_string());
+                reply
+            }
             Outcome::Accepted { operation, key } => accepted(&operation, key.as_deref())?,
             Outcome::Deleted => {
                 let mut reply = Reply::new(Full::default());
@@ -137,6 +143,8 @@ impl Rest {
             revision: String,
             unreachable: &'p [String],
             freshness: &'p [views::Freshness],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            ledger: Option<&'p views::LedgerFreshness>,
         }
         let next_page_token = self.next_token(page.next_after.as_deref(), plan)?;
         let tail = Tail {
@@ -144,6 +152,7 @@ impl Rest {
             revision: page.revision.to_string(),
             unreachable: &page.unreachable,
             freshness: &page.freshness,
+            ledger: page.ledger.as_ref(),
         };
         let tail = serde_json::to_vec(&tail).map_err(|error| unwritable(&error))?;
         let items: Vec<Bytes> = page.items.iter().map(|item| item.json()).collect();
@@ -202,6 +211,7 @@ fn created(instance: &views::Instance, key: &str, replayed: bool) -> Result<Repl
 fn accepted(operation: &views::Operation, key: Option<&str>) -> Result<Reply, Rejection> {
     let mut reply = json(StatusCode::ACCEPTED, &operation_json(operation)?)?;
     set(&mut reply, header::LOCATION, &format!("/v1/{}", operation.name));
+    set(&mut reply, REVISION, &operation.revision);
     if let Some(key) = key {
         set(&mut reply, IDEMPOTENCY_KEY, key);
     }

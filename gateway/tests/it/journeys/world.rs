@@ -215,7 +215,7 @@ impl World {
 }
 
 pub fn at(tenant: &str, name: &str) -> InstanceRef {
-    InstanceRef { tenant: Some(tenant.parse().unwrap()), name: name.parse().unwrap() }
+    InstanceRef { tenant: Some(tenant.parse().unwrap()), name: name.parse().unwrap(), min_revision: None }
 }
 
 pub fn create(tenant: &str, name: &str, key: &str, spec: &InstanceSpec) -> Action {

@@ -55,13 +55,13 @@ fn doc(endpoint: Endpoint) -> Doc {
         Endpoint::ListInstances => doc(
             "listInstances",
             "List instances from the gateway's own observations",
-            &["pageSize", "pageToken", "labelSelector", "fieldSelector", "allowPartial"],
+            &["pageSize", "pageToken", "labelSelector", "fieldSelector", "allowPartial", "minRevision"],
             &[("200", "A page, with what it could not see.", One("InstanceList"))],
         ),
         Endpoint::GetInstance => doc(
             "getInstance",
             "Read an instance as it was last observed",
-            &[],
+            &["minRevision"],
             &[("200", "The instance.", One("Instance")), ("304", "Unchanged.", Nothing)],
         ),
         Endpoint::DeleteInstance => doc(
@@ -146,6 +146,10 @@ fn parameter(name: &str) -> Value {
         "allowPartial" => {
             (json!({ "type": "boolean", "default": true }), "False refuses a list that cannot see every region.")
         }
+        "minRevision" => (
+            json!({ "type": "string", "pattern": "^[0-9]+$" }),
+            "`revision` or `Meridian-Revision` of a write: waits up to 2 s until that write shows here, else 503 `revision-not-reached`.",
+        ),
         "validateOnly" => (json!({ "type": "boolean", "default": false }), "Only say what would happen."),
         "allowMissing" => (json!({ "type": "boolean", "default": false }), "A missing instance is success."),
         "fieldValidation" => (
@@ -286,6 +290,7 @@ fn given() -> Map<String, Value> {
             "revision": text(),
             "unreachable": { "type": "array", "items": text(), "description": "Regions with no usable data." },
             "freshness": { "type": "array", "items": reference("Freshness") },
+            "ledger": reference("LedgerFreshness"),
         },
         "required": ["items", "revision", "unreachable", "freshness"],
     });
@@ -310,7 +315,7 @@ fn given() -> Map<String, Value> {
     given.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect()
 }
 
-const ROOTS: [&str; 18] = [
+const ROOTS: [&str; 19] = [
     "Instance",
     "InstanceName",
     "InstanceSpec",
@@ -324,6 +329,7 @@ const ROOTS: [&str; 18] = [
     "Adapter",
     "InstanceType",
     "Freshness",
+    "LedgerFreshness",
     "ErrorCode",
     "OperationId",
     "FieldError",

@@ -1,6 +1,8 @@
 //! Several gateways on one ledger before the same clouds: whoever is asked gives the same answer, and what one leaves
 //! another ends.
 
+mod flaky;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -10,14 +12,15 @@ use std::{
 use meridian_cloudsim::Scenario;
 use meridian_gateway::{
     core::Core,
-    operation::{Action, DeleteInstance, Outcome, Refusal},
-    views,
+    operation::{Action, DeleteInstance, ListInstances, Outcome, PageRequest, Refusal},
+    views::{self, FreshnessState},
 };
-use meridian_ledger::{Ledger, conformance::MemoryLedger};
+use meridian_ledger::{Ledger, Standing, conformance::MemoryLedger};
 use meridian_model::{error::ErrorCode, status::Phase};
 use serde_json::json;
 use tokio::{runtime::Runtime, task::JoinSet};
 
+use self::flaky::Flaky;
 use crate::journeys::world::{PATIENCE, World, ask, at, core_on, create, spec, until};
 
 /// A lease that a test can wait for.
@@ -231,4 +234,76 @@ async fn ask_used(core: &Arc<Core>) -> u64 {
         Ok(Outcome::Quota(quota)) => quota.used.instances,
         other => panic!("{other:?}"),
     }
+}
+
+fn list(min_revision: Option<u64>) -> Action {
+    let page = PageRequest { size: 1000, after: None };
+    Action::ListInstances(Box::new(ListInstances { page, min_revision, ..ListInstances::default() }))
+}
+
+async fn names(core: &Arc<Core>, min_revision: Option<u64>) -> Result<Vec<String>, Refusal> {
+    match ask(core, "acme", list(min_revision)).await? {
+        Outcome::Instances(page) => Ok(page.items.iter().map(|i| i.short_name.to_string()).collect()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_anywhere_shows_the_write_whose_revision_it_names() {
+    let pair = Pair::start().await;
+    for n in 0..20 {
+        let (name, key) = (format!("i-{n:02}"), format!("k-{n}"));
+        let Ok(Outcome::Created { revision, .. }) = ask(pair.a(), "acme", create("acme", &name, &key, &spec())).await
+        else {
+            panic!("not created")
+        };
+        let mut read = at("acme", &name);
+        read.min_revision = Some(revision);
+        match ask(&pair.b, "acme", Action::GetInstance(read)).await {
+            Ok(Outcome::Instance(seen)) => assert_eq!(seen.instance.status.phase, Phase::Running),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(names(&pair.b, Some(revision)).await.unwrap().len(), n + 1);
+    }
+    let asked = tokio::time::Instant::now();
+    let refusal = names(&pair.b, Some(1_000_000)).await.unwrap_err();
+    assert_eq!(refusal.problem.code, ErrorCode::RevisionNotReached);
+    assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&asked.elapsed()), "{:?}", asked.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_ledger_is_away_reads_go_on_and_say_so_and_what_is_open_ends_after() {
+    let flaky = Arc::new(Flaky::new(Arc::new(MemoryLedger::new("store"))));
+    let world = World::on(flaky.clone(), Scenario::demo(7), LEASE).await;
+    created(world.create("acme", "before", "a", &spec()).await);
+    // One is on its way when the ledger goes.
+    world.fault(json!({"kind": "latency", "ms": 500, "action": "Create*"})).await;
+    let core = Arc::clone(&world.core);
+    let waiting = tokio::spawn(async move { ask(&core, "acme", create("acme", "open", "b", &spec())).await });
+    until("its create was sent", || async { world.ever().await.len() == 2 }).await;
+    for (standing, code) in
+        [(Standing::Unavailable, ErrorCode::StoreUnavailable), (Standing::Recovering, ErrorCode::StoreRecovering)]
+    {
+        flaky.set(standing);
+        let refusal = world.create("acme", "during", "c", &spec()).await.unwrap_err();
+        assert_eq!(refusal.problem.code, code);
+        assert_eq!(world.delete("acme", "before").await.unwrap_err().problem.code, code);
+        assert_eq!(names(&world.core, None).await.unwrap(), ["before", "open"]);
+    }
+    until("lists say that the ledger is away", || async {
+        world.list("acme").await.ledger.is_some_and(|l| l.state == FreshnessState::Stale)
+    })
+    .await;
+    assert_eq!(world.ever().await.len(), 2, "nothing is sent without a ledger");
+    flaky.set(Standing::Serving);
+    let back = tokio::time::Instant::now();
+    created(waiting.await.unwrap());
+    created(world.create("acme", "during", "c", &spec()).await);
+    assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
+    assert_eq!(world.ever().await.len(), 3);
+    assert!(matches!(world.delete("acme", "before").await, Ok(Outcome::Deleted)));
+    until("lists are fresh again", || async {
+        world.list("acme").await.ledger.is_some_and(|l| l.state == FreshnessState::Fresh)
+    })
+    .await;
 }

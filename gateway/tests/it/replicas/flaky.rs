@@ -1,0 +1,129 @@
+//! A ledger that can be taken away and given back.
+
+use std::{
+    future::ready,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use meridian_ledger::{
+    Claim, Claimed, Feed, FeedPosition, Ledger, LedgerError, LedgerFuture, RecordPage, Standing, Step, Stepped,
+    TakeOver, TakenOver, Usage, conformance::MemoryLedger,
+};
+use meridian_model::{
+    ids::{InstanceName, OperationId, TenantId},
+    operation::{OperationRecord, QuotaLimits},
+    time::Time,
+};
+
+#[derive(Debug)]
+pub struct Flaky {
+    inner: Arc<MemoryLedger>,
+    mood: AtomicU8,
+}
+
+impl Flaky {
+    pub fn new(inner: Arc<MemoryLedger>) -> Self {
+        Self { inner, mood: AtomicU8::new(0) }
+    }
+
+    pub fn set(&self, standing: Standing) {
+        let mood = match standing {
+            Standing::Serving => 0,
+            Standing::Unavailable => 1,
+            Standing::Recovering => 2,
+        };
+        self.mood.store(mood, Ordering::Release);
+    }
+
+    fn or<'a, T: Send + 'a>(&'a self, answer: impl FnOnce() -> LedgerFuture<'a, T>) -> LedgerFuture<'a, T> {
+        match self.standing() {
+            Standing::Serving => answer(),
+            Standing::Unavailable => Box::pin(ready(Err(LedgerError::Unavailable("taken away".to_owned())))),
+            Standing::Recovering => Box::pin(ready(Err(LedgerError::Recovering("rolled back".to_owned())))),
+        }
+    }
+}
+
+impl Ledger for Flaky {
+    fn claim(&self, claim: Claim) -> LedgerFuture<'_, Claimed> {
+        self.or(|| self.inner.claim(claim))
+    }
+
+    fn step(&self, step: Step) -> LedgerFuture<'_, Stepped> {
+        self.or(|| self.inner.step(step))
+    }
+
+    fn request_removal(
+        &self,
+        tenant: &TenantId,
+        op: &OperationId,
+        now: Time,
+    ) -> LedgerFuture<'_, Option<Box<OperationRecord>>> {
+        let (tenant, op) = (tenant.clone(), op.clone());
+        self.or(|| self.inner.request_removal(&tenant, &op, now))
+    }
+
+    fn take_over(&self, wish: TakeOver) -> LedgerFuture<'_, TakenOver> {
+        self.or(|| self.inner.take_over(wish))
+    }
+
+    fn renew(&self, owner: &str, now: Time, lease: Duration) -> LedgerFuture<'_, ()> {
+        let owner = owner.to_owned();
+        self.or(|| self.inner.renew(&owner, now, lease))
+    }
+
+    fn release(&self, owner: &str) -> LedgerFuture<'_, ()> {
+        let owner = owner.to_owned();
+        self.or(|| self.inner.release(&owner))
+    }
+
+    fn abandoned(&self, except: &str, now: Time, limit: usize) -> LedgerFuture<'_, Vec<OperationRecord>> {
+        let except = except.to_owned();
+        self.or(|| self.inner.abandoned(&except, now, limit))
+    }
+
+    fn feed(&self, after: &FeedPosition, wait: Duration) -> LedgerFuture<'_, Option<Feed>> {
+        let after = after.clone();
+        self.or(|| self.inner.feed(&after, wait))
+    }
+
+    fn standing(&self) -> Standing {
+        match self.mood.load(Ordering::Acquire) {
+            0 => Standing::Serving,
+            1 => Standing::Unavailable,
+            _ => Standing::Recovering,
+        }
+    }
+
+    fn operation(&self, tenant: &TenantId, op: &OperationId) -> LedgerFuture<'_, Option<Box<OperationRecord>>> {
+        let (tenant, op) = (tenant.clone(), op.clone());
+        self.or(|| self.inner.operation(&tenant, &op))
+    }
+
+    fn instance(&self, tenant: &TenantId, name: &InstanceName) -> LedgerFuture<'_, Option<Box<OperationRecord>>> {
+        let (tenant, name) = (tenant.clone(), name.clone());
+        self.or(|| self.inner.instance(&tenant, &name))
+    }
+
+    fn records(&self, from: Option<(TenantId, OperationId)>, limit: usize) -> LedgerFuture<'_, RecordPage> {
+        self.or(|| self.inner.records(from, limit))
+    }
+
+    fn usage(&self, tenant: &TenantId) -> LedgerFuture<'_, Usage> {
+        let tenant = tenant.clone();
+        self.or(|| self.inner.usage(&tenant))
+    }
+
+    fn set_limits(&self, tenant: &TenantId, limits: QuotaLimits) -> LedgerFuture<'_, ()> {
+        let tenant = tenant.clone();
+        self.or(|| self.inner.set_limits(&tenant, limits))
+    }
+
+    fn expire(&self, keep_until: Time, forget_until: Time, limit: usize) -> LedgerFuture<'_, usize> {
+        self.or(|| self.inner.expire(keep_until, forget_until, limit))
+    }
+}
