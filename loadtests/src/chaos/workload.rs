@@ -155,8 +155,10 @@ fn answer(reply: &Reply) -> Answer {
         StatusCode::ACCEPTED => Answer::Accepted,
         // The outcome is open.
         StatusCode::GATEWAY_TIMEOUT => Answer::Accepted,
-        // The key is repeated with what was recorded for it, and only then.
-        _ if reply.headers.contains_key("idempotency-key") => Answer::Failed { code: text("/code") },
+        // The key is repeated with what was recorded for it. While the store is away nothing is.
+        _ if reply.headers.contains_key("idempotency-key") && !text("/code").starts_with("store-") => {
+            Answer::Failed { code: text("/code") }
+        }
         status => {
             let retry_after = reply.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
             Answer::Refused { code: format!("{} {}", status.as_u16(), text("/code")), retry_after }

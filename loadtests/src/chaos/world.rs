@@ -6,13 +6,14 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use futures_util::future::join_all;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     clouds::Clouds,
@@ -22,10 +23,15 @@ use super::{
     tap::Tap,
     workload::Caller,
 };
-use crate::{process::Server, setup::address_of};
+use crate::{
+    process::{self, Server},
+    setup::address_of,
+};
 
 /// Every create has this once in its head, at either vendor.
 const CREATE: &[u8] = b"-action: Create";
+/// Longest `meridian ledger init`: it looks at every cloud once.
+const INIT_MAX: Duration = Duration::from_secs(30);
 /// Every ledger script has this once.
 const SCRIPT: &[u8] = b"EVALSHA";
 
@@ -161,13 +167,22 @@ pub struct World {
     folder: TempDir,
 }
 
+/// Where files live in memory, if the system has such a place. What is killed here are processes, not the machine: what
+/// a process had written is there afterwards either way, and the disk is left to those who measure it.
+fn memory() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() { memory } else { std::env::temp_dir() }
+}
+
 impl World {
     /// Starts one.
     ///
     /// # Errors
     /// A part of it does not start.
     pub async fn start(shape: &Shape) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("meridian-chaos-").tempdir().context("no temporary folder")?;
+        let parent = if shape.direct { std::env::temp_dir() } else { memory() };
+        let folder = tempfile::Builder::new().prefix("meridian-chaos-").tempdir_in(parent);
+        let folder = folder.context("no temporary folder")?;
         let key = ApiKey::new(&shape.meridian).await?;
         let clouds = Clouds::start(shape.seed).await?;
         let redis = match shape.redis {
@@ -193,11 +208,22 @@ impl World {
             let gateway = world.gateway(n, shape).await?;
             world.gateways.push(gateway);
         }
+        world.init().await?;
         let started = world.gateways.iter_mut().map(|g| g.run(&shape.meridian));
         for result in join_all(started).await {
             result?;
         }
         Ok(world)
+    }
+
+    /// Marks an empty Redis as a new deployment, as an operator does.
+    async fn init(&self) -> anyhow::Result<()> {
+        let Some(gateway) = self.gateways.first().filter(|_| self.redis.is_some()) else { return Ok(()) };
+        let mut command = process::tethered(&self.meridian);
+        let done = command.args(["ledger", "init", "--config"]).arg(&gateway.config).output();
+        let done = timeout(INIT_MAX, done).await.context("meridian ledger init takes too long")??;
+        ensure!(done.status.success(), "meridian ledger init: {}", String::from_utf8_lossy(&done.stderr));
+        Ok(())
     }
 
     async fn add_replica(&mut self) -> anyhow::Result<()> {

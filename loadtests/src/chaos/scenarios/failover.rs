@@ -83,8 +83,7 @@ pub async fn run(common: &Common, creates: u64) -> anyhow::Result<Findings> {
             .must(false, || format!("no create succeeds in {REBUILT_MAX:?}; the last answer was {:?}", waited.last)),
     }
     findings.must(waited.refused > 0, || "the first create after the failover was not refused".to_owned());
-    findings
-        .must(waited.first_is_recovering, || format!("the first answer was not store-recovering: {:?}", waited.first));
+    findings.must(waited.first_is_store, || format!("the first answer was not a 503 of the store: {:?}", waited.first));
 
     workload::settle(&caller, &book, Instant::now() + REBUILT_MAX).await;
     let verdict = round::verdict(&world, &caller, &book, None).await?;
@@ -103,7 +102,7 @@ async fn keys_of(world: &World) -> anyhow::Result<u64> {
 struct Waited {
     refused: u64,
     first: Option<Answer>,
-    first_is_recovering: bool,
+    first_is_store: bool,
     last: Option<Answer>,
     good: Option<Instant>,
 }
@@ -133,8 +132,7 @@ async fn until_good(caller: &Caller, book: &Book) -> Waited {
             book.entry(key.to_owned()).or_insert_with(fresh).answers.push(told);
         }
         if waited.first.is_none() {
-            waited.first_is_recovering =
-                matches!(&answer, Answer::Refused { code, .. } if code.contains("store-recovering"));
+            waited.first_is_store = matches!(&answer, Answer::Refused { code, .. } if code.starts_with("503 store-"));
             waited.first = Some(answer.clone());
         }
         waited.last = Some(answer.clone());
