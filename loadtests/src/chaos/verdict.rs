@@ -306,7 +306,10 @@ fn answers(key: &str, history: &History, lives: &[&Life], verdict: &mut Verdict)
             _ => None,
         })
         .collect();
-    if created.len() + failed.len() > 1 {
+    // The uid is the instance. What a cloud calls it may be missing from a repeated answer, but never another.
+    let uids: BTreeSet<&str> = created.iter().map(|(uid, _)| *uid).collect();
+    let ids: BTreeSet<&str> = created.iter().map(|(_, id)| *id).filter(|id| !id.is_empty()).collect();
+    if uids.len() + failed.len() > 1 || ids.len() > 1 {
         verdict.add(Kind::Contradicted, format!("{key}: answered {created:?} and {failed:?}"));
     }
     let failed_at = history.answers.iter().filter(|t| matches!(t.answer, Answer::Failed { .. })).map(|t| t.at_ms).min();
@@ -319,8 +322,8 @@ fn answers(key: &str, history: &History, lives: &[&Life], verdict: &mut Verdict)
         );
     }
     if !history.delete_sent {
-        for (_, cloud_id) in &created {
-            if !lives.iter().any(|life| life.cloud_id == *cloud_id && life.alive()) {
+        for cloud_id in ids {
+            if !lives.iter().any(|life| life.cloud_id == cloud_id && life.alive()) {
                 verdict.add(Kind::Lost, format!("{key}: {cloud_id} was answered and is not there"));
             }
         }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail};
 use futures_util::future::join_all;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -32,6 +32,8 @@ use crate::{
 const CREATE: &[u8] = b"-action: Create";
 /// Longest `meridian ledger init`: it looks at every cloud once.
 const INIT_MAX: Duration = Duration::from_secs(30);
+/// Tries of it.
+const INIT_TRIES: u32 = 5;
 /// Every ledger script has this once.
 const SCRIPT: &[u8] = b"EVALSHA";
 
@@ -219,11 +221,18 @@ impl World {
     /// Marks an empty Redis as a new deployment, as an operator does.
     async fn init(&self) -> anyhow::Result<()> {
         let Some(gateway) = self.gateways.first().filter(|_| self.redis.is_some()) else { return Ok(()) };
-        let mut command = process::tethered(&self.meridian);
-        let done = command.args(["ledger", "init", "--config"]).arg(&gateway.config).output();
-        let done = timeout(INIT_MAX, done).await.context("meridian ledger init takes too long")??;
-        ensure!(done.status.success(), "meridian ledger init: {}", String::from_utf8_lossy(&done.stderr));
-        Ok(())
+        let mut said = String::new();
+        for _ in 0..INIT_TRIES {
+            let mut command = process::tethered(&self.meridian);
+            let done = command.args(["ledger", "init", "--config"]).arg(&gateway.config).output();
+            let done = timeout(INIT_MAX, done).await.context("meridian ledger init takes too long")??;
+            if done.status.success() {
+                return Ok(());
+            }
+            // A busy machine does not answer in time; an operator asks again.
+            said = String::from_utf8_lossy(&done.stderr).into_owned();
+        }
+        bail!("meridian ledger init: {said}")
     }
 
     async fn add_replica(&mut self) -> anyhow::Result<()> {
