@@ -29,11 +29,15 @@ use crate::{
 /// A check of something the gateway needs; the text says what is wrong.
 pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
+/// Says how something stands on which readiness does not depend.
+pub type Tell = Arc<dyn Fn() -> String + Send + Sync>;
+
 /// Whether the gateway should get requests.
 #[derive(Default)]
 pub struct Health {
     drain: CancellationToken,
     checks: Mutex<Vec<(&'static str, Check)>>,
+    told: Mutex<Vec<(&'static str, Tell)>>,
 }
 
 impl fmt::Debug for Health {
@@ -46,13 +50,27 @@ impl Health {
     /// Health of a gateway that ends when the token is cancelled.
     #[must_use]
     pub fn new(drain: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { drain, checks: Mutex::default() })
+        Arc::new(Self { drain, checks: Mutex::default(), told: Mutex::default() })
     }
 
     /// Adds a dependency without which the gateway is not ready. Checks are called on each request for
     /// readiness: they read a flag, they do not probe.
     pub fn depend_on(&self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
         self.lock().push((name, Arc::new(check)));
+    }
+
+    /// Adds something whose state is shown and changes nothing: what all gateways share must not make all of them
+    /// unready at once (RELIABILITY 2.9).
+    pub fn tell(&self, name: &'static str, state: impl Fn() -> String + Send + Sync + 'static) {
+        self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((name, Arc::new(state)));
+    }
+
+    /// What is told beside the dependencies.
+    #[must_use]
+    pub fn told(&self) -> Vec<(&'static str, String)> {
+        let told: Vec<(&'static str, Tell)> =
+            self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        told.into_iter().map(|(name, state)| (name, state())).collect()
     }
 
     /// Every dependency with its state; a drain is one of them.
@@ -125,8 +143,13 @@ impl Admin {
         let mut body = json!({ "status": if ready { "ready" } else { "not ready" } });
         if verbose {
             let state = |s: &Result<(), String>| s.as_ref().map_or_else(Clone::clone, |()| "ok".to_owned());
-            let rows: Vec<Value> =
-                report.iter().map(|(name, s)| json!({ "name": name, "ok": s.is_ok(), "state": state(s) })).collect();
+            let told = self.health.told();
+            let told = told.iter().map(|(name, state)| json!({ "name": name, "ok": true, "state": state }));
+            let rows: Vec<Value> = report
+                .iter()
+                .map(|(name, s)| json!({ "name": name, "ok": s.is_ok(), "state": state(s) }))
+                .chain(told)
+                .collect();
             if let Some(object) = body.as_object_mut() {
                 object.insert("checks".to_owned(), Value::Array(rows));
                 // Not a reason to send requests elsewhere: all gateways share it, and reads go on (RELIABILITY 2.9).

@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use meridian_ledger::Standing;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +51,23 @@ pub struct Process {
     administering: JoinHandle<Drained>,
 }
 
+/// Health that depends on a ledger that can go on.
+fn health(drain: &CancellationToken, fatal: &Arc<OnceLock<String>>) -> Arc<Health> {
+    let (health, failed) = (Health::new(drain.clone()), Arc::clone(fatal));
+    health.depend_on("ledger", move || failed.get().map_or(Ok(()), |why| Err(why.clone())));
+    health
+}
+
+/// Shows how the ledger stands, which makes no gateway unready.
+fn tell_of_store(health: &Health, core: &Core) {
+    let (store, recovering) = (Arc::clone(&core.ledger), core.recovering.clone());
+    health.tell("store", move || match (store.standing(), recovering.seconds_left()) {
+        (Standing::Unavailable, _) => "unavailable".to_owned(),
+        (Standing::Serving, 0) => "serving".to_owned(),
+        (Standing::Serving | Standing::Recovering, left) => format!("recovering, about {left} s left"),
+    });
+}
+
 impl Process {
     /// Starts a gateway; when this returns, it takes requests.
     ///
@@ -68,9 +86,7 @@ impl Process {
         })
         .await?;
         let metrics = Metrics::new();
-        let health = Health::new(drain.clone());
-        let failed = Arc::clone(&fatal);
-        health.depend_on("ledger", move || failed.get().map_or(Ok(()), |why| Err(why.clone())));
+        let health = health(&drain, &fatal);
         let core_metrics = CoreMetrics::register(&metrics);
         let deps = Deps {
             clock: clock.clone(),
@@ -82,6 +98,7 @@ impl Process {
             draining: drain.clone(),
         };
         let core = Core::start(&config, deps).await?;
+        tell_of_store(&health, &core);
         let parts = Parts {
             operations: operation::stack(&core),
             metrics: Arc::clone(&metrics),

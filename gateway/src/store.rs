@@ -12,7 +12,8 @@ use meridian_ledger::{
     Ledger, LedgerError,
     embedded::{EmbeddedLedger, OpenError, Options, SealKey},
     recovery::Recovery,
-    redis::{self, CheckError, RedisLedger},
+    redis::{self, CheckError, RedisLedger, RedisShared},
+    shared::{MemoryShared, Shared},
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
@@ -73,6 +74,8 @@ pub enum StoreError {
 pub struct Opened {
     /// Operations and usage.
     pub ledger: Arc<dyn Ledger>,
+    /// What several gateways hold in common that is no money: who sweeps, what was seen, rate limits.
+    pub shared: Arc<dyn Shared>,
     /// How it is rebuilt, if several gateways share it.
     pub recovery: Option<Arc<dyn Recovery>>,
     /// This gateway's intent journal.
@@ -87,7 +90,7 @@ pub async fn open(config: &Config, fatal: impl FnOnce(&str) + Send + 'static) ->
     match &config.ledger.store {
         Store::Embedded { path } => {
             let ledger = Arc::new(embedded(path, seal_key(config)?, fatal).await?);
-            Ok(Opened { ledger, recovery: None, intents: Arc::new(NoIntents) })
+            Ok(Opened { ledger, shared: Arc::new(MemoryShared::alone()), recovery: None, intents: Arc::new(NoIntents) })
         }
         Store::Redis(settings) => shared(config, settings).await,
     }
@@ -124,7 +127,9 @@ async fn shared(config: &Config, settings: &config::Redis) -> Result<Opened, Sto
     }
     let ledger = Arc::new(opened);
     let recovery: Arc<dyn Recovery> = Arc::clone(&ledger) as Arc<dyn Recovery>;
-    Ok(Opened { ledger, recovery: Some(recovery), intents: Arc::new(intents) })
+    // A connection of its own: the ledger's tells by its answers how the ledger stands.
+    let shared = RedisShared::new(redis::Redis::connect(redis_options(settings)?).map_err(StoreError::Options)?);
+    Ok(Opened { ledger, shared, recovery: Some(recovery), intents: Arc::new(intents) })
 }
 
 /// The ledger in the configured Redis alone; asks nothing yet. Must be called within a runtime.

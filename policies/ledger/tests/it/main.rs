@@ -4,6 +4,7 @@
 mod crash;
 mod damage;
 mod lockstep;
+mod recovery;
 mod redis;
 mod restart;
 mod shared;
