@@ -10,7 +10,7 @@ use meridian_adapters::{
     http::HttpClient,
     registry::{self, ConfigError},
 };
-use meridian_ledger::{Ledger, LedgerError, recovery::Recovery};
+use meridian_ledger::{Ledger, LedgerError, recovery::Recovery, shared::Shared};
 use meridian_model::{
     ids::{AdapterName, BackendId, RegionId, TenantId},
     operation::QuotaLimits,
@@ -23,6 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     clock::{Clock, Entropy},
     config::{self, Config},
+    http::drawn::Drawer,
     journal::{
         driver::{Driver, DriverSettings, Parts},
         identity::Deployment,
@@ -34,8 +35,10 @@ use crate::{
     planner::Planner,
     profiles::Profiles,
     regions::{Backend, BackendParts, market::PriceBook},
+    replicas::Replicas,
     status::{
         fleet::Fleet,
+        lead::Leadership,
         poll::{Ended, PollSettings, Poller, Pollers, ended_channel},
         sweep::{SweepReport, report_channel},
     },
@@ -103,6 +106,8 @@ pub struct Core {
     pub draining: CancellationToken,
     /// How far a ledger that lost writes is from taking them again.
     pub recovering: Progress,
+    /// Draws tokens of rate limits that gateways share; none when this one has no others.
+    pub drawer: Option<Arc<Drawer>>,
     tenants: Arc<HashMap<TenantId, TenantRules>>,
     quotas: BTreeMap<TenantId, QuotaLimits>,
     retention: Duration,
@@ -119,6 +124,9 @@ pub struct Deps {
     pub entropy: Entropy,
     /// The open ledger.
     pub ledger: Arc<dyn Ledger>,
+    /// What this gateway has in common with others: `MemoryShared::alone()` when there are none, `RedisShared` on a
+    /// connection of its own beside a Redis ledger.
+    pub shared: Arc<dyn Shared>,
     /// How a ledger that several gateways share is rebuilt; none for one of this process alone.
     pub recovery: Option<Arc<dyn Recovery>>,
     /// What is about to be sent, for the rebuild of a shared ledger.
@@ -149,8 +157,12 @@ impl Core {
         let profiles = Profiles::new(config);
         let fleet = Arc::new(Fleet::default());
         let (ended_tx, ended_rx) = ended_channel();
+        let replicas = Replicas::new(Arc::clone(&deps.shared), format!("{:032x}", deps.entropy.next()));
+        replicas.attend().await;
         let built = backends(config, &profiles, (&deployment, &http, &Outside::of(&deps)))?;
-        let (pollers, reports) = polled(built, poll_settings(config), (&fleet, &deps.clock, &ended_tx));
+        let (pollers, reports) = polled(built, poll_settings(config), (&fleet, &deps.clock, &ended_tx), |backend| {
+            leadership(backend, &deps.shared, &replicas, config)
+        });
         let tenants: Arc<HashMap<TenantId, TenantRules>> =
             Arc::new(config.tenants.iter().map(|t| (t.name.clone(), crate::planner::rules_of(t))).collect());
         let limits = Limits { place_timeout: config.driver.place_timeout.0, attempts_max: config.driver.max_attempts };
@@ -176,6 +188,12 @@ impl Core {
             tasks.spawn(Arc::clone(poller).run(stop.clone()));
         }
         tasks.spawn(driver.clone().settle_ended(ended_rx));
+        tasks.spawn(replicas.clone().run(stop.clone()));
+        let drawer =
+            deps.shared.is_shared().then(|| Drawer::new(Arc::clone(&deps.shared), replicas, deps.clock.clone()));
+        if let Some(drawer) = &drawer {
+            tasks.spawn(Arc::clone(drawer).run(stop.clone()));
+        }
         let rebuilder = deps.recovery.map(|recovery| {
             Rebuilder::new(rebuild::Parts {
                 recovery,
@@ -203,6 +221,7 @@ impl Core {
             reconciler: Reconciler::new(driver.clone(), quotas(config), config.reconcile.clone()),
             driver,
             draining: deps.draining,
+            drawer,
             tenants,
             retention: config.driver.retention.0,
             stop,
@@ -358,11 +377,14 @@ fn polled(
     built: Vec<Arc<Backend>>,
     settings: PollSettings,
     (fleet, clock, ended): (&Arc<Fleet>, &Clock, &mpsc::Sender<Ended>),
+    leadership: impl Fn(&Backend) -> Option<Leadership>,
 ) -> (Pollers, Vec<mpsc::Receiver<SweepReport>>) {
     let pairs = built.into_iter().map(|backend| {
         let (reporting, reported) = report_channel();
+        let lead = leadership(&backend);
         let poller = Poller::new(backend, Arc::clone(fleet), clock.clone(), settings, ended.clone());
-        (Arc::new(poller.reporting(reporting)), reported)
+        let poller = poller.reporting(reporting);
+        (Arc::new(lead.into_iter().fold(poller, Poller::sharing)), reported)
     });
     let (pollers, reports): (Vec<_>, Vec<_>) = pairs.unzip();
     (Pollers::new(pollers), reports)
@@ -370,6 +392,16 @@ fn polled(
 
 fn quotas(config: &Config) -> BTreeMap<TenantId, QuotaLimits> {
     config.tenants.iter().map(|tenant| (tenant.name.clone(), tenant.quota)).collect()
+}
+
+/// Makes a backend one that gateways share, if there are others.
+fn leadership(backend: &Backend, shared: &Arc<dyn Shared>, replicas: &Replicas, config: &Config) -> Option<Leadership> {
+    if !shared.is_shared() {
+        return None;
+    }
+    backend.pace.share_among(replicas.clone());
+    let task = format!("sweep/{}", backend.id);
+    Some(Leadership::new(Arc::clone(shared), replicas.clone(), task, config.status.sweep_interval.0))
 }
 
 fn poll_settings(config: &Config) -> PollSettings {

@@ -15,6 +15,7 @@ pub mod process;
 pub mod profiles;
 pub mod refusal;
 pub mod regions;
+pub mod replicas;
 pub mod server;
 pub mod status;
 pub mod store;

@@ -92,6 +92,7 @@ impl Process {
             clock: clock.clone(),
             entropy: entropy.clone(),
             ledger: opened.ledger,
+            shared: opened.shared,
             recovery: opened.recovery,
             intents: opened.intents,
             metrics: core_metrics,
@@ -105,6 +106,7 @@ impl Process {
             clock,
             entropy: entropy.clone(),
             health: Arc::clone(&health),
+            drawer: core.drawer.clone(),
         };
         let limits = &config.server.limits;
         let api = Setup {

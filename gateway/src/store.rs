@@ -128,7 +128,8 @@ async fn shared(config: &Config, settings: &config::Redis) -> Result<Opened, Sto
     let ledger = Arc::new(opened);
     let recovery: Arc<dyn Recovery> = Arc::clone(&ledger) as Arc<dyn Recovery>;
     // A connection of its own: the ledger's tells by its answers how the ledger stands.
-    let shared = RedisShared::new(redis::Redis::connect(redis_options(settings)?).map_err(StoreError::Options)?);
+    let link = redis::Redis::connect(redis_options(settings)?).map_err(StoreError::Options)?;
+    let shared = RedisShared::new(link, &format!("{}:{}", settings.prefix, config.deployment.id));
     Ok(Opened { ledger, shared, recovery: Some(recovery), intents: Arc::new(intents) })
 }
 

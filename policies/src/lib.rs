@@ -9,4 +9,5 @@ mod mix;
 pub mod placement;
 pub mod quota;
 pub mod rate;
+pub mod share;
 pub mod tenant;

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tower::{Layer, Service};
 
-use super::{Exchange, LayerFuture, Reply, rate_limit::TenantLimits};
+use super::{Exchange, LayerFuture, Reply, drawn::Drawer, rate_limit::TenantLimits};
 use crate::{
     clock::{Clock, Entropy},
     config::Tenant,
@@ -134,12 +134,13 @@ impl fmt::Debug for KeyRing {
 }
 
 impl KeyRing {
-    /// The keys of the configured tenants; all keys of a tenant share its limits.
+    /// The keys of the configured tenants; all keys of a tenant share its limits, with other gateways too if there is a
+    /// drawer.
     #[must_use]
-    pub fn new(tenants: &[Tenant], clock: &Clock) -> Arc<Self> {
+    pub fn new(tenants: &[Tenant], clock: &Clock, drawer: Option<&Arc<Drawer>>) -> Arc<Self> {
         let mut keys = HashMap::new();
         for tenant in tenants {
-            let limits = Arc::new(TenantLimits::new(&tenant.rate, clock.now()));
+            let limits = Arc::new(TenantLimits::new(&tenant.name, &tenant.rate, clock.now(), drawer));
             for key in &tenant.keys {
                 let caller = Caller { tenant: tenant.name.clone(), principal: format!("key:{}", key.id) };
                 let identity = Identity { caller: Arc::new(caller), limits: Arc::clone(&limits) };

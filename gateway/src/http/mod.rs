@@ -8,6 +8,7 @@
 pub mod authenticate;
 pub mod deadline;
 pub mod decode;
+pub mod drawn;
 pub mod rate_limit;
 pub mod rescue;
 pub mod shed;
@@ -119,6 +120,8 @@ pub struct Parts {
     pub entropy: Entropy,
     /// Health, for `/readyz`.
     pub health: Arc<crate::admin::Health>,
+    /// Draws tokens of limits that gateways share; none when this one has no others (`Core::drawer`).
+    pub drawer: Option<Arc<drawn::Drawer>>,
 }
 
 /// The HTTP stack, its type hidden.
@@ -133,9 +136,9 @@ impl Http {
     /// Builds the stack for a configuration.
     #[must_use]
     pub fn build(config: &Config, parts: Parts) -> Self {
-        let Parts { operations, metrics, clock, entropy, health } = parts;
+        let Parts { operations, metrics, clock, entropy, health, drawer } = parts;
         let limits = &config.server.limits;
-        let keys = authenticate::KeyRing::new(&config.tenants, &clock);
+        let keys = authenticate::KeyRing::new(&config.tenants, &clock, drawer.as_ref());
         let dialects = dialects::Dialects::new(config, &clock, health);
         let (service, order) = stack! {
             // First of all, so that even a refused request has an identifier, a span and a place in the metrics.

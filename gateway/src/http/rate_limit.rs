@@ -1,6 +1,7 @@
 //! Token buckets per tenant, before the body is read.
 //!
-//! The arithmetic is `meridian_policies::rate`; here is only its state. A tenant has two named limits: `tenant` for
+//! The arithmetic is `meridian_policies::rate`; here is only its state. A gateway that has others beside it spends from
+//! buckets that it shares with them (`http::drawn`). A tenant has two named limits: `tenant` for
 //! every request and `create` for creates. The headers of draft-ietf-httpapi-ratelimit-headers-11 are on every
 //! response of an authenticated request and speak of the limit that is closer to exhaustion.
 
@@ -11,11 +12,15 @@ use std::{
 };
 
 use http::HeaderValue;
-use meridian_model::{error::ErrorCode, error::Problem, time::Time};
+use meridian_model::{error::ErrorCode, error::Problem, ids::TenantId, time::Time};
 use meridian_policies::rate::{Bucket, Limit, Take};
 use tower::{Layer, Service};
 
-use super::{Exchange, LayerFuture, Reply, authenticate::lock};
+use super::{
+    Exchange, LayerFuture, Reply,
+    authenticate::lock,
+    drawn::{Drawer, DrawnBucket},
+};
 use crate::{
     clock::{Clock, Entropy},
     config::Rate,
@@ -36,8 +41,17 @@ const JITTER_DIVISOR: u32 = 5;
 /// The buckets of one tenant.
 #[derive(Debug)]
 pub struct TenantLimits {
-    buckets: Mutex<Buckets>,
+    buckets: Where,
     policy: HeaderValue,
+}
+
+/// Where the buckets stand.
+#[derive(Debug)]
+enum Where {
+    /// In this gateway alone.
+    Here(Mutex<Buckets>),
+    /// Where other gateways draw from them too.
+    Shared { drawer: Arc<Drawer>, tenant: Arc<DrawnBucket>, create: Arc<DrawnBucket> },
 }
 
 #[derive(Debug)]
@@ -58,9 +72,9 @@ fn limit(quota: u32, burst: u32) -> Limit {
 }
 
 impl TenantLimits {
-    /// Full buckets.
+    /// Full buckets, or the tenant's part of those that a drawer shares.
     #[must_use]
-    pub fn new(rate: &Rate, now: Time) -> Self {
+    pub fn new(name: &TenantId, rate: &Rate, now: Time, drawer: Option<&Arc<Drawer>>) -> Self {
         let tenant = limit(rate.requests_per_minute, rate.burst);
         let create = limit(rate.creates_per_minute, rate.create_burst);
         let seconds = WINDOW.as_secs();
@@ -70,12 +84,45 @@ impl TenantLimits {
             create.quota()
         );
         let policy = HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("\"tenant\""));
-        let buckets = Buckets { tenant: Bucket::new(tenant, now), create: Bucket::new(create, now) };
-        Self { buckets: Mutex::new(buckets), policy }
+        let buckets = match drawer {
+            None => {
+                Where::Here(Mutex::new(Buckets { tenant: Bucket::new(tenant, now), create: Bucket::new(create, now) }))
+            }
+            Some(drawer) => Where::Shared {
+                drawer: Arc::clone(drawer),
+                tenant: drawer.bucket(format!("rate/{name}/{TENANT_LIMIT}"), tenant),
+                create: drawer.bucket(format!("rate/{name}/{CREATE_LIMIT}"), create),
+            },
+        };
+        Self { buckets, policy }
     }
 
-    fn take(&self, create: bool, now: Time) -> Verdict {
-        let mut guard = lock(&self.buckets);
+    /// As [`Self::take_here`], waiting for tokens where nothing is known.
+    async fn take(&self, create: bool, now: Time) -> Verdict {
+        let (drawer, shared, creates) = match &self.buckets {
+            Where::Here(buckets) => return self.take_here(buckets, create, now),
+            Where::Shared { drawer, tenant, create } => (drawer, tenant, create),
+        };
+        let tenant = drawer.take(shared).await;
+        if !create || !matches!(tenant, Take::Taken { .. }) {
+            return self.verdict(TENANT_LIMIT, tenant);
+        }
+        let created = drawer.take(creates).await;
+        match (created, tenant) {
+            (Take::Taken { remaining, .. }, Take::Taken { remaining: other, .. }) if remaining > other => {
+                self.verdict(TENANT_LIMIT, tenant)
+            }
+            (Take::Taken { .. }, _) => self.verdict(CREATE_LIMIT, created),
+            (Take::Refused { .. } | Take::TooLarge, _) => {
+                // The request is not served, so it does not count against the other limit.
+                drawer.refund(shared);
+                self.verdict(CREATE_LIMIT, created)
+            }
+        }
+    }
+
+    fn take_here(&self, buckets: &Mutex<Buckets>, create: bool, now: Time) -> Verdict {
+        let mut guard = lock(buckets);
         let buckets = &mut *guard;
         let tenant = buckets.tenant.take(1, now);
         if !create || !matches!(tenant, Take::Taken { .. }) {
@@ -160,7 +207,7 @@ pub struct RateLimit<S> {
 
 impl<S> Service<Exchange> for RateLimit<S>
 where
-    S: Service<Exchange, Response = Reply, Error = Rejection, Future = LayerFuture>,
+    S: Service<Exchange, Response = Reply, Error = Rejection, Future = LayerFuture> + Clone + Send + 'static,
 {
     type Response = Reply;
     type Error = Rejection;
@@ -173,23 +220,48 @@ where
     fn call(&mut self, exchange: Exchange) -> LayerFuture {
         let Some(identity) = &exchange.meta.identity else { return self.inner.call(exchange) };
         let create = exchange.meta.route.class == Class::Create;
-        let Verdict { headers, refused } = identity.limits.take(create, self.layer.clock.now());
-        if let Some((limit, retry_after)) = refused {
-            let refused = self.layer.refuse(limit, retry_after, headers);
-            return Box::pin(std::future::ready(Err(refused)));
-        }
-        let inner = self.inner.call(exchange);
-        Box::pin(async move {
-            match inner.await {
-                Ok(mut reply) => {
-                    super::rescue::add_limits(&mut reply, headers);
-                    Ok(reply)
-                }
-                Err(mut rejection) => {
-                    rejection.limits = Some(Box::new(headers));
-                    Err(rejection)
-                }
+        let now = self.layer.clock.now();
+        match &identity.limits.buckets {
+            Where::Here(buckets) => {
+                let verdict = identity.limits.take_here(buckets, create, now);
+                answer(&self.layer, verdict, |exchange| self.inner.call(exchange), exchange)
             }
-        })
+            Where::Shared { .. } => {
+                let limits = Arc::clone(&identity.limits);
+                let layer = self.layer.clone();
+                let next = self.inner.clone();
+                let mut ready = std::mem::replace(&mut self.inner, next);
+                Box::pin(async move {
+                    let verdict = limits.take(create, now).await;
+                    answer(&layer, verdict, |exchange| ready.call(exchange), exchange).await
+                })
+            }
+        }
     }
+}
+
+/// Refuses, or serves and adds the headers.
+fn answer(
+    layer: &RateLimitLayer,
+    Verdict { headers, refused }: Verdict,
+    serve: impl FnOnce(Exchange) -> LayerFuture,
+    exchange: Exchange,
+) -> LayerFuture {
+    if let Some((limit, retry_after)) = refused {
+        let refused = layer.refuse(limit, retry_after, headers);
+        return Box::pin(std::future::ready(Err(refused)));
+    }
+    let inner = serve(exchange);
+    Box::pin(async move {
+        match inner.await {
+            Ok(mut reply) => {
+                super::rescue::add_limits(&mut reply, headers);
+                Ok(reply)
+            }
+            Err(mut rejection) => {
+                rejection.limits = Some(Box::new(headers));
+                Err(rejection)
+            }
+        }
+    })
 }

@@ -16,7 +16,7 @@ use meridian_model::{
 };
 use meridian_policies::health::{Outcome, ShapeClass, SoldOutMemory, ZoneEjections, ZoneKey};
 
-use crate::{config, views};
+use crate::{config, status::board::MarketData, views};
 
 /// A price older than this is asked for again; vendors change list prices a few times a year.
 const PRICE_AGE_MAX: Duration = Duration::from_secs(3600);
@@ -136,6 +136,35 @@ impl Market {
     /// What the vendor asks for a size in a zone.
     pub fn set_price(&self, zone: &ZoneId, shape: &Shape, price: PricePerHour, now: Time) {
         self.known().prices.insert((zone.clone(), shape.clone()), (price, now));
+    }
+
+    /// What the vendor told, in order, for other gateways.
+    #[must_use]
+    pub fn data(&self) -> MarketData {
+        let known = self.known();
+        let zones: BTreeMap<_, _> = known.on_sale.iter().map(|(zone, on_sale)| (zone.clone(), *on_sale)).collect();
+        let zones = zones.into_iter().map(|(zone, on_sale)| ZoneReport { zone, on_sale, sizes: Vec::new() }).collect();
+        let mut prices: Vec<_> = known
+            .prices
+            .iter()
+            .map(|((zone, shape), (price, at))| (zone.clone(), shape.clone(), *price, *at))
+            .collect();
+        prices.sort_by(|(a, sa, ..), (b, sb, ..)| (a, sa).cmp(&(b, sb)));
+        MarketData { zones: (!known.on_sale.is_empty()).then_some(zones), usage: known.usage, prices }
+    }
+
+    /// Takes in what another gateway was told.
+    pub fn take(&self, data: MarketData) {
+        if let Some(zones) = data.zones {
+            self.set_zones(&zones);
+        }
+        if let Some(usage) = data.usage {
+            self.set_usage(usage);
+        }
+        let mut known = self.known();
+        for (zone, shape, price, at) in data.prices {
+            known.prices.insert((zone, shape), (price, at));
+        }
     }
 
     /// Whether the vendor's price is unknown or old.

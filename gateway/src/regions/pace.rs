@@ -1,12 +1,13 @@
 //! Our own limits towards a vendor, so that it never has to throttle us: a rate per verb and a number of calls
-//! under way. They stand outside the breaker, because waiting for our own turn says nothing about the region.
+//! under way. The rate is the account's, so gateways that share it divide it by their number; each has its part in its
+//! own memory, and no call waits for the shared store. They stand outside the breaker, because waiting for our own turn says nothing about the region.
 //!
 //! A create takes its turn before its attempt is journalled ([`Pace::create_turn`]), not in the layer: what is
 //! journalled must leave within two seconds (RELIABILITY 2.3).
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -20,6 +21,7 @@ use tokio::{
 use tower::{Layer, Service};
 
 use super::attempt::CallFuture;
+use crate::replicas::Replicas;
 
 /// Calls of one class (reads, writes) under way at once at one backend.
 const CONCURRENCY_MAX: usize = 64;
@@ -37,6 +39,8 @@ const THROTTLE_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::f
 #[derive(Debug)]
 pub struct Pace {
     interval: Duration,
+    /// Who has a part of the rate; nobody else when it is not set.
+    replicas: OnceLock<Replicas>,
     /// When the next call of each verb may leave; a bucket that is full when its time lies `burst` in the past.
     next: Mutex<HashMap<&'static str, Instant>>,
     throttled_until: Mutex<Option<Instant>>,
@@ -53,11 +57,22 @@ impl Pace {
     pub fn new(calls_per_second: u32) -> Self {
         Self {
             interval: Duration::from_secs_f64(1.0 / (f64::from(calls_per_second.max(1)) * RATE_SHARE)),
+            replicas: OnceLock::new(),
             next: Mutex::default(),
             throttled_until: Mutex::default(),
             reads: Arc::new(Semaphore::new(CONCURRENCY_MAX)),
             writes: Arc::new(Semaphore::new(CONCURRENCY_MAX)),
         }
+    }
+
+    /// Divides the rate among living gateways from now on; a second call changes nothing.
+    pub fn share_among(&self, replicas: Replicas) {
+        let _ = self.replicas.set(replicas);
+    }
+
+    /// Time between two calls of a verb by this gateway.
+    fn interval(&self) -> Duration {
+        self.interval.saturating_mul(self.replicas.get().map_or(1, Replicas::count))
     }
 
     /// Waits for the turn of a create and for its place among the writes under way, which it holds until the answer
@@ -96,7 +111,7 @@ impl Pace {
                 let message = format!("the next {verb} may leave in {} s", at.duration_since(now).as_secs());
                 return Err(AdapterError::new(FaultKind::Throttled, Effect::NotApplied, "meridian.paced", message));
             }
-            *slot = at + self.interval;
+            *slot = at + self.interval();
             at
         };
         tokio::time::sleep_until(at).await;
@@ -174,5 +189,40 @@ where
             }
             result
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meridian_ledger::shared::MemoryShared;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn gateways_that_share_an_account_share_its_rate() {
+        let shared = Arc::new(MemoryShared::new());
+        let mut paces = Vec::new();
+        for n in 0..3 {
+            let pace = Pace::new(20);
+            let replicas = Replicas::new(shared.clone(), format!("g{n}"));
+            replicas.attend().await;
+            pace.share_among(replicas.clone());
+            paces.push((pace, replicas));
+        }
+        for (_, replicas) in &paces {
+            replicas.attend().await;
+            assert_eq!(replicas.count(), 3);
+        }
+        let span = Duration::from_secs(10);
+        let calls = paces.iter().map(|(pace, _)| async {
+            let (started, mut n) = (Instant::now(), 0_u32);
+            while pace.turn("create").await.is_ok() && started.elapsed() < span {
+                n += 1;
+            }
+            n
+        });
+        let calls: u32 = futures_util::future::join_all(calls).await.into_iter().sum();
+        // 80 % of 20 calls a second for 10 s, and a burst of half a second.
+        assert!((150..=171).contains(&calls), "{calls}");
     }
 }

@@ -8,6 +8,11 @@
 //! - The *market* loop reads zones, account usage and prices.
 //!
 //! A poller never retries: its next turn is the retry.
+//!
+//! Where several gateways share a store, one of them sweeps a backend and reads its market; the others apply what it
+//! posts (`status::board`) exactly like sweeps of their own, and take over when it is gone (`status::lead`). Close
+//! watches stay with the gateway that drives the operation. A gateway that cannot read the board lets its data grow
+//! old, and believes no silence meanwhile.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,6 +21,7 @@ use std::{
 };
 
 use meridian_adapters::{AdapterError, Cursor, DESCRIBE_IDS_MAX, Page, PriceQuery};
+use meridian_ledger::shared::Post;
 use meridian_model::{
     ids::{BackendId, CloudId},
     instance::CapacityType,
@@ -28,7 +34,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{fleet::Fleet, sweep::SweepReport};
+use super::{
+    board::{self, Followed, Head, MarketData, Told, ms},
+    fleet::Fleet,
+    lead::{Leadership, Role},
+    sweep::SweepReport,
+};
 use crate::{clock::Clock, operation::Refusal, regions::Backend, status::render::Sighting, views};
 
 /// Pages of one sweep: 20 a page (the smallest vendor page) times this is more than any account's quota.
@@ -52,6 +63,16 @@ const WATCH_INTERVAL_FIRST: Duration = Duration::from_millis(50);
 
 /// Ended instances on their way to the driver; when it is full the next sweep finds them again.
 const ENDED_QUEUE: usize = 1024;
+
+/// For how long a follower waits for something new on the board, and before it asks again a store that did not answer.
+const FOLLOW_WAIT: Duration = Duration::from_secs(1);
+const UNREAD_WAIT: Duration = Duration::from_millis(500);
+
+/// Pages of a board that are read at once: as many entries as a sweep may show.
+const BOARD_PAGES_MAX: usize = 1000;
+
+/// Longest wait for the lead to be given up when the process ends.
+const RESIGN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Settings of the pollers.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +122,10 @@ struct Sweeps {
     shown_at: Option<Time>,
     /// Freshness as last marked in the fleet.
     marked_stale: bool,
+    /// This gateway follows and could not read the board lately: nobody tells whether the sweeps still go well.
+    unread: bool,
+    /// Complete sweeps, the leader's or our own.
+    round: u64,
 }
 
 /// What a sweep that reached the last page showed.
@@ -126,6 +151,7 @@ pub struct Poller {
     sweeps: Mutex<Sweeps>,
     ended: mpsc::Sender<Ended>,
     reports: Option<mpsc::Sender<SweepReport>>,
+    leadership: Option<Leadership>,
 }
 
 /// An instance that was seen to have ended by itself.
@@ -168,7 +194,14 @@ impl Poller {
             sweeps: Mutex::default(),
             ended,
             reports: None,
+            leadership: None,
         }
+    }
+
+    /// The same poller, which shares its sweeps with other gateways.
+    #[must_use]
+    pub fn sharing(self, leadership: Leadership) -> Self {
+        Self { leadership: Some(leadership), ..self }
     }
 
     /// The same poller, which reports each complete sweep.
@@ -192,6 +225,10 @@ impl Poller {
             biased;
             () = stop.cancelled() => {}
             () = all => {}
+        }
+        if let Some(leadership) = &self.leadership {
+            // Best effort: the lease ends anyway.
+            let _ = tokio::time::timeout(RESIGN_TIMEOUT, leadership.resign()).await;
         }
     }
 
@@ -218,7 +255,7 @@ impl Poller {
     #[must_use]
     pub fn lists_now(&self) -> bool {
         let sweeps = lock(&self.sweeps);
-        sweeps.observed_at.is_some() && sweeps.failing_since.is_none()
+        sweeps.observed_at.is_some() && sweeps.failing_since.is_none() && !sweeps.unread
     }
 
     /// Whether an empty answer proves that a create came to nothing (RELIABILITY 2.5): the last sweep is complete and
@@ -252,20 +289,152 @@ impl Poller {
     }
 
     async fn sweep_loop(&self) {
-        loop {
-            let next = Instant::now() + self.settings.sweep_interval;
-            let started = self.clock.now();
-            match self.sweep(started).await {
-                Ok(swept) => {
-                    self.swept(started, swept);
-                    tokio::time::sleep_until(next).await;
-                }
-                Err(error) => {
-                    self.sweep_failed(started, &error);
-                    // Sooner than usual: whether this was a slip or an outage decides where creates go.
-                    tokio::time::sleep(self.settings.sweep_interval.min(FAILED_SWEEP_WAIT)).await;
-                }
+        match &self.leadership {
+            None => loop {
+                let (_, next) = self.sweep_once().await;
+                tokio::time::sleep_until(next).await;
+            },
+            Some(leadership) => {
+                tokio::join!(leadership.keep(), self.share_sweeps(leadership));
             }
+        }
+    }
+
+    /// Sweeps once. Returns what was shown, if it was complete, and when the next sweep is due.
+    async fn sweep_once(&self) -> (Option<Vec<Observed>>, Instant) {
+        let next = Instant::now() + self.settings.sweep_interval;
+        let started = self.clock.now();
+        match self.sweep(started).await {
+            Ok(swept) => {
+                let shown = self.leadership.is_some().then(|| swept.ours.clone());
+                self.swept(started, swept);
+                (shown, next)
+            }
+            Err(error) => {
+                self.sweep_failed(started, &error);
+                // Sooner than usual: whether this was a slip or an outage decides where creates go.
+                (None, Instant::now() + self.settings.sweep_interval.min(FAILED_SWEEP_WAIT))
+            }
+        }
+    }
+
+    /// Leads or follows, as the lease says.
+    async fn share_sweeps(&self, leadership: &Leadership) {
+        let mut role = leadership.role();
+        let mut followed = Followed::default();
+        loop {
+            let now = *role.borrow_and_update();
+            let turn = async {
+                match now {
+                    Role::Undecided => std::future::pending().await,
+                    Role::Leader(term) => self.lead(leadership, term).await,
+                    Role::Alone => loop {
+                        let (_, next) = self.sweep_once().await;
+                        tokio::time::sleep_until(next).await;
+                    },
+                    Role::Follower => self.follow(leadership, &mut followed).await,
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = role.changed() => {}
+                () = turn => {}
+            }
+        }
+    }
+
+    /// Sweeps and posts until it leads no more.
+    async fn lead(&self, leadership: &Leadership, term: u64) {
+        lock(&self.sweeps).unread = false;
+        // What is on the board; none when that is not known.
+        let mut told: Option<Told> = None;
+        loop {
+            let (shown, next) = self.sweep_once().await;
+            if told.is_none() {
+                told = read_all(leadership).await;
+            }
+            let posted = match (&mut told, &shown) {
+                (None, _) => false,
+                (Some(told), Some(shown)) => self.post(leadership, term, told.changes(shown)).await,
+                (Some(_), None) => self.post(leadership, term, vec![Vec::new()]).await,
+            };
+            if !posted {
+                told = None;
+            }
+            tokio::time::sleep_until(next).await;
+        }
+    }
+
+    /// Posts what changed, and with the last of it how the sweeps go.
+    async fn post(&self, leadership: &Leadership, term: u64, chunks: Vec<Vec<board::Change>>) -> bool {
+        let last = chunks.len().saturating_sub(1);
+        for (n, changed) in chunks.into_iter().enumerate() {
+            let head = if n == last { serde_json::to_vec(&self.head()).ok() } else { None };
+            if !leadership.post(Post { term, changed, head }).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn head(&self) -> Head {
+        let sweeps = *lock(&self.sweeps);
+        let now = self.clock.now();
+        let ago = |at: Option<Time>| at.map(|at| ms(now.since(at)));
+        Head {
+            round: sweeps.round,
+            failures: sweeps.failures,
+            observed_ago_ms: ago(sweeps.observed_at),
+            shown_ago_ms: ago(sweeps.shown_at),
+            failing_for_ms: ago(sweeps.failing_since),
+            distrusted: sweeps.distrusted,
+        }
+    }
+
+    /// Applies what the leader posts until it follows no more.
+    async fn follow(&self, leadership: &Leadership, followed: &mut Followed) {
+        loop {
+            let Some(page) = leadership.read(followed.version(), FOLLOW_WAIT).await else {
+                lock(&self.sweeps).unread = true;
+                tokio::time::sleep(UNREAD_WAIT).await;
+                continue;
+            };
+            let now = self.clock.now();
+            let news = followed.take(page, now);
+            if news.unreadable > 0 {
+                tracing::debug!(backend = %self.backend.id, entries = news.unreadable, "the board holds entries of another version");
+            }
+            if let Some(market) = news.market {
+                self.backend.market.take(market);
+            }
+            match news.head {
+                Some((head, age)) => self.followed(&head, now - age, followed),
+                None => lock(&self.sweeps).unread = false,
+            }
+        }
+    }
+
+    /// Notes a sweep of the leader as one of our own; its head was posted at `posted` by our clock.
+    fn followed(&self, head: &Head, posted: Time, followed: &Followed) {
+        let at = |ago_ms: Option<u64>| ago_ms.map(|ago| posted - Duration::from_millis(ago));
+        let news = {
+            let mut sweeps = lock(&self.sweeps);
+            let news = sweeps.round != head.round;
+            sweeps.round = head.round;
+            sweeps.unread = false;
+            sweeps.failures = head.failures;
+            sweeps.failing_since = at(head.failing_for_ms);
+            sweeps.distrusted = head.distrusted;
+            // Answers take different times: what is known does not get older by a slow one.
+            sweeps.observed_at = sweeps.observed_at.max(at(head.observed_ago_ms));
+            sweeps.shown_at = sweeps.shown_at.max(at(head.shown_ago_ms));
+            news.then_some(sweeps.observed_at).flatten()
+        };
+        if let Some(started) = news {
+            for observed in followed.instances() {
+                self.sight(started, observed);
+            }
+            self.backend.metrics().sweep(self.backend.id.as_str(), "followed");
         }
     }
 
@@ -326,7 +495,7 @@ impl Poller {
             shown: ours,
             listed,
             trusted: self.silence_is_proof(),
-            leads: true,
+            leads: self.leadership.as_ref().is_none_or(Leadership::leads),
         });
     }
 
@@ -352,6 +521,7 @@ impl Poller {
         self.backend.metrics().sweep(self.backend.id.as_str(), outcome);
         sweeps.failing_since = None;
         sweeps.failures = 0;
+        sweeps.round = sweeps.round.wrapping_add(1);
         // A fleet that is gone at one blow was not seen; two or three may well have been deleted by hand.
         if !(lacks_many && known >= MASS_SILENCE) {
             sweeps.observed_at = Some(started);
@@ -362,6 +532,10 @@ impl Poller {
         if self.backend.is_ours(&observed.name) {
             lock(&self.sweeps).shown_at = Some(at);
         }
+        self.sight(at, observed);
+    }
+
+    fn sight(&self, at: Time, observed: &Observed) {
         if let Some(record) = self.fleet.sighted(&self.backend.id, at, observed) {
             // A full queue loses nothing: the record still says that it runs, so the next sweep tells again.
             let _ = self.ended.try_send(Ended { record, observed: observed.clone() });
@@ -431,14 +605,31 @@ impl Poller {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            if let Ok(Some(zones)) = self.backend.zones().await {
-                self.backend.market.set_zones(&zones);
+            let Some(leadership) = &self.leadership else {
+                self.read_market().await;
+                continue;
+            };
+            let mut role = leadership.role();
+            let role = role.wait_for(|role| *role != Role::Undecided).await.map_or(Role::Alone, |role| *role);
+            if role != Role::Follower {
+                self.read_market().await;
             }
-            if let Ok(Some(usage)) = self.backend.usage().await {
-                self.backend.market.set_usage(usage);
+            if let Role::Leader(term) = role {
+                let data: MarketData = self.backend.market.data();
+                let changed = board::market_entry(&data, self.clock.now()).into_iter().collect();
+                leadership.post(Post { term, changed, head: None }).await;
             }
-            self.read_prices().await;
         }
+    }
+
+    async fn read_market(&self) {
+        if let Ok(Some(zones)) = self.backend.zones().await {
+            self.backend.market.set_zones(&zones);
+        }
+        if let Ok(Some(usage)) = self.backend.usage().await {
+            self.backend.market.set_usage(usage);
+        }
+        self.read_prices().await;
     }
 
     /// Asks for prices that are unknown or old, one after the other, within the backend's pace.
@@ -482,6 +673,21 @@ impl Poller {
             }
         }
     }
+}
+
+/// What is on the board, from the beginning.
+async fn read_all(leadership: &Leadership) -> Option<Told> {
+    let (mut told, mut after) = (Told::default(), 0);
+    for _ in 0..BOARD_PAGES_MAX {
+        let page = leadership.read(after, Duration::ZERO).await?;
+        let complete = page.complete;
+        after = page.version;
+        told.take(page);
+        if complete {
+            return Some(told);
+        }
+    }
+    None
 }
 
 /// All pollers by backend.

@@ -19,4 +19,5 @@ mod rebuild;
 mod reconcile;
 mod replicas;
 mod server;
+mod sharing;
 mod support;

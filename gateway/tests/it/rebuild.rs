@@ -82,6 +82,7 @@ async fn gateway(sim: &Simulator, server: &str, journal: &Path) -> Arc<Core> {
         clock: Clock::system(),
         entropy: Entropy::system(),
         ledger: opened.ledger,
+        shared: opened.shared,
         recovery: opened.recovery,
         intents: opened.intents,
         metrics: CoreMetrics::detached(),

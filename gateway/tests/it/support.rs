@@ -111,6 +111,7 @@ impl Gateway {
             clock,
             entropy: entropy.clone(),
             health: Arc::clone(&health),
+            drawer: None,
         };
         let http = Http::build(&config, parts);
         let order = http.order();

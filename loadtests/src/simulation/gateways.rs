@@ -175,6 +175,7 @@ impl Machine {
             clock: clock.clone(),
             entropy: entropy.clone(),
             ledger: opened.ledger,
+            shared: Arc::new(meridian_ledger::shared::MemoryShared::alone()),
             recovery: opened.recovery,
             intents: Arc::clone(&self.intents) as _,
             metrics: CoreMetrics::register(&metrics),
@@ -188,6 +189,7 @@ impl Machine {
             clock,
             entropy: entropy.clone(),
             health,
+            drawer: core.drawer.clone(),
         };
         let setup = Setup {
             handler: Http::build(&self.config, parts),

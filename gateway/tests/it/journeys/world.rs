@@ -17,6 +17,7 @@ use meridian_gateway::{
     telemetry::core::CoreMetrics,
     views,
 };
+use meridian_ledger::shared::{MemoryShared, Shared};
 use meridian_ledger::{
     Ledger,
     embedded::{EmbeddedLedger, Options, SealKey},
@@ -90,11 +91,22 @@ async fn core(info: &CloudsimInfo, folder: &Path, extra: &str) -> Arc<Core> {
 
 /// A gateway on a ledger that others may use too.
 pub async fn core_on(info: &CloudsimInfo, folder: &Path, extra: &str, ledger: Arc<dyn Ledger>) -> Arc<Core> {
+    core_beside(info, folder, extra, (ledger, Arc::new(MemoryShared::alone()))).await
+}
+
+/// A gateway that shares its sweeps and limits with others.
+pub async fn core_beside(
+    info: &CloudsimInfo,
+    folder: &Path,
+    extra: &str,
+    (ledger, shared): (Arc<dyn Ledger>, Arc<dyn Shared>),
+) -> Arc<Core> {
     let config = config(info, folder, extra);
     let deps = Deps {
         clock: Clock::system(),
         entropy: Entropy::system(),
         ledger,
+        shared,
         recovery: None,
         intents: Arc::new(NoIntents),
         metrics: CoreMetrics::detached(),
@@ -122,6 +134,15 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let sim = Simulator::start(scenario, None).await.unwrap();
         let core = core_on(&sim.info(), folder.path(), extra, ledger).await;
+        Self { core, sim: Arc::new(sim), http: HttpClient::new().unwrap(), folder: Arc::new(folder) }
+    }
+
+    /// A gateway that has others beside it.
+    pub async fn beside(others: (Arc<dyn Ledger>, Arc<dyn Shared>), mut scenario: Scenario, extra: &str) -> Self {
+        scenario.limits.enabled = false;
+        let folder = tempfile::tempdir().unwrap();
+        let sim = Simulator::start(scenario, None).await.unwrap();
+        let core = core_beside(&sim.info(), folder.path(), extra, others).await;
         Self { core, sim: Arc::new(sim), http: HttpClient::new().unwrap(), folder: Arc::new(folder) }
     }
 

@@ -46,6 +46,7 @@ static ATTEND: LazyLock<Script> = LazyLock::new(|| Script::new(&[include_str!("s
 #[derive(Debug, Clone)]
 pub struct RedisShared {
     redis: Redis,
+    prefix: String,
 }
 
 impl RedisShared {
@@ -53,14 +54,14 @@ impl RedisShared {
     /// options. A handle that the ledger uses too would hide its standing (an answer to a script of ours says nothing
     /// of the incarnation), and would put its writes behind our readings.
     ///
-    /// A process gives it to the core as `Deps::shared`.
+    /// The prefix keeps deployments in one Redis apart. A process gives it to the core as `Deps::shared`.
     #[must_use]
-    pub fn new(redis: Redis) -> Arc<Self> {
-        Arc::new(Self { redis })
+    pub fn new(redis: Redis, prefix: &str) -> Arc<Self> {
+        Arc::new(Self { redis, prefix: prefix.to_owned() })
     }
 
     async fn page(&self, task: &str, after: u64) -> Result<BoardPage, LedgerError> {
-        let keys = Keys::of(task);
+        let keys = Keys::of(&self.prefix, task);
         let sent = Instant::now();
         let args = [after.to_string(), BOARD_PAGE_MAX.to_string(), BOARD_REMOVED_MAX.to_string()];
         let answer = self.redis.eval(&READ, &keys.all(), &bytes_of(&args)).await?;
@@ -77,8 +78,8 @@ struct Keys {
 }
 
 impl Keys {
-    fn of(task: &str) -> Self {
-        let key = |part: &str| format!("{{s:{task}}}:{part}");
+    fn of(prefix: &str, task: &str) -> Self {
+        let key = |part: &str| format!("{{{prefix}:s:{task}}}:{part}");
         Self { lead: key("lead"), values: key("values"), versions: key("versions"), removed: key("removed") }
     }
 
@@ -128,7 +129,7 @@ impl Shared for RedisShared {
             let args = [millis(lease), millis(KEPT)];
             let [lease, kept] = &args;
             let args = [owner.as_bytes(), lease.as_bytes(), kept.as_bytes()];
-            let answer = self.redis.eval(&LEAD, &[Keys::of(task).lead.as_bytes()], &args).await?;
+            let answer = self.redis.eval(&LEAD, &[Keys::of(&self.prefix, task).lead.as_bytes()], &args).await?;
             match values::list(&answer) {
                 Some([leads, number]) => match (values::number(leads), values::number(number)) {
                     (Some(1), Some(term)) => Ok(Lead::Leader { term }),
@@ -142,7 +143,10 @@ impl Shared for RedisShared {
 
     fn resign<'a>(&'a self, task: &'a str, owner: &'a str) -> LedgerFuture<'a, ()> {
         Box::pin(async move {
-            self.redis.eval(&RESIGN, &[Keys::of(task).lead.as_bytes()], &[owner.as_bytes()]).await.map(|_| ())
+            self.redis
+                .eval(&RESIGN, &[Keys::of(&self.prefix, task).lead.as_bytes()], &[owner.as_bytes()])
+                .await
+                .map(|_| ())
         })
     }
 
@@ -160,7 +164,7 @@ impl Shared for RedisShared {
                 args.push(key.as_bytes());
                 args.push(value.as_deref().unwrap_or_default());
             }
-            let answer = self.redis.eval(&POST, &Keys::of(task).all(), &args).await?;
+            let answer = self.redis.eval(&POST, &Keys::of(&self.prefix, task).all(), &args).await?;
             match values::number(&answer) {
                 Some(0) => Ok(Posted::Deposed),
                 Some(version) => Ok(Posted::Written { version }),
@@ -192,7 +196,7 @@ impl Shared for RedisShared {
                 let detail = format!("a burst of {} in {window_ms} ms cannot be counted exactly", limit.burst());
                 return Err(LedgerError::Invalid { place: bucket.to_owned(), detail });
             }
-            let key = format!("{{s:bucket:{bucket}}}");
+            let key = format!("{{{}:b:{bucket}}}", self.prefix);
             let numbers = [u64::from(limit.quota()), window_ms, u64::from(limit.burst()), u64::from(want)];
             let args = numbers.map(|n| n.to_string());
             let answer = self.redis.eval(&DRAW, &[key.as_bytes()], &bytes_of(&args)).await?;
@@ -214,7 +218,7 @@ impl Shared for RedisShared {
             let args = [millis(lease), MEMBERS_MAX.to_string(), millis(KEPT)];
             let mut args = bytes_of(&args);
             args.insert(0, owner.as_bytes());
-            let answer = self.redis.eval(&ATTEND, &[b"{s:members}"], &args).await?;
+            let answer = self.redis.eval(&ATTEND, &[format!("{{{}:members}}", self.prefix).as_bytes()], &args).await?;
             let mut members = values::texts(&answer).ok_or_else(|| odd("attend"))?;
             members.sort();
             Ok(members)

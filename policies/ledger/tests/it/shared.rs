@@ -28,7 +28,7 @@ async fn coordination_on_redis_conforms() {
     let redis = Redis::connect(Options::single("127.0.0.1", server.port())).unwrap();
     let run = shared_suite(async || {
         assert_eq!(server.ask(&["FLUSHALL"]), "OK");
-        let shared: Arc<dyn Shared> = RedisShared::new(redis.clone());
+        let shared: Arc<dyn Shared> = RedisShared::new(redis.clone(), "test");
         shared
     })
     .await;
@@ -38,7 +38,7 @@ async fn coordination_on_redis_conforms() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn terms_and_boards_go_on_after_the_store_lost_everything() {
     let server = RedisServer::start(&[]);
-    let shared = RedisShared::new(Redis::connect(Options::single("127.0.0.1", server.port())).unwrap());
+    let shared = RedisShared::new(Redis::connect(Options::single("127.0.0.1", server.port())).unwrap(), "test");
     let lease = Duration::from_secs(60);
     let Lead::Leader { term } = shared.lead("t", "a", lease).await.unwrap() else { panic!("nobody else is there") };
     let post = |term| Post { term, changed: vec![("k".to_owned(), Some(vec![1]))], head: None };
