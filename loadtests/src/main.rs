@@ -31,6 +31,8 @@ enum Verb {
     Bench(Bench),
     /// Kill, stop and cut real gateways and a real Redis, and judge them by what the clouds had
     Chaos(chaos::cli::Args),
+    /// Measure creates on a Redis that syncs every write, beside the bare script calls
+    Redis(chaos::cli::Redis),
     /// Play whole histories in virtual time, one seed each, and judge them by what the clouds had
     Simulate(simulation::cli::Args),
     /// Serve the yardstick: bare hyper, the same bytes to every request
@@ -70,6 +72,10 @@ fn main() -> anyhow::Result<()> {
             runtime.block_on(until_signal(chaos::cli::run(args, progress)))
         }
         Verb::Simulate(args) => simulation::cli::run(&args),
+        Verb::Redis(args) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(until_signal(chaos::cli::measure(args)))
+        }
         Verb::Hello { bytes } => {
             // As many threads as the gateway has.
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

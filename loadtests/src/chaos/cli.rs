@@ -7,7 +7,7 @@ use clap::Subcommand;
 use meridian_model::quantity::Span;
 
 use super::{
-    run,
+    measure, run,
     scenarios::{Common, Findings, failover, keys, outage, quota},
     verdict::Kind,
 };
@@ -113,6 +113,42 @@ async fn ask(common: &Common, scenario: Scenario) -> anyhow::Result<Findings> {
         Scenario::Failover { creates } => failover::run(common, creates).await,
         Scenario::Outage { seconds, how } => outage::run(common, Duration::from_secs(seconds), how).await,
     }
+}
+
+/// `redis`.
+#[derive(Debug, clap::Args)]
+pub struct Redis {
+    /// Turns of gateway and bare calls
+    #[arg(long, default_value_t = 6)]
+    turns: u64,
+    /// Creates of a turn
+    #[arg(long, default_value_t = 1_000)]
+    creates: u64,
+    /// Creates under way at once
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Seed of the clouds
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The least part of the bare rate; 0.6 when left out, which needs an optimised build
+    #[arg(long)]
+    ratio_min: Option<f64>,
+    /// The gateway's binary; the one beside this program when left out
+    #[arg(long, value_name = "PATH")]
+    meridian: Option<PathBuf>,
+}
+
+/// Measures what the arguments say.
+///
+/// # Errors
+/// It could not be run, or the gateway is too far from the bare rate.
+pub async fn measure(args: Redis) -> anyhow::Result<()> {
+    let Redis { turns, creates, connections, seed, ratio_min, meridian } = args;
+    let meridian = meridian.map_or_else(bench::meridian_beside, Ok)?;
+    let options = measure::Options { meridian, seed, turns, creates, connections, ratio_min };
+    let findings = measure::run(&options).await?;
+    print(&findings.text())?;
+    findings.check()
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

@@ -8,6 +8,7 @@
 pub mod cli;
 pub mod clouds;
 pub mod config;
+pub mod measure;
 pub mod plan;
 pub mod proxy;
 pub mod redis;
