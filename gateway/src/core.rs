@@ -184,16 +184,7 @@ impl Core {
         };
         let driver = Driver::new(parts, stop.clone());
         let tasks = TaskTracker::new();
-        for poller in pollers.all() {
-            tasks.spawn(Arc::clone(poller).run(stop.clone()));
-        }
-        tasks.spawn(driver.clone().settle_ended(ended_rx));
-        tasks.spawn(replicas.clone().run(stop.clone()));
-        let drawer =
-            deps.shared.is_shared().then(|| Drawer::new(Arc::clone(&deps.shared), replicas, deps.clock.clone()));
-        if let Some(drawer) = &drawer {
-            tasks.spawn(Arc::clone(drawer).run(stop.clone()));
-        }
+        let drawer = share_limits(&deps, replicas, (&tasks, &stop));
         let rebuilder = deps.recovery.map(|recovery| {
             Rebuilder::new(rebuild::Parts {
                 recovery,
@@ -227,15 +218,21 @@ impl Core {
             stop,
             tasks,
         });
-        core.begin(rebuilder).await?;
-        for reported in reports {
-            core.tasks.spawn(core.reconciler.clone().run(reported, core.stop.clone()));
-        }
+        core.begin(rebuilder, ended_rx, reports).await?;
         Ok(core)
     }
 
-    /// Opens the ledger's books and starts what works on it.
-    async fn begin(self: &Arc<Self>, rebuilder: Option<Rebuilder>) -> Result<(), BuildError> {
+    /// Starts the pollers, opens the ledger's books and starts what works on it.
+    async fn begin(
+        self: &Arc<Self>,
+        rebuilder: Option<Rebuilder>,
+        ended: mpsc::Receiver<Ended>,
+        reports: Vec<mpsc::Receiver<SweepReport>>,
+    ) -> Result<(), BuildError> {
+        for poller in self.pollers.all() {
+            self.tasks.spawn(Arc::clone(poller).run(self.stop.clone()));
+        }
+        self.tasks.spawn(self.driver.clone().settle_ended(ended));
         let is_shared = rebuilder.is_some();
         if let Some(rebuilder) = rebuilder {
             self.tasks.spawn(rebuilder.run(self.stop.clone()));
@@ -255,6 +252,9 @@ impl Core {
         self.tasks.spawn(Arc::clone(self).keep_ledger());
         self.tasks.spawn(Arc::clone(self).take_over());
         self.tasks.spawn(self.driver.clone().follow_feed());
+        for reported in reports {
+            self.tasks.spawn(self.reconciler.clone().run(reported, self.stop.clone()));
+        }
         Ok(())
     }
 
@@ -392,6 +392,21 @@ fn polled(
 
 fn quotas(config: &Config) -> BTreeMap<TenantId, QuotaLimits> {
     config.tenants.iter().map(|tenant| (tenant.name.clone(), tenant.quota)).collect()
+}
+
+/// Starts to attend and, if there are others, to draw from the limits that all share.
+fn share_limits(
+    deps: &Deps,
+    replicas: Replicas,
+    (tasks, stop): (&TaskTracker, &CancellationToken),
+) -> Option<Arc<Drawer>> {
+    tasks.spawn(replicas.clone().run(stop.clone()));
+    if !deps.shared.is_shared() {
+        return None;
+    }
+    let drawer = Drawer::new(Arc::clone(&deps.shared), replicas, deps.clock.clone());
+    tasks.spawn(Arc::clone(&drawer).run(stop.clone()));
+    Some(drawer)
 }
 
 /// Makes a backend one that gateways share, if there are others.

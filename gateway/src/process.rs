@@ -87,7 +87,6 @@ impl Process {
         .await?;
         let metrics = Metrics::new();
         let health = health(&drain, &fatal);
-        let core_metrics = CoreMetrics::register(&metrics);
         let deps = Deps {
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -95,7 +94,7 @@ impl Process {
             shared: opened.shared,
             recovery: opened.recovery,
             intents: opened.intents,
-            metrics: core_metrics,
+            metrics: CoreMetrics::register(&metrics),
             draining: drain.clone(),
         };
         let core = Core::start(&config, deps).await?;
