@@ -274,6 +274,7 @@ impl Core {
     async fn open_books_later(self: Arc<Self>) {
         loop {
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(OPEN_BOOKS_WAIT) => {}
             }
@@ -349,6 +350,7 @@ impl Core {
             }
         };
         tokio::select! {
+            biased;
             () = self.stop.cancelled() => {}
             () = taking => {}
         }

@@ -168,7 +168,10 @@ impl HttpClient {
     /// A client over connections that somebody else opens; it speaks plain HTTP only.
     #[must_use]
     pub fn over(dial: Arc<dyn Dial>) -> Self {
-        Self { inner: Transport::Dialled(client().build(Bounded(Dialler(dial)))) }
+        let mut client = client();
+        // The pool looks for idle connections in an order of its own making, and by the system's clock.
+        client.pool_idle_timeout(None);
+        Self { inner: Transport::Dialled(client.build(Bounded(Dialler(dial)))) }
     }
 
     /// Sends one request to its absolute URL and reads the whole reply, in `timeout` at most.

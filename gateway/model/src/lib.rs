@@ -6,6 +6,7 @@
 //! go wrong ([`error::ErrorCode`]). There is no I/O here, no clock and no randomness: a time is always an
 //! argument.
 
+pub mod bugs;
 pub mod capability;
 pub mod error;
 pub mod ids;

@@ -97,6 +97,7 @@ impl Driver {
             }
         };
         tokio::select! {
+            biased;
             () = self.0.stop.cancelled() => {}
             () = following => {}
         }

@@ -25,6 +25,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use meridian_adapters::AdapterError;
 use meridian_model::{
+    bugs,
     error::{Effect, ErrorCode, FaultKind, Problem},
     ids::{BackendId, ClientToken, CloudId, CloudName},
     instance::RestartPolicy,
@@ -96,7 +97,7 @@ pub fn next(record: &OperationRecord) -> Next {
             _ => Next::Done,
         };
     }
-    if removal.is_some() {
+    if removal.is_some() && !bugs::planted(bugs::REMOVAL_IGNORED) {
         return if clears { Next::Clear } else { Next::Cancel };
     }
     if record.annotations.contains_key(IMPORTED) {
@@ -132,13 +133,18 @@ fn next_of_attempt(record: &OperationRecord, attempt: &Attempt) -> Next {
     match attempt.state {
         AttemptState::Open => Next::Doubt,
         AttemptState::InDoubt => Next::Resolve,
-        AttemptState::Applied if record.removal.is_some() => Next::Remove,
+        AttemptState::Applied if record.removal.is_some() && !bugs::planted(bugs::REMOVAL_IGNORED) => Next::Remove,
         AttemptState::Applied => Next::Watch { until: attempt.place_until.unwrap_or(attempt.changed_at) },
-        AttemptState::Running if record.removal.as_ref().is_some_and(|r| r.completed_at.is_none()) => Next::Remove,
+        AttemptState::Running if wants_removal(record) => Next::Remove,
         AttemptState::Running => Next::Done,
         AttemptState::Unplaceable | AttemptState::Removing => Next::Remove,
         AttemptState::Refused | AttemptState::Absent => Next::Done,
     }
+}
+
+/// The instance runs, is to be removed, and is not.
+fn wants_removal(record: &OperationRecord) -> bool {
+    record.removal.as_ref().is_some_and(|r| r.completed_at.is_none()) && !bugs::planted(bugs::REMOVAL_IGNORED)
 }
 
 /// The best candidate whose zone was not tried and whose backend did not fail as a whole.
@@ -222,7 +228,8 @@ pub fn arm(
     (charge, limits): (Charge, Limits),
     now: Time,
 ) -> Option<OperationRecord> {
-    if record.open_attempt().is_some() || record.removal.is_some() || record.state.is_final() {
+    let removed = record.removal.is_some() && !bugs::planted(bugs::REMOVAL_IGNORED);
+    if record.open_attempt().is_some() || removed || record.state.is_final() {
         return None;
     }
     let timeout = record.spec.placement.place_timeout.map_or(limits.place_timeout, |span| span.0);
@@ -289,7 +296,10 @@ pub fn sent(mut record: OperationRecord, result: &Result<CloudId, AdapterError>,
                 set(attempt, AttemptState::Applied, now);
             }
             // A refusal is definite only as the answer to the one request sent under the token (RELIABILITY 2.5 b).
-            Err(error) if error.effect == Effect::NotApplied && attempt.sends <= 1 => {
+            Err(error)
+                if (error.effect == Effect::NotApplied && attempt.sends <= 1)
+                    || bugs::planted(bugs::FAILOVER_ON_TIMEOUT) =>
+            {
                 attempt.fault = Some(error.into());
                 set(attempt, AttemptState::Refused, now);
             }
@@ -324,6 +334,9 @@ pub fn doubted(mut record: OperationRecord, now: Time) -> OperationRecord {
         && attempt.state == AttemptState::Open
     {
         set(attempt, AttemptState::InDoubt, now);
+    }
+    if bugs::planted(bugs::CHARGE_FREED) {
+        record.charge = Charge::default();
     }
     touched(record, now)
 }
@@ -419,7 +432,7 @@ pub fn looked_up(mut record: OperationRecord, look: &LookUp<'_>, now: Time) -> O
             message: "it may have run, ended and been forgotten by the vendor; a person must settle it".to_owned(),
             vendor_request_id: None,
         });
-    } else if look.proven && now > attempt.armed_at + look.effect_bound {
+    } else if look.proven && (now > attempt.armed_at + look.effect_bound || bugs::planted(bugs::SILENCE_BELIEVED)) {
         set(attempt, AttemptState::Absent, now);
     } else {
         return None;

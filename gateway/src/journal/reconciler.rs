@@ -182,6 +182,7 @@ impl Reconciler {
             }
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = work => {}
         }

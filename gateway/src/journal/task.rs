@@ -13,8 +13,9 @@ use std::{
 use meridian_adapters::{AdapterError, CreateCall};
 use meridian_ledger::{LedgerError, Step, Stepped, Usage};
 use meridian_model::{
+    bugs,
     error::{Effect, ErrorCode, FaultKind, Problem, QuotaShortage},
-    ids::CloudId,
+    ids::{BackendId, CloudId, IdError},
     instance::Labels,
     operation::{Attempt, AttemptFault, AttemptState, OperationRecord, RankedCandidate},
     status::{EventClass, Observed, ObservedEvent, ObservedPhase},
@@ -366,6 +367,7 @@ impl Task {
             self.pause(BACKOFF.1).await?;
             return self.reload(record).await;
         };
+        let early = self.too_early(poller.backend(), &record, candidate).await;
         let arming = Instant::now();
         let armed = match self.arm(record, candidate).await? {
             Ok(armed) => armed,
@@ -378,14 +380,17 @@ impl Task {
         if let Err(error) = self.parts().intents.arm(Intent::of(&armed, &attempt)).await {
             tracing::warn!(%error, "an attempt is sent without an entry in the intent journal");
         }
-        if arming.elapsed() >= self.parts().settings.arm_valid {
+        if arming.elapsed() >= self.parts().settings.arm_valid && !bugs::planted(bugs::NO_SEND_FENCE) {
             let why = fault("meridian.arm-expired", "the ledger took too long; nothing was sent");
             return self.write(armed, |r, now| Some(machine::never_sent(r, why.clone(), now))).await;
         }
         // Only what is really sent probes a zone that was sold out.
         poller.backend().market.trying(&attempt.zone, &class_of(&armed, &attempt), self.now());
         self.publish(&armed);
-        let result = self.create(poller.backend(), &armed, &attempt, attempt.armed_at).await;
+        let result = match early {
+            Some(result) => result,
+            None => self.create(poller.backend(), &armed, &attempt, attempt.armed_at).await,
+        };
         self.learn(poller.backend(), &armed, &attempt, result.as_ref().err());
         let first = match &result {
             Ok(id) => first_sight(poller, id).await.filter(|seen| seen.phase.proves_capacity()),
@@ -402,6 +407,29 @@ impl Task {
         .await
     }
 
+    /// Planted bug: sends before anything is journalled.
+    async fn too_early(
+        &self,
+        backend: &Backend,
+        record: &OperationRecord,
+        candidate: &RankedCandidate,
+    ) -> Option<Result<CloudId, AdapterError>> {
+        if !bugs::planted(bugs::NO_WRITE_AHEAD) {
+            return None;
+        }
+        let names = self.names(record, machine::next_number(record), &candidate.backend).ok()?;
+        let plan = (self.parts().planner.charge(record), self.parts().settings.limits);
+        let armed = machine::arm(record.clone(), candidate, names, plan, self.now())?;
+        let attempt = armed.open_attempt()?;
+        Some(self.create(backend, &armed, attempt, attempt.armed_at).await)
+    }
+
+    fn names(&self, record: &OperationRecord, n: u32, backend: &BackendId) -> Result<Names, IdError> {
+        let token = Deployment::client_token(&record.op_id, n, backend, record.epoch)?;
+        let name = self.parts().deployment.cloud_name(&record.tenant, &record.op_id, n, record.epoch)?;
+        Ok(Names { token, name })
+    }
+
     /// Journals the attempt and charges the quota in one durable step. The error is the record without an
     /// attempt, because a removal came first or the quota does not hold it.
     async fn arm(
@@ -410,13 +438,7 @@ impl Task {
         candidate: &RankedCandidate,
     ) -> Result<Result<Box<OperationRecord>, Box<OperationRecord>>, Stop> {
         let n = machine::next_number(&record);
-        let names = Deployment::client_token(&record.op_id, n, &candidate.backend, record.epoch).and_then(|token| {
-            Ok(Names {
-                token,
-                name: self.parts().deployment.cloud_name(&record.tenant, &record.op_id, n, record.epoch)?,
-            })
-        });
-        let names = match names {
+        let names = match self.names(&record, n, &candidate.backend) {
             Ok(names) => names,
             Err(error) => {
                 let problem = Problem::new(ErrorCode::Internal, format!("attempt {n} cannot be named: {error}"));

@@ -20,6 +20,7 @@ use meridian_adapters::{
     registry::BoxedBackend,
 };
 use meridian_model::{
+    bugs,
     capability::{Capability, Feature},
     error::{Effect, FaultKind},
     ids::{AdapterName, BackendId, CloudId, CloudName, RegionId, ZoneId},
@@ -171,7 +172,7 @@ impl Backend {
     /// Whether a repeated create under one token is one instance.
     #[must_use]
     pub fn honours_tokens(&self) -> bool {
-        self.capability.has(Feature::ClientToken)
+        self.capability.has(Feature::ClientToken) || bugs::planted(bugs::RESEND_BLIND)
     }
 
     /// Longest time in which a sent create may still take effect and become visible.

@@ -4,7 +4,10 @@ use std::{io::Write as _, ops::RangeInclusive};
 
 use anyhow::{Context as _, ensure};
 
-use super::{runner, world};
+use super::{
+    mutants::{self, MUTANTS},
+    runner, world,
+};
 
 /// `simulate`.
 #[derive(Debug, clap::Args)]
@@ -18,9 +21,15 @@ pub struct Args {
     /// A planted bug, which must be found
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
+    /// Every planted bug, each with its own number of seeds; one that is not found is a failure
+    #[arg(long, conflicts_with_all = ["mutant", "trace"])]
+    mutants: bool,
     /// Show what happens in the first history, event by event
     #[arg(long)]
     trace: bool,
+    /// With --trace: first what left each host; two runs of a seed may not differ in a line
+    #[arg(long, requires = "trace")]
+    wire: bool,
     /// One history in this process; its verdict as JSON
     #[arg(long, hide = true)]
     history: Option<u64>,
@@ -38,7 +47,11 @@ fn seeds(text: &str) -> anyhow::Result<RangeInclusive<u64>> {
 /// # Errors
 /// A history failed, or could not be run.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let options = world::Options { trace: args.trace, ..world::Options::default() };
+    let mut options = world::Options { trace: args.trace, wire: args.wire, ..world::Options::default() };
+    let here = args.history.is_some() || args.trace;
+    if let Some(name) = args.mutant.as_ref().filter(|_| here) {
+        mutants::find(name).with_context(|| format!("there is no mutant {name}"))?.plant(&mut options)?;
+    }
     if let Some(seed) = args.history {
         return print(&serde_json::to_string(&world::run(seed, options)?)?);
     }
@@ -46,13 +59,36 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         return show(*args.seeds.start(), options);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let run = runner::Run { seeds: args.seeds.clone(), mutant: args.mutant.clone(), jobs: args.jobs };
-    let total = runtime.block_on(runner::run(&run, |line| {
-        // Progress that nobody reads is no reason to stop.
-        let _ = writeln!(std::io::stderr(), "{line}");
-    }))?;
+    if args.mutants {
+        return runtime.block_on(all_mutants(args.jobs));
+    }
+    let (seeds, mutant) = (args.seeds.clone(), args.mutant.clone());
+    let run = runner::Run { seeds, mutant, jobs: args.jobs, first_only: false };
+    let total = runtime.block_on(runner::run(&run, say))?;
     print(&total.table())?;
     ensure!(total.is_clean(), "{} of {} histories failed", total.failed.len(), total.histories);
+    Ok(())
+}
+
+fn say(line: &str) {
+    // Progress that nobody reads is no reason to stop.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+async fn all_mutants(jobs: usize) -> anyhow::Result<()> {
+    let mut missed = Vec::new();
+    print("| mutant | budget | histories until found | what was found |\n| --- | --- | --- | --- |")?;
+    for mutant in MUTANTS {
+        let mutant_name = Some(mutant.name.to_owned());
+        let run = runner::Run { seeds: 1..=mutant.budget, mutant: mutant_name, jobs, first_only: true };
+        let total = runner::run(&run, |_| {}).await?;
+        let found = total.failed.first().map_or("NOT FOUND", |(_, what)| what);
+        print(&format!("| {} | {} | {} | {found} |", mutant.name, mutant.budget, total.histories))?;
+        if total.is_clean() {
+            missed.push(mutant.name);
+        }
+    }
+    ensure!(missed.is_empty(), "not found: {}", missed.join(", "));
     Ok(())
 }
 

@@ -170,12 +170,12 @@ impl Machine {
         let metrics = Metrics::new();
         let drain = CancellationToken::new();
         let health = Health::new(drain.clone());
-        let opened = self.store.open(&self, &host, (&clock, &entropy)).await?;
+        let opened = self.store.open_for_gateway(&host, boot == 1 && self.which == 0).await?;
         let deps = Deps {
             clock: clock.clone(),
             entropy: entropy.clone(),
             ledger: opened.ledger,
-            shared: Arc::new(meridian_ledger::shared::MemoryShared::alone()),
+            shared: opened.shared,
             recovery: opened.recovery,
             intents: Arc::clone(&self.intents) as _,
             metrics: CoreMetrics::register(&metrics),

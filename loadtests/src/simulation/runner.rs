@@ -23,6 +23,8 @@ pub struct Run {
     pub mutant: Option<String>,
     /// Processes at once.
     pub jobs: usize,
+    /// Whether the first seed that fails is enough.
+    pub first_only: bool,
 }
 
 /// What came of all histories.
@@ -120,6 +122,9 @@ pub async fn run(run: &Run, say: impl Fn(&str)) -> anyhow::Result<Total> {
     let mut under_way = JoinSet::new();
     loop {
         while under_way.len() < run.jobs.clamp(1, JOBS_MAX) {
+            if run.first_only && !total.is_clean() {
+                break;
+            }
             let Some(seed) = seeds.next() else { break };
             under_way.spawn(history(seed, run.mutant.clone()));
         }

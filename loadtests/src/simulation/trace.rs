@@ -15,7 +15,7 @@ use meridian_model::time::Time;
 pub const EPOCH_MS: i64 = 1_767_225_600_000;
 
 /// Events kept as text for a failing seed.
-const KEPT_MAX: usize = 20_000;
+const KEPT_MAX: usize = 200_000;
 
 /// Time, stalls and the digest of a history.
 #[derive(Debug, Default)]
@@ -31,6 +31,8 @@ struct State {
     digest: u64,
     written: u64,
     kept: Option<Vec<String>>,
+    /// What left each host, when it was asked for: where two runs of a seed differ first.
+    wire: Option<Vec<String>>,
 }
 
 impl Default for State {
@@ -42,6 +44,7 @@ impl Default for State {
             digest: 0xcbf2_9ce4_8422_2325,
             written: 0,
             kept: None,
+            wire: None,
         }
     }
 }
@@ -63,6 +66,17 @@ impl Trace {
     /// Keeps events as text from now on.
     pub fn keep(&self) {
         self.state().kept = Some(Vec::new());
+    }
+
+    /// Keeps what leaves each host from now on.
+    pub fn keep_wire(&self) {
+        self.state().wire = Some(Vec::new());
+    }
+
+    /// What left each host so far.
+    #[must_use]
+    pub fn wire(&self) -> Vec<String> {
+        self.state().wire.clone().unwrap_or_default()
     }
 
     /// The events kept so far.
@@ -129,6 +143,9 @@ impl Trace {
         state.fold(host.as_bytes());
         state.fold(&at.to_be_bytes());
         state.fold(&bytes.to_be_bytes());
+        if let Some(wire) = state.wire.as_mut().filter(|w| w.len() < KEPT_MAX) {
+            wire.push(format!("{at:>7} {host} sent {bytes} bytes"));
+        }
     }
 
     /// Something happened.

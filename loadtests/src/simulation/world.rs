@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duratio
 
 use anyhow::{Context as _, anyhow};
 use meridian_gateway::journal::intent::MemoryIntents;
-use meridian_ledger::{Ledger as _, conformance::MemoryLedger};
+use meridian_ledger::{Ledger as _, redis::RedisLedger};
 use meridian_model::ids::TenantId;
 use serde::{Deserialize, Serialize};
 use turmoil::Sim;
@@ -15,6 +15,7 @@ use super::{
     faults::{self, CALM_FROM_MS, Fault, GATEWAYS, Planned, gateway_name},
     gateways::{self, Keys, Machine},
     net::Host,
+    redis::server::Server,
     store::Store,
     trace::Trace,
     workload::{self, Book, Client, Final, TENANTS},
@@ -28,6 +29,8 @@ const LATENCY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_
 const END_MS: u64 = CALM_FROM_MS + gateways::EFFECT_BOUND_MS + 62_000;
 /// When the audit begins, a little before the end.
 const AUDIT_MS: u64 = END_MS - 20_000;
+/// The host of all clients.
+const CLIENTS: &str = "clients";
 /// Segments under way on a connection.
 const TCP_CAPACITY: usize = 4_096;
 
@@ -59,6 +62,8 @@ pub struct Verdict {
 /// A fault that is still on, and what ends it.
 enum Ending {
     Bounce(usize),
+    /// Redis is back; without the last writes, if some are lost.
+    Redis(Option<usize>),
     Repair(&'static str, &'static str),
     Release(&'static str, &'static str),
 }
@@ -67,6 +72,7 @@ struct World<'a> {
     sim: Sim<'a>,
     trace: Arc<Trace>,
     clouds: Clouds,
+    server: Server,
     book: Book,
     checkers: Checkers,
     endings: Vec<(u64, Ending)>,
@@ -80,8 +86,12 @@ struct World<'a> {
 pub struct Options {
     /// Keeps what happens as text.
     pub trace: bool,
+    /// Keeps what leaves each host as text, too.
+    pub wire: bool,
     /// The clouds take signatures of any age: a mutant of the world.
     pub old_signatures: bool,
+    /// A Redis that lost writes pretends that it is the one it was: a mutant of the world.
+    pub keeps_run_id: bool,
 }
 
 /// Runs the history of a seed.
@@ -93,10 +103,14 @@ pub fn run(seed: u64, options: Options) -> anyhow::Result<Verdict> {
     if options.trace {
         trace.keep();
     }
+    if options.wire {
+        trace.keep_wire();
+    }
     let clouds = Clouds::new(seed, !options.old_signatures, &trace)?;
     let keys = Rc::new(Keys::new(seed));
     let config = Rc::new(gateways::config(&clouds, &keys)?);
-    let store = Store::Memory(Arc::new(MemoryLedger::new(format!("{seed:032x}"))));
+    let server = Server::new(seed, options.keeps_run_id, &trace);
+    let store = Store(server.clone());
     let book = workload::book(seed);
     let held = Rc::new(RefCell::new(None));
     let mut sim = turmoil::Builder::new()
@@ -114,7 +128,11 @@ pub fn run(seed: u64, options: Options) -> anyhow::Result<Verdict> {
             async move { Ok(clouds.serve(region, host).await?) }
         });
     }
-    sim.host(faults::REDIS, std::future::pending);
+    let (redis, host) = (server.clone(), Host::new(faults::REDIS, &trace));
+    sim.host(faults::REDIS, move || {
+        let (redis, host) = (redis.clone(), host.clone());
+        async move { Ok(redis.serve(host).await?) }
+    });
     for (which, name) in GATEWAYS.into_iter().enumerate() {
         let machine = Rc::new(Machine {
             which,
@@ -130,12 +148,13 @@ pub fn run(seed: u64, options: Options) -> anyhow::Result<Verdict> {
             async move { Ok(machine.run().await?) }
         });
     }
-    let client = Client::new(Host::new("clients", &trace), keys, &trace, &book);
-    sim.client("clients", clients(client, seed, (store.clone(), Rc::clone(&held)), Arc::clone(&trace)));
+    let client = Client::new(Host::new(CLIENTS, &trace), keys, &trace, &book);
+    sim.client(CLIENTS, clients(client, seed, (store.clone(), Rc::clone(&held)), Arc::clone(&trace)));
     let mut world = World {
         sim,
         trace,
         clouds,
+        server,
         book,
         checkers: Checkers::default(),
         endings: Vec::new(),
@@ -156,13 +175,21 @@ async fn clients(
     client.clone().run(seed).await;
     tokio::time::sleep(Duration::from_millis(AUDIT_MS.saturating_sub(trace.elapsed_ms()))).await;
     client.audit().await;
-    let Store::Memory(ledger) = store;
-    let mut now = Held { records: ledger.records(None, 1_000).await?.records, ..Held::default() };
-    for (name, _) in TENANTS {
-        now.used.insert(name.to_owned(), ledger.usage(&TenantId::new(name)?).await?.used.instances);
+    let ledger = store.open(&Host::new(CLIENTS, &trace))?;
+    // A ledger that cannot be read at rest holds nothing that was promised.
+    match read(&ledger).await {
+        Ok(now) => *held.borrow_mut() = Some(now),
+        Err(error) => trace.note(&format!("the ledger cannot be read at rest: {error}")),
     }
-    *held.borrow_mut() = Some(now);
     Ok(())
+}
+
+async fn read(ledger: &RedisLedger) -> anyhow::Result<Held> {
+    let mut held = Held { records: ledger.records(None, 1_000).await?.records, ..Held::default() };
+    for (name, _) in TENANTS {
+        held.used.insert(name.to_owned(), ledger.usage(&TenantId::new(name)?).await?.used.instances);
+    }
+    Ok(held)
 }
 
 impl World<'_> {
@@ -216,7 +243,8 @@ impl World<'_> {
             }
             Fault::Cloud(input) => self.clouds.fault(*input).map_err(|e| anyhow!("a fault of the plan: {e}"))?,
             Fault::ClockJump { gateway, skew_ms } => self.trace.set_skew(gateway_name(gateway), skew_ms),
-            Fault::RedisRestart { .. } | Fault::RedisFailover { .. } => {}
+            Fault::RedisRestart { down_ms } => self.crash_redis(None, now + down_ms),
+            Fault::RedisFailover { lost, down_ms } => self.crash_redis(Some(lost), now + down_ms),
         }
         Ok(())
     }
@@ -227,6 +255,13 @@ impl World<'_> {
             self.trace.note(&format!("{name} dies"));
             self.sim.crash(name);
             self.endings.push((until, Ending::Bounce(gateway)));
+        }
+    }
+
+    fn crash_redis(&mut self, lost: Option<usize>, until: u64) {
+        if self.sim.is_host_running(faults::REDIS) {
+            self.sim.crash(faults::REDIS);
+            self.endings.push((until, Ending::Redis(lost)));
         }
     }
 
@@ -256,6 +291,13 @@ impl World<'_> {
     fn end(&mut self, ending: Ending) {
         match ending {
             Ending::Bounce(gateway) => self.sim.bounce(gateway_name(gateway)),
+            Ending::Redis(lost) => {
+                match lost {
+                    Some(lost) => self.server.fail_over(lost),
+                    None => self.server.restart(),
+                }
+                self.sim.bounce(faults::REDIS);
+            }
             Ending::Repair(a, b) => self.sim.repair(a, b),
             Ending::Release(a, b) => self.sim.release(a, b),
         }
@@ -290,7 +332,7 @@ impl World<'_> {
             faults: self.faults,
             findings: self.checkers.findings,
             digest: self.trace.digest(),
-            events: self.trace.kept(),
+            events: self.trace.wire().into_iter().chain(self.trace.kept()).collect(),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The generator against the yardstick on a real socket, and against a server that stalls or refuses.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod simulation;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;

@@ -18,6 +18,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use meridian_model::{
+    bugs,
     error::{ErrorCode, Problem},
     ids::{AdapterName, BackendId, CloudName, InstanceName, InstanceUid, OperationId, RegionId, TenantId, ZoneId},
     instance::{Container, InstanceSpec, Labels},
@@ -133,7 +134,7 @@ fn newer(a: OperationRecord, b: OperationRecord) -> OperationRecord {
     let (rev, seq) = (newer.rev.max(older.rev), newer.seq.max(older.seq));
     if older.is_gone() && !newer.is_gone() {
         newer = older;
-    } else if newer.removal.is_none() && !newer.is_gone() {
+    } else if newer.removal.is_none() && !newer.is_gone() && !bugs::planted(bugs::REMOVAL_FORGOTTEN) {
         // Also of a version that another history left behind: a delete that was accepted once is carried out.
         newer.removal = older.removal.map(|r| Removal { completed_at: None, ..r });
     }

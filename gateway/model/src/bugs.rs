@@ -1,0 +1,44 @@
+//! Planted bugs: places where the simulation may break the product on purpose, to prove that it would notice.
+//!
+//! Without the feature `sim-bugs` [`planted`] is `false` at compile time and nothing of this is in a binary. With it,
+//! nothing is broken before a process asks for one bug by name with [`plant`], once.
+
+/// Sends a create before its attempt is journalled.
+pub const NO_WRITE_AHEAD: &str = "no-write-ahead";
+/// Repeats a create without a look-up at a backend that honours no tokens.
+pub const RESEND_BLIND: &str = "resend-blind";
+/// Frees the charge of an attempt when its owner is taken over from.
+pub const CHARGE_FREED: &str = "charge-freed";
+/// Takes an unknown outcome for a refusal, and tries the next candidate.
+pub const FAILOVER_ON_TIMEOUT: &str = "failover-on-timeout";
+/// Sends however long ago the attempt was journalled.
+pub const NO_SEND_FENCE: &str = "no-send-fence";
+/// Believes a look-up that shows nothing at once.
+pub const SILENCE_BELIEVED: &str = "silence-believed";
+/// Forgets a removal in the rebuild of a ledger.
+pub const REMOVAL_FORGOTTEN: &str = "removal-forgotten";
+/// Drives on as if no removal had been asked for.
+pub const REMOVAL_IGNORED: &str = "removal-ignored";
+
+#[cfg(feature = "sim-bugs")]
+static PLANTED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
+/// Plants a bug in this process, for good. A second one is ignored.
+#[cfg(feature = "sim-bugs")]
+pub fn plant(name: &str) {
+    let _ = PLANTED.set(name.to_owned());
+}
+
+/// Whether a bug is planted in this process.
+#[cfg(feature = "sim-bugs")]
+#[must_use]
+pub fn planted(name: &str) -> bool {
+    PLANTED.get().is_some_and(|planted| planted == name)
+}
+
+/// Whether a bug is planted in this process: never, in this build.
+#[cfg(not(feature = "sim-bugs"))]
+#[must_use]
+pub const fn planted(_: &str) -> bool {
+    false
+}
