@@ -38,7 +38,7 @@ use super::{
     board::{self, Followed, Head, MarketData, Told, ms},
     fleet::Fleet,
     lead::{Leadership, Role},
-    sweep::SweepReport,
+    sweep::{Lack, SweepReport},
 };
 use crate::{clock::Clock, operation::Refusal, regions::Backend, status::render::Sighting, views};
 
@@ -488,7 +488,10 @@ impl Poller {
         known.retain(|record| record.ran_at.is_some_and(|ran| ran < started));
         let is_listed = |id: &CloudId| listed.contains(id);
         let seen = known.iter().filter(|r| r.open_attempt().and_then(|a| a.cloud_id.as_ref()).is_some_and(is_listed));
-        self.judge(started, (seen.count(), known.len()), hides);
+        let seen = seen.count();
+        // Something of ours was shown, or a list that may not be read is refused and not empty.
+        let may_list = seen > 0 || !ours.is_empty() || !self.backend.capability.denies_silently;
+        self.judge(started, Lack { seen, known: known.len(), may_list }, hides);
         self.report(SweepReport {
             backend: self.backend.id.clone(),
             started_at: started,
@@ -509,10 +512,10 @@ impl Poller {
     }
 
     /// Notes a complete sweep, and whether its silence means anything.
-    fn judge(&self, started: Time, (seen, known): (usize, usize), hides: bool) {
+    fn judge(&self, started: Time, lack: Lack, hides: bool) {
         let mut sweeps = lock(&self.sweeps);
-        // Region-wide silence is an outage or a lost permission, not a mass death (RELIABILITY 2.8).
-        let lacks_many = known > 0 && seen * 5 < known * 4;
+        let Lack { seen, known, .. } = lack;
+        let lacks_many = lack.is_silence();
         sweeps.distrusted = lacks_many || hides;
         if lacks_many {
             tracing::warn!(backend = %self.backend.id, seen, known, "sweep shows far fewer instances than known; its silence is not believed");

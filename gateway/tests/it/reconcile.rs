@@ -308,3 +308,18 @@ async fn an_instance_deleted_behind_our_back_is_lost_and_charged_no_longer() {
     }
     assert_eq!(world.existing().await.len(), 4);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_one_is_called_lost_and_the_last_of_a_backend_that_hides_is_not() {
+    let world = world(REMOVE).await;
+    let (first, last) = (run(&world, "i-0", ECI).await, run(&world, "i-1", ECI).await);
+    sweeps(&world, 1).await;
+    backend(&world, ECI).delete(first).await.unwrap();
+    until("its charge ends", || async { world.used_instances("acme").await == 1 }).await;
+    // An empty list is what this vendor answers who may not list, too.
+    backend(&world, ECI).delete(last).await.unwrap();
+    until("it is gone", || async { world.existing().await.is_empty() }).await;
+    sweeps(&world, 8).await;
+    assert_eq!(world.used_instances("acme").await, 1);
+    assert_eq!(world.get("acme", "i-1").await.unwrap().status.phase, Phase::Running);
+}
