@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -111,6 +114,8 @@ pub struct Core {
     tenants: Arc<HashMap<TenantId, TenantRules>>,
     quotas: BTreeMap<TenantId, QuotaLimits>,
     retention: Duration,
+    /// The ledger was read since the start: the fleet holds what was there.
+    books: AtomicBool,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -215,6 +220,7 @@ impl Core {
             drawer,
             tenants,
             retention: config.driver.retention.0,
+            books: AtomicBool::new(false),
             stop,
             tasks,
         });
@@ -264,6 +270,7 @@ impl Core {
             self.ledger.set_limits(tenant, *quota).await?;
         }
         let taken = self.driver.recover().await?;
+        self.books.store(true, Ordering::Release);
         if taken > 0 {
             tracing::info!(operations = taken, "took over operations that nobody drove");
         }
@@ -283,6 +290,12 @@ impl Core {
                 Err(error) => tracing::debug!(%error, "the ledger is not there yet"),
             }
         }
+    }
+
+    /// Whether the ledger was read since the start; before, what there is cannot be told from what there is not.
+    #[must_use]
+    pub fn has_books(&self) -> bool {
+        self.books.load(Ordering::Acquire)
     }
 
     /// The rules of a tenant.

@@ -101,7 +101,8 @@ pub struct InstanceStatus {
     /// When the backend showed this; none before it was seen there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,
-    /// The region's data is older than its limit; everything here is as of `observedAt`.
+    /// The region's data is older than its limit, or the ledger has been away for some seconds; what changed since is
+    /// not shown.
     pub stale: bool,
 }
 

@@ -242,7 +242,7 @@ pub enum Outcome {
     /// What the mutation would do.
     Validated(Box<views::Validation>),
     /// One instance, rendered.
-    Instance(Arc<views::Rendered>),
+    Instance(Arc<views::Rendered>, Option<views::LedgerFreshness>),
     /// A page of instances.
     Instances(Box<views::InstancePage>),
     /// A decision record.
@@ -315,7 +315,10 @@ pub const STAGES: [&str; 3] = ["authorize", "claim", "perform"];
 /// Builds the operation stack.
 #[must_use]
 pub fn stack(core: &Arc<Core>) -> OperationService {
+    let recovering = core.recovering.clone();
     let stack = ServiceBuilder::new()
+        // No stage but a word in what any of them refuses.
+        .map_err(move |refusal| come_back(refusal, recovering.seconds_left()))
         // Refuses before anything is counted, stored or looked up.
         .layer(AuthorizeLayer(Arc::clone(core)))
         // After authorisation so that a replay leaks nothing, before quota so that it costs nothing.
@@ -412,19 +415,27 @@ fn quota_view(tenant: &TenantId, used: Charge, limits: QuotaLimits) -> views::Qu
     views::Quota { name: format!("tenants/{tenant}/quotas/default"), limits, used }
 }
 
-/// Seconds a client should wait while the ledger is rebuilt: where every gateway still knows its last write it is a
-/// matter of seconds, else of the effect bounds of the regions, and then the answer is the same again.
-const STORE_RECOVERING_RETRY_SECONDS: u32 = 10;
+/// Longest time after which a client should come back while the ledger is rebuilt, seconds: an estimate may be wrong.
+const STORE_RECOVERING_RETRY_SECONDS_MAX: u32 = 60;
+
+/// Tells who is refused by a ledger that is being rebuilt when to come back: as the rebuild estimates. Without an
+/// estimate it is left to the edge, which spreads the callers.
+fn come_back(mut refusal: Refusal, seconds_left: u32) -> Refusal {
+    let problem = &mut refusal.problem;
+    if problem.code == ErrorCode::StoreRecovering && problem.retry_after_seconds.is_none() && seconds_left > 0 {
+        problem.retry_after_seconds = Some(seconds_left.min(STORE_RECOVERING_RETRY_SECONDS_MAX));
+    }
+    refusal
+}
 
 /// What a caller learns of a ledger that failed: nothing was sent for this request, and repeating it is safe. When to
-/// repeat an unavailable one is left to the edge, which spreads the callers.
+/// repeat it is told by [`come_back`].
 pub(crate) fn store_refusal(error: &LedgerError) -> Refusal {
     let problem = match error {
         LedgerError::Recovering(_) => Problem::new(
             ErrorCode::StoreRecovering,
             "the ledger may have lost writes and is being rebuilt; repeating the request with the same key is safe",
-        )
-        .with_retry_after(STORE_RECOVERING_RETRY_SECONDS),
+        ),
         LedgerError::Unavailable(_) | LedgerError::Damaged { .. } | LedgerError::Invalid { .. } => Problem::new(
             ErrorCode::StoreUnavailable,
             "the ledger cannot be used now; repeating the request with the same key is safe",
@@ -433,4 +444,20 @@ pub(crate) fn store_refusal(error: &LedgerError) -> Refusal {
     let mut refusal: Refusal = problem.into();
     refusal.internal = Some(error.to_string());
     refusal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_refused_by_a_rebuild_is_told_how_long_it_takes() {
+        let recovering = || store_refusal(&LedgerError::Recovering(String::new()));
+        let away = || store_refusal(&LedgerError::Unavailable(String::new()));
+        let told = |refusal, left| come_back(refusal, left).problem.retry_after_seconds;
+        for (left, expected) in [(0, None), (1, Some(1)), (42, Some(42)), (60, Some(60)), (u32::MAX, Some(60))] {
+            assert_eq!(told(recovering(), left), expected, "{left} s left");
+            assert_eq!(told(away(), left), None, "nobody knows when it comes back");
+        }
+    }
 }

@@ -17,8 +17,9 @@ use crate::{
     views,
 };
 
-/// Age from which what is known of other gateways' writes is called stale: a feed that answers is a second old.
-const LEDGER_STALE_AFTER: Duration = Duration::from_secs(5);
+/// Age from which what is known of other gateways' writes is called stale, and with it all that is shown: a feed that
+/// answers is at most a second old.
+const LEDGER_STALE_AFTER: Duration = Duration::from_secs(2);
 
 /// Age up to which reads are answered while the ledger is away (RELIABILITY 2.9).
 const READS_WITHIN: Duration = Duration::from_secs(10 * 60);
@@ -29,12 +30,29 @@ const REVISION_WITHIN: Duration = Duration::from_secs(2);
 /// Kept free before the request's deadline to answer.
 const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 
-fn young_enough(core: &Core) -> Result<(), Refusal> {
-    if core.driver.feed_age().is_some_and(|age| age > READS_WITHIN) {
-        let detail = "the ledger has been away for so long that nothing can be shown any more";
-        return Err(Refusal::new(ErrorCode::StoreUnavailable, detail));
+/// How old what is known of other gateways' writes is; `None` when there are no others. One answer takes its mark, its
+/// header and its body's entry from one such look.
+///
+/// # Errors
+/// It is too old to be shown, or was never read.
+fn heard(core: &Core) -> Result<Option<views::LedgerFreshness>, Refusal> {
+    let refuse = |detail| Err(Refusal::new(ErrorCode::StoreUnavailable, detail));
+    if !core.has_books() {
+        return refuse("the ledger was not read since this gateway started");
     }
-    Ok(())
+    let Some(age) = core.driver.feed_age() else { return Ok(None) };
+    if age > READS_WITHIN {
+        return refuse("the ledger has been away for so long that nothing can be shown any more");
+    }
+    Ok(Some(views::LedgerFreshness {
+        source: "ledger",
+        age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        state: if age > LEDGER_STALE_AFTER { views::FreshnessState::Stale } else { views::FreshnessState::Fresh },
+    }))
+}
+
+fn is_behind(ledger: Option<&views::LedgerFreshness>) -> bool {
+    ledger.is_some_and(|l| l.state != views::FreshnessState::Fresh)
 }
 
 /// Waits until the write of a revision shows here.
@@ -63,8 +81,9 @@ pub async fn shown(
 /// # Errors
 /// There is no such instance, or what is known is too old to be shown.
 pub fn instance(core: &Core, tenant: &TenantId, wish: &InstanceRef) -> Result<Outcome, Refusal> {
-    young_enough(core)?;
-    core.fleet.get(tenant, &wish.name).map(Outcome::Instance).ok_or_else(Refusal::not_found)
+    let ledger = heard(core)?;
+    let found = core.fleet.answer(tenant, &wish.name, is_behind(ledger.as_ref())).ok_or_else(Refusal::not_found)?;
+    Ok(Outcome::Instance(found, ledger))
 }
 
 /// A page of instances, with what is stale said.
@@ -72,7 +91,7 @@ pub fn instance(core: &Core, tenant: &TenantId, wish: &InstanceRef) -> Result<Ou
 /// # Errors
 /// A partial answer was not wanted and a region is unreachable.
 pub fn instances(core: &Core, tenant: &TenantId, query: &ListInstances) -> Result<Outcome, Refusal> {
-    young_enough(core)?;
+    let ledger = heard(core)?;
     let freshness: Vec<views::Freshness> = core.pollers.all().iter().map(|p| p.freshness()).collect();
     let mut unreachable: Vec<String> = freshness
         .iter()
@@ -84,14 +103,9 @@ pub fn instances(core: &Core, tenant: &TenantId, query: &ListInstances) -> Resul
         let detail = format!("no usable data of {}", unreachable.join(", "));
         return Err(Problem::new(ErrorCode::RegionUnavailable, detail).with_retry_after(5).into());
     }
-    let (items, more) = core.fleet.page(tenant, query);
+    let (items, more) = core.fleet.page(tenant, query, is_behind(ledger.as_ref()));
     let next_after = items.last().filter(|_| more).map(|i| i.short_name.to_string());
     let revision = core.fleet.position(tenant);
-    let ledger = core.driver.feed_age().map(|age| views::LedgerFreshness {
-        source: "ledger",
-        age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
-        state: if age > LEDGER_STALE_AFTER { views::FreshnessState::Stale } else { views::FreshnessState::Fresh },
-    });
     Ok(Outcome::Instances(Box::new(views::InstancePage {
         items,
         next_after,

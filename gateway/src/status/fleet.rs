@@ -13,7 +13,7 @@ use std::{
     ops::Bound,
     pin::pin,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -52,13 +52,26 @@ struct Entry {
     seen: Option<Sighting>,
     stale: bool,
     rendered: Arc<Rendered>,
+    /// The same marked stale, for reads while the ledger is away; made when it is first asked for.
+    marked: OnceLock<Arc<Rendered>>,
 }
 
 impl Entry {
     fn new(record: Arc<OperationRecord>, seen: Option<Sighting>, stale: bool) -> Self {
         let resource = render::instance(&record, seen.as_ref(), stale);
         let rendered = Arc::new(Rendered::new(record.name.clone(), resource));
-        Self { record, seen, stale, rendered }
+        Self { record, seen, stale, rendered, marked: OnceLock::new() }
+    }
+
+    /// What a read is answered with; marked stale when what the ledger holds may have changed unseen.
+    fn shown(&self, behind: bool) -> &Arc<Rendered> {
+        if !behind || self.stale {
+            return &self.rendered;
+        }
+        self.marked.get_or_init(|| {
+            let resource = render::instance(&self.record, self.seen.as_ref(), true);
+            Arc::new(Rendered::new(self.record.name.clone(), resource))
+        })
     }
 
     /// Where it is, or may be.
@@ -381,6 +394,14 @@ impl Fleet {
         tenant.instances.get(name).map(|e| Arc::clone(&e.rendered))
     }
 
+    /// The same for an answer, which is marked stale while this process is behind the ledger.
+    #[must_use]
+    pub fn answer(&self, tenant: &TenantId, name: &InstanceName, behind: bool) -> Option<Arc<Rendered>> {
+        let tenant = self.tenant(tenant)?;
+        let tenant = read(&tenant);
+        tenant.instances.get(name).map(|e| Arc::clone(e.shown(behind)))
+    }
+
     /// The record behind an instance.
     #[must_use]
     pub fn record(&self, tenant: &TenantId, name: &InstanceName) -> Option<Arc<OperationRecord>> {
@@ -397,9 +418,10 @@ impl Fleet {
         tenant.failed.get(name).cloned()
     }
 
-    /// A page of a tenant's instances in name order, and whether there is more.
+    /// A page of a tenant's instances in name order, and whether there is more; all marked stale while this process is
+    /// behind the ledger.
     #[must_use]
-    pub fn page(&self, tenant: &TenantId, query: &ListInstances) -> (Vec<Arc<Rendered>>, bool) {
+    pub fn page(&self, tenant: &TenantId, query: &ListInstances, behind: bool) -> (Vec<Arc<Rendered>>, bool) {
         let Some(tenant) = self.tenant(tenant) else { return (Vec::new(), false) };
         let tenant = read(&tenant);
         let from = match &query.page.after {
@@ -414,7 +436,7 @@ impl Fleet {
             if items.len() == query.page.size {
                 return (items, true);
             }
-            items.push(Arc::clone(&entry.rendered));
+            items.push(Arc::clone(entry.shown(behind)));
         }
         (items, false)
     }

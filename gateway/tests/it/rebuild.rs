@@ -213,7 +213,7 @@ async fn a_gateway_that_remembers_nothing_finds_the_instances_at_their_clouds() 
     for (n, region) in ["ap-guangzhou", "cn-hangzhou"].into_iter().enumerate() {
         until("it is shown", || async {
             let shown = ask(&core, "acme", Action::GetInstance(at("acme", region))).await;
-            matches!(shown, Ok(Outcome::Instance(i)) if i.instance.uid.to_string() == uids[n]
+            matches!(shown, Ok(Outcome::Instance(i, _)) if i.instance.uid.to_string() == uids[n]
                 && i.instance.status.phase.as_str() == "Running")
         })
         .await;

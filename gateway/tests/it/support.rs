@@ -283,7 +283,7 @@ fn usual(operation: &Operation) -> Result<Outcome, Refusal> {
             if !wish.name.as_str().starts_with("web-") {
                 return Err(Refusal::not_found());
             }
-            Ok(Outcome::Instance(rendered(wish.name.as_str())))
+            Ok(Outcome::Instance(rendered(wish.name.as_str()), None))
         }
         Action::ListInstances(list) => {
             own(operation, list.tenant.as_ref())?;

@@ -21,6 +21,8 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 /// What a read of any gateway has to know to show what was written: its `minRevision`.
 const REVISION: HeaderName = HeaderName::from_static("meridian-revision");
 const MERIDIAN_PARTIAL: HeaderName = HeaderName::from_static("meridian-partial");
+/// Seconds for which the writes of other gateways were not heard of; only where there are others.
+const LEDGER_AGE: HeaderName = HeaderName::from_static("meridian-ledger-age");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// An answer belongs to its caller and may be kept only to be asked about again.
 const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
@@ -65,7 +67,7 @@ impl Rest {
     /// Writes an answer.
     pub(super) fn write(&self, outcome: Outcome, plan: &AnswerPlan) -> Result<Reply, Rejection> {
         let mut reply = match outcome {
-            Outcome::Instance(rendered) => return Ok(instance(&rendered, plan)),
+            Outcome::Instance(rendered, ledger) => return Ok(instance(&rendered, ledger.as_ref(), plan)),
             Outcome::Created { instance, key, replayed, revision } => {
                 let mut reply = created(&instance, &key, replayed)?;
                 set(&mut reply, REVISION, &revision.to_string());
@@ -175,12 +177,19 @@ impl Rest {
         if let Some(oldest) = page.freshness.iter().filter_map(|f| f.age_ms).max() {
             reply.headers_mut().insert(header::AGE, HeaderValue::from(oldest / 1000));
         }
+        add_ledger_age(&mut reply, page.ledger.as_ref());
         Ok(reply)
     }
 }
 
+fn add_ledger_age(reply: &mut Reply, ledger: Option<&views::LedgerFreshness>) {
+    if let Some(ledger) = ledger {
+        reply.headers_mut().insert(LEDGER_AGE, HeaderValue::from(ledger.age_ms / 1000));
+    }
+}
+
 /// The hot path: the bytes are sent as they are.
-fn instance(rendered: &views::Rendered, plan: &AnswerPlan) -> Reply {
+fn instance(rendered: &views::Rendered, ledger: Option<&views::LedgerFreshness>, plan: &AnswerPlan) -> Reply {
     let tag = &rendered.instance.etag;
     let mut reply = if plan.if_none_match.as_ref().is_some_and(|c| matches(c, tag)) {
         let mut reply = Reply::new(Full::default());
@@ -192,6 +201,7 @@ fn instance(rendered: &views::Rendered, plan: &AnswerPlan) -> Reply {
     if let Some(tag) = etag(tag) {
         reply.headers_mut().insert(header::ETAG, tag);
     }
+    add_ledger_age(&mut reply, ledger);
     reply
 }
 

@@ -139,6 +139,33 @@ fn an_old_record_does_not_replace_a_new_one_and_gone_is_gone() {
 }
 
 #[test]
+fn who_is_behind_the_ledger_marks_every_answer_and_only_while_it_is() {
+    let fleet = Fleet::default();
+    fleet.put(Arc::new(record("web", "b", 1)));
+    let stale = |behind: bool| {
+        let (page, _) = fleet.page(
+            &tenant(),
+            &ListInstances { page: PageRequest { size: 9, after: None }, ..Default::default() },
+            behind,
+        );
+        let one = fleet.answer(&tenant(), &InstanceName::new("web").unwrap(), behind).unwrap();
+        let marks = [one.instance.status.stale, page[0].instance.status.stale];
+        assert_eq!(one.json(), page[0].json());
+        assert_eq!(one.instance.etag, get(&fleet, "web").unwrap().instance.etag);
+        marks
+    };
+    assert_eq!((stale(false), stale(true), stale(false)), ([false; 2], [true; 2], [false; 2]));
+    // What a region still shows meanwhile is taken in, and the mark stays.
+    assert_eq!(stale(true), [true; 2]);
+    fleet.sighted(&backend("b"), at(10), &observed("web", ObservedPhase::Running));
+    let seen = fleet.answer(&tenant(), &InstanceName::new("web").unwrap(), true).unwrap();
+    assert_eq!((seen.instance.status.phase, seen.instance.status.stale), (Phase::Running, true));
+    assert_eq!(stale(false), [false; 2]);
+    fleet.mark_stale(&backend("b"), true);
+    assert_eq!((stale(false), stale(true)), ([true; 2], [true; 2]));
+}
+
+#[test]
 fn staleness_marks_and_never_removes() {
     let fleet = Fleet::default();
     fleet.put(Arc::new(record("here", "b", 1)));
@@ -181,7 +208,7 @@ proptest! {
         let mut after = None;
         for _ in 0..100 {
             let query = ListInstances { page: PageRequest { size, after: after.clone() }, labels: labels.clone(), ..Default::default() };
-            let (items, more) = fleet.page(&tenant(), &query);
+            let (items, more) = fleet.page(&tenant(), &query, false);
             walked.extend(items.iter().map(|i| i.short_name.to_string()));
             after = items.last().map(|i| i.short_name.to_string());
             if !more {

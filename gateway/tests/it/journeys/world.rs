@@ -206,7 +206,7 @@ impl World {
 
     pub async fn get(&self, tenant: &str, name: &str) -> Option<views::Instance> {
         match self.ask(tenant, Action::GetInstance(at(tenant, name))).await {
-            Ok(Outcome::Instance(rendered)) => Some(rendered.instance.clone()),
+            Ok(Outcome::Instance(rendered, _)) => Some(rendered.instance.clone()),
             _ => None,
         }
     }

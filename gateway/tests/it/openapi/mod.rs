@@ -214,6 +214,13 @@ fn operation(path: &str, endpoint: Endpoint, class: Class) -> Value {
             Nothing => None,
         };
         let mut response = json!({ "description": description });
+        if matches!(endpoint, Endpoint::GetInstance | Endpoint::ListInstances) {
+            response["headers"] = json!({ "Meridian-Ledger-Age": {
+                "schema": { "type": "integer" },
+                "description": "Seconds for which other gateways' writes were not heard of; only where there are others. \
+                    From 2 on `status.stale` is true; above 600 the answer is 503.",
+            } });
+        }
         if let Some(schema) = schema {
             response["content"] = json!({ "application/json": { "schema": schema } });
         }

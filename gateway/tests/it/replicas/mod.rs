@@ -260,7 +260,7 @@ async fn a_read_anywhere_shows_the_write_whose_revision_it_names() {
         let mut read = at("acme", &name);
         read.min_revision = Some(revision);
         match ask(&pair.b, "acme", Action::GetInstance(read)).await {
-            Ok(Outcome::Instance(seen)) => assert_eq!(seen.instance.status.phase, Phase::Running),
+            Ok(Outcome::Instance(seen, _)) => assert_eq!(seen.instance.status.phase, Phase::Running),
             other => panic!("{other:?}"),
         }
         assert_eq!(names(&pair.b, Some(revision)).await.unwrap().len(), n + 1);
@@ -290,10 +290,7 @@ async fn while_the_ledger_is_away_reads_go_on_and_say_so_and_what_is_open_ends_a
         assert_eq!(world.delete("acme", "before").await.unwrap_err().problem.code, code);
         assert_eq!(names(&world.core, None).await.unwrap(), ["before", "open"]);
     }
-    until("lists say that the ledger is away", || async {
-        world.list("acme").await.ledger.is_some_and(|l| l.state == FreshnessState::Stale)
-    })
-    .await;
+    until("reads say that the ledger is away", || async { marks(&world, "before").await == [true; 3] }).await;
     assert_eq!(world.ever().await.len(), 2, "nothing is sent without a ledger");
     flaky.set(Standing::Serving);
     let back = tokio::time::Instant::now();
@@ -302,8 +299,42 @@ async fn while_the_ledger_is_away_reads_go_on_and_say_so_and_what_is_open_ends_a
     assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
     assert_eq!(world.ever().await.len(), 3);
     assert!(matches!(world.delete("acme", "before").await, Ok(Outcome::Deleted)));
-    until("lists are fresh again", || async {
-        world.list("acme").await.ledger.is_some_and(|l| l.state == FreshnessState::Fresh)
-    })
-    .await;
+    until("reads are fresh again", || async { marks(&world, "open").await == [false; 3] }).await;
+}
+
+/// Whether a list says that its ledger is stale, whether its items do, and whether a single read does.
+async fn marks(world: &World, name: &str) -> [bool; 3] {
+    let list = world.list("acme").await;
+    let items: BTreeSet<bool> = list.items.iter().map(|i| i.instance.status.stale).collect();
+    assert_eq!(items.len(), 1, "all items of a list carry the same mark");
+    let one = world.get("acme", name).await.unwrap();
+    [list.ledger.is_some_and(|l| l.state == FreshnessState::Stale), items.contains(&true), one.status.stale]
+}
+
+#[tokio::test]
+async fn after_ten_minutes_without_the_ledger_nothing_is_shown_any_more() {
+    let flaky = Arc::new(Flaky::new(Arc::new(MemoryLedger::new("store"))));
+    let world = World::on(flaky.clone(), Scenario::demo(7), LEASE).await;
+    created(world.create("acme", "web", "a", &spec()).await);
+    flaky.set(Standing::Unavailable);
+    // Until then an answer of the feed may still be on its way.
+    until("reads say that the ledger is away", || async { marks(&world, "web").await == [true; 3] }).await;
+    tokio::time::pause();
+    for (seconds, shown) in [(590, true), (20, false)] {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        let one = world.ask("acme", Action::GetInstance(at("acme", "web"))).await;
+        let list = world.ask("acme", list(None)).await;
+        for answer in [one, list] {
+            match answer {
+                Ok(Outcome::Instance(web, _)) if shown => assert!(web.instance.status.stale),
+                Ok(Outcome::Instances(page)) if shown => assert!(page.items[0].instance.status.stale),
+                Err(refusal) if !shown => assert_eq!(refusal.problem.code, ErrorCode::StoreUnavailable),
+                other => panic!("after {seconds} s more: {other:?}"),
+            }
+        }
+    }
+    tokio::time::resume();
+    flaky.set(Standing::Serving);
+    until("it is shown again", || async { world.get("acme", "web").await.is_some() }).await;
+    until("reads are fresh again", || async { marks(&world, "web").await == [false; 3] }).await;
 }

@@ -29,6 +29,8 @@ const CREATES_PER_SECOND: u64 = 5;
 const READS_PER_SECOND: u64 = 20;
 /// What is on its way when Redis goes may still be answered within this: a call of the ledger and its time-out.
 const GRACE: Duration = Duration::from_secs(2);
+/// From when on every read must say that it is stale: a feed is a second old, and two make it stale.
+const MARKED_AFTER: Duration = Duration::from_secs(3);
 /// Longest time from the return to the first good create: a rebuild.
 const RETURN_MAX: Duration = Duration::from_millis(EFFECT_BOUND_MS + 30_000);
 /// `Retry-After` while the store is away, seconds (RELIABILITY 2.9).
@@ -80,7 +82,7 @@ pub async fn run(common: &Common, away: Duration, how: How) -> anyhow::Result<Fi
     let gone = Instant::now();
     let until = gone + away;
     let (reads, creates) =
-        tokio::join!(read(&caller, gone + GRACE, until), create(&caller, &book, gone + GRACE, until));
+        tokio::join!(read(&caller, gone + MARKED_AFTER, until), create(&caller, &book, gone + GRACE, until));
     come_back(&mut world, how).await?;
     let back = Instant::now();
     let good = first_good(&caller, &book).await;
