@@ -2,6 +2,7 @@
 //! another ends.
 
 mod flaky;
+mod on_redis;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -69,10 +70,11 @@ struct Mortal {
 }
 
 impl Mortal {
-    async fn start(world: &World, ledger: Arc<dyn Ledger>) -> Self {
+    /// The ledger is made within that runtime: what it runs in the background dies with it.
+    async fn start(world: &World, ledger: impl FnOnce() -> Arc<dyn Ledger> + Send + 'static) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (info, folder) = (world.sim.info(), world.folder().to_owned());
-        let core = runtime.spawn(async move { core_on(&info, &folder, LEASE, ledger).await }).await.unwrap();
+        let core = runtime.spawn(async move { core_on(&info, &folder, LEASE, ledger()).await }).await.unwrap();
         Self { runtime, core }
     }
 
@@ -84,10 +86,14 @@ impl Mortal {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_keys_eight_times_at_two_gateways_are_a_hundred_instances() {
     let pair = Pair::start().await;
+    a_hundred_keys_eight_times(&pair.world, &pair.b).await;
+}
+
+async fn a_hundred_keys_eight_times(world: &World, b: &Arc<Core>) {
     let mut tasks = JoinSet::new();
     for n in 0..100 {
         for sender in 0..8 {
-            let core = Arc::clone(if sender % 2 == 0 { pair.a() } else { &pair.b });
+            let core = Arc::clone(if sender % 2 == 0 { &world.core } else { b });
             let (name, key) = (format!("i-{n}"), format!("k-{n}"));
             tasks.spawn(async move { (n, ask(&core, "acme", create("acme", &name, &key, &spec())).await) });
         }
@@ -98,32 +104,42 @@ async fn a_hundred_keys_eight_times_at_two_gateways_are_a_hundred_instances() {
         answers.entry(n).or_default().insert(serde_json::to_string(&created(answer)).unwrap());
     }
     assert!(answers.len() == 100 && answers.values().all(|a| a.len() == 1), "{answers:#?}");
-    assert_eq!(pair.world.ever().await.len(), 100);
-    assert_eq!(pair.world.used_instances("acme").await, 100);
+    assert_eq!(world.ever().await.len(), 100);
+    assert_eq!(world.used_instances("acme").await, 100);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_gateway_was_creating_another_ends_once() {
     let pair = Pair::start().await;
+    let ledger = pair.ledger.clone();
+    another_ends_what_a_killed_one_began(&pair.world, &pair.b, move || ledger.clone()).await;
+}
+
+/// Each gateway that is to die gets a ledger of its own making.
+async fn another_ends_what_a_killed_one_began(
+    world: &World,
+    b: &Arc<Core>,
+    ledger: impl Fn() -> Arc<dyn Ledger> + Clone + Send + 'static,
+) {
     for (name, fault) in [
         ("before-reply", json!({"kind": "latency", "ms": 700, "action": "Create*"})),
         ("reply-lost", json!({"kind": "replyLost", "action": "Create*", "times": 1})),
     ] {
-        let doomed = Mortal::start(&pair.world, pair.ledger.clone()).await;
-        pair.world.fault(fault).await;
+        let doomed = Mortal::start(world, ledger.clone()).await;
+        world.fault(fault).await;
         let core = Arc::clone(&doomed.core);
         let action = create("acme", name, name, &spec());
         doomed.runtime.spawn(async move { ask(&core, "acme", action).await });
-        until("another gateway knows of it", || async { knows(&pair.b, name) }).await;
+        until("another gateway knows of it", || async { knows(b, name) }).await;
         doomed.kill();
         let started = tokio::time::Instant::now();
-        let instance = created(ask(&pair.b, "acme", create("acme", name, name, &spec())).await);
+        let instance = created(ask(b, "acme", create("acme", name, name, &spec())).await);
         assert_eq!(instance.status.phase, Phase::Running);
         assert!(started.elapsed() < Duration::from_secs(15), "{name}: {:?}", started.elapsed());
-        pair.world.control("DELETE", "/v1/faults", serde_json::Value::Null).await;
+        world.control("DELETE", "/v1/faults", serde_json::Value::Null).await;
     }
-    assert_eq!(pair.world.existing().await.len(), 2);
-    assert_eq!(pair.world.ever().await.len(), 2);
+    assert_eq!(world.existing().await.len(), 2);
+    assert_eq!(world.ever().await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -144,9 +160,13 @@ async fn who_waits_at_a_gateway_that_lost_its_record_gets_the_final_answer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quota_hammered_five_times_over_through_two_gateways_is_met_and_not_passed() {
     let pair = Pair::start().await;
+    a_quota_of_37_is_met_and_not_passed(&pair.world, &pair.b).await;
+}
+
+async fn a_quota_of_37_is_met_and_not_passed(world: &World, b: &Arc<Core>) {
     let mut tasks = JoinSet::new();
     for n in 0..185 {
-        let core = Arc::clone(if n % 2 == 0 { pair.a() } else { &pair.b });
+        let core = Arc::clone(if n % 2 == 0 { &world.core } else { b });
         tasks.spawn(
             async move { ask(&core, "lab", create("lab", &format!("i-{n}"), &format!("k-{n}"), &spec())).await },
         );
@@ -160,7 +180,7 @@ async fn a_quota_hammered_five_times_over_through_two_gateways_is_met_and_not_pa
         }
     }
     assert_eq!((made, refused), (37, 148));
-    assert_eq!(pair.world.ever().await.len(), 37);
+    assert_eq!(world.ever().await.len(), 37);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
