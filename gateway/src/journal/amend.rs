@@ -53,7 +53,7 @@ impl Driver {
             let Some(next) = change((*record).clone(), parts.clock.now()) else {
                 return Ok(Amended::Unchanged(Arc::new(*record)));
             };
-            match parts.ledger.step(Step { next: Box::new(next) }).await? {
+            match parts.ledger.step(Step::within(Box::new(next))).await? {
                 Stepped::Written(written) => {
                     let shown = Arc::new((*written).clone());
                     parts.fleet.put(Arc::clone(&shown));

@@ -6,13 +6,12 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use meridian_ledger::{Claim, Claimed, Step, Stepped, Usage};
+use meridian_ledger::{Claim, Claimed, Step, Stepped};
 use meridian_model::{
     error::ErrorCode,
     ids::{BackendId, CloudId, CloudName, InstanceName, OperationId, TenantId, ZoneId},
     instance::{Container, GpuCount, InstanceSpec, ResourceList, Resources},
-    operation::{Attempt, AttemptState, Charge, IMPORTED, OperationRecord, OperationState, QuotaLimits},
-    quantity::{MemoryMib, MilliCpu},
+    operation::{Attempt, AttemptState, IMPORTED, OperationRecord, OperationState},
     status::{Observed, ObservedPhase},
     time::Time,
 };
@@ -121,12 +120,8 @@ impl Reconciler {
         let claimed = self.claim_import(wish, &seen).await?;
         let taken_in = |now: Time| taken_in((*claimed).clone(), (&parts.deployment, backend), &seen, now);
         let next = taken_in(parts.clock.now()).map_err(Refusal::internal)?;
-        let charge = next.charge;
-        let mut answer = self.step(next.clone()).await?;
-        if let (Stepped::QuotaExceeded(_), true) = (&answer, wish.force) {
-            answer = self.step_forced(wish, next, charge).await?;
-        }
-        match answer {
+        // By force it is charged in the same one step, whatever the limits are: nothing else slips in.
+        match self.step(Step { next: Box::new(next), over_quota: wish.force }).await? {
             Stepped::Written(record) => {
                 tracing::warn!(
                     audit = true,
@@ -142,7 +137,8 @@ impl Reconciler {
             }
             Stepped::QuotaExceeded(shortage) => {
                 let problem = quota_problem(shortage);
-                self.step(machine::failed(*claimed, problem.clone(), parts.clock.now())).await?;
+                let failed = machine::failed(*claimed, problem.clone(), parts.clock.now());
+                self.step(Step::within(Box::new(failed))).await?;
                 Err(problem.into())
             }
             Stepped::Fenced | Stepped::Changed(_) => {
@@ -151,21 +147,8 @@ impl Reconciler {
         }
     }
 
-    async fn step(&self, next: OperationRecord) -> Result<Stepped, Refusal> {
-        self.parts().ledger.step(Step { next: Box::new(next) }).await.map_err(|e| store_refusal(&e))
-    }
-
-    /// The same step with the limits raised to hold it, then set back. What else is charged in between is bounded by
-    /// what the import was allowed: the sum never exceeds the limits by more than the import.
-    async fn step_forced(&self, wish: &Import, next: OperationRecord, charge: Charge) -> Result<Stepped, Refusal> {
-        let ledger = &self.parts().ledger;
-        let unreachable = |error| store_refusal(&error);
-        let Usage { used, .. } = ledger.usage(&wish.tenant).await.map_err(unreachable)?;
-        let limits = self.limits(&wish.tenant).unwrap_or_default();
-        ledger.set_limits(&wish.tenant, raised(limits, used, charge)).await.map_err(unreachable)?;
-        let answer = self.step(next).await;
-        ledger.set_limits(&wish.tenant, limits).await.map_err(unreachable)?;
-        answer
+    async fn step(&self, step: Step) -> Result<Stepped, Refusal> {
+        self.parts().ledger.step(step).await.map_err(|e| store_refusal(&e))
     }
 
     /// The record of an import that was made before, if it still has the instance.
@@ -239,18 +222,6 @@ impl Reconciler {
             }
             Claimed::Joined(_) | Claimed::KeyReused(_) => Err(conflict("another import of it is under way; repeat it")),
         }
-    }
-}
-
-/// The limits, raised where they do not hold one more charge.
-fn raised(limits: QuotaLimits, used: Charge, charge: Charge) -> QuotaLimits {
-    let total = quota::charge(used, charge, &QuotaLimits::default()).unwrap_or(used);
-    QuotaLimits {
-        instances: limits.instances.map(|n| n.max(total.instances)),
-        cpu: limits.cpu.map(|n: MilliCpu| n.max(total.cpu)),
-        memory: limits.memory.map(|n: MemoryMib| n.max(total.memory)),
-        gpu: limits.gpu.map(|n| n.max(total.gpu)),
-        public_ips: limits.public_ips.map(|n| n.max(total.public_ips)),
     }
 }
 

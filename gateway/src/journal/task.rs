@@ -267,7 +267,7 @@ impl Task {
         let mut rewrites = 0;
         while rewrites < REWRITES_MAX {
             let Some(next) = change((*record).clone(), self.now()) else { return Ok(Ok(record)) };
-            match self.parts().ledger.step(Step { next: Box::new(next) }).await {
+            match self.parts().ledger.step(Step::within(Box::new(next))).await {
                 Ok(Stepped::Written(written)) => return Ok(Ok(written)),
                 Ok(Stepped::Changed(current)) => {
                     record = current;

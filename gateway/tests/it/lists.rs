@@ -19,6 +19,14 @@ async fn a_list_says_how_complete_and_fresh_it_is() {
 }
 
 #[tokio::test]
+async fn a_single_read_says_since_when_the_ledger_was_not_heard_of() {
+    let gateway = Gateway::usual().await;
+    let age = async |path: &str| gateway.get(path).await.header("meridian-ledger-age").map(str::to_owned);
+    assert_eq!(age("/v1/tenants/acme/instances/web-4").await.as_deref(), Some("7"));
+    assert_eq!(age("/v1/tenants/acme/instances/web-0").await, None);
+}
+
+#[tokio::test]
 async fn pages_lead_through_everything_once() {
     let gateway = Gateway::usual().await;
     let (mut names, mut query, mut pages) = (Vec::new(), "?pageSize=2".to_owned(), 0);

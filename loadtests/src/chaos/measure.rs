@@ -269,7 +269,7 @@ async fn cycle(ledger: &dyn Ledger, turn: u64, n: u64, calls: u64) -> anyhow::Re
     };
     for call in 1..calls {
         record.charge = one_instance(call);
-        match ledger.step(Step { next: record }).await? {
+        match ledger.step(Step::within(record)).await? {
             Stepped::Written(written) => record = written,
             other => bail!("a step is not written: {other:?}"),
         }

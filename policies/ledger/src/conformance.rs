@@ -99,7 +99,7 @@ pub async fn claim_new(ledger: &dyn Ledger, claim: Claim) -> Box<OperationRecord
 /// # Panics
 /// It is not.
 pub async fn write(ledger: &dyn Ledger, next: Box<OperationRecord>) -> Box<OperationRecord> {
-    match ledger.step(Step { next }).await {
+    match ledger.step(Step::within(next)).await {
         Ok(Stepped::Written(record)) => record,
         other => panic!("expected a written step: {other:?}"),
     }

@@ -105,6 +105,22 @@ pub struct Step {
     /// ledger compares both with what is stored and writes `rev + 1`. A change of `charge` changes the
     /// tenant's usage in the same step; an increase is checked against the limits.
     pub next: Box<OperationRecord>,
+    /// The increase is charged whatever the limits are: what an operator says runs already is paid for already.
+    pub over_quota: bool,
+}
+
+impl Step {
+    /// A step whose charge the quota must hold.
+    #[must_use]
+    pub const fn within(next: Box<OperationRecord>) -> Self {
+        Self { next, over_quota: false }
+    }
+
+    /// A step that is charged even over the quota; only an import by force is.
+    #[must_use]
+    pub const fn over_quota(next: Box<OperationRecord>) -> Self {
+        Self { next, over_quota: true }
+    }
 }
 
 /// The answer to a [`Step`].

@@ -31,6 +31,7 @@ cases! {
     charges_are_counted_exactly,
     the_quota_is_never_oversold,
     lowered_limits_stop_growth_only,
+    only_a_step_over_the_quota_passes_it,
     broken_rules_are_refused,
     a_removal_is_asked_for_once,
     a_lease_is_waited_for,
@@ -128,7 +129,7 @@ async fn a_step_needs_fence_and_revision(ledger: Arc<dyn Ledger>) {
     let second = write(&*ledger, next.clone()).await;
     assert_eq!((second.rev, second.state), (2, OperationState::Placing));
     assert_eq!(read(&*ledger, &first).await, second);
-    let again = ledger.step(Step { next: next.clone() }).await.expect("step");
+    let again = ledger.step(Step::within(next.clone())).await.expect("step");
     assert_eq!(again, Stepped::Changed(second.clone()), "a repeated step is not written twice");
     let strangers: [fn(&mut OperationRecord); 4] = [
         |r| r.fence.owner.push('x'),
@@ -139,11 +140,11 @@ async fn a_step_needs_fence_and_revision(ledger: Arc<dyn Ledger>) {
     for change in strangers {
         let mut next = second.clone();
         change(&mut next);
-        assert_eq!(ledger.step(Step { next }).await.expect("step"), Stepped::Fenced);
+        assert_eq!(ledger.step(Step::within(next)).await.expect("step"), Stepped::Fenced);
     }
     let mut missing = second.clone();
     missing.op_id = id("op2");
-    assert_eq!(ledger.step(Step { next: missing }).await.expect("step"), Stepped::Fenced);
+    assert_eq!(ledger.step(Step::within(missing)).await.expect("step"), Stepped::Fenced);
     assert_eq!(read(&*ledger, &first).await, second, "refused steps write nothing");
     let mut respec = second.clone();
     Arc::make_mut(&mut respec.spec).hostname = Some("host".to_owned());
@@ -164,7 +165,7 @@ async fn charges_are_counted_exactly(ledger: Arc<dyn Ledger>) {
     let mut stale = one.clone();
     stale.rev -= 1;
     stale.charge = one_instance(9000);
-    assert!(matches!(ledger.step(Step { next: stale }).await, Ok(Stepped::Changed(_))));
+    assert!(matches!(ledger.step(Step::within(stale)).await, Ok(Stepped::Changed(_))));
     assert_eq!(used(&*ledger, "acme").await, sum, "a refused step charges nothing");
     // One dimension shrinks while another grows.
     let mut moved = one.clone();
@@ -184,7 +185,7 @@ async fn the_quota_is_never_oversold(ledger: Arc<dyn Ledger>) {
         async move {
             let mut record = claim_new(&*ledger, sample_claim("acme", &format!("op{i}"), &format!("web-{i}"))).await;
             record.charge = one_instance(100);
-            ledger.step(Step { next: record }).await.expect("step")
+            ledger.step(Step::within(record)).await.expect("step")
         }
     });
     let answers = join_all(creates).await;
@@ -206,7 +207,7 @@ async fn lowered_limits_stop_growth_only(ledger: Arc<dyn Ledger>) {
     ledger.set_limits(&id("acme"), limits).await.expect("limits");
     let mut grown = record.clone();
     grown.charge = one_instance(2001);
-    match ledger.step(Step { next: grown }).await.expect("step") {
+    match ledger.step(Step::within(grown)).await.expect("step") {
         Stepped::QuotaExceeded(shortage) => assert_eq!(shortage.dimension, "cpu"),
         other @ (Stepped::Written(_) | Stepped::Fenced | Stepped::Changed(_)) => panic!("{other:?}"),
     }
@@ -218,6 +219,36 @@ async fn lowered_limits_stop_growth_only(ledger: Arc<dyn Ledger>) {
     let mut grown = shrunk;
     grown.charge = one_instance(9000);
     write(&*ledger, grown).await;
+}
+
+async fn only_a_step_over_the_quota_passes_it(ledger: Arc<dyn Ledger>) {
+    let limits = QuotaLimits { instances: Some(1), cpu: Some(MilliCpu(1500)), ..QuotaLimits::default() };
+    ledger.set_limits(&id("acme"), limits).await.expect("limits");
+    let mut records = Vec::new();
+    for n in 0..3 {
+        let mut record = claim_new(&*ledger, sample_claim("acme", &format!("op{n}"), &format!("web-{n}"))).await;
+        record.charge = one_instance(1000);
+        records.push(record);
+    }
+    let [first, second, third] = <[_; 3]>::try_from(records).expect("three");
+    write(&*ledger, first).await;
+    assert!(matches!(ledger.step(Step::within(second.clone())).await, Ok(Stepped::QuotaExceeded(_))));
+    let second = match ledger.step(Step::over_quota(second)).await.expect("step") {
+        Stepped::Written(record) => record,
+        other @ (Stepped::Fenced | Stepped::Changed(_) | Stepped::QuotaExceeded(_)) => panic!("{other:?}"),
+    };
+    let usage = ledger.usage(&id("acme")).await.expect("usage");
+    assert_eq!((usage.used, usage.limits), (Charge { instances: 2, ..one_instance(2000) }, limits));
+    assert!(matches!(ledger.step(Step::within(third)).await, Ok(Stepped::QuotaExceeded(_))), "it opens no gap");
+    // Fence and revision hold all the same.
+    let mut stale = second.clone();
+    stale.rev -= 1;
+    assert!(matches!(ledger.step(Step::over_quota(stale)).await, Ok(Stepped::Changed(_))));
+    let mut fenced = second.clone();
+    fenced.fence.counter += 1;
+    assert_eq!(ledger.step(Step::over_quota(fenced)).await.expect("step"), Stepped::Fenced);
+    write(&*ledger, failed(second, at(2))).await;
+    assert_eq!(used(&*ledger, "acme").await, one_instance(1000));
 }
 
 async fn broken_rules_are_refused(ledger: Arc<dyn Ledger>) {
@@ -235,18 +266,18 @@ async fn broken_rules_are_refused(ledger: Arc<dyn Ledger>) {
     for change in changes {
         let mut next = record.clone();
         change(&mut next);
-        assert!(matches!(ledger.step(Step { next }).await, Err(LedgerError::Invalid { .. })));
+        assert!(matches!(ledger.step(Step::within(next)).await, Err(LedgerError::Invalid { .. })));
     }
     assert_eq!(read(&*ledger, &record).await, record);
     assert_eq!(used(&*ledger, "acme").await, Charge::default());
     let removed = ledger.request_removal(&record.tenant, &record.op_id, at(1)).await.expect("remove").expect("there");
     let mut revived = removed.clone();
     revived.removal = None;
-    assert!(matches!(ledger.step(Step { next: revived }).await, Err(LedgerError::Invalid { .. })));
+    assert!(matches!(ledger.step(Step::within(revived)).await, Err(LedgerError::Invalid { .. })));
     let gone = write(&*ledger, failed(removed, at(2))).await;
     let mut revived = gone;
     revived.state = OperationState::Placing;
-    assert!(matches!(ledger.step(Step { next: revived }).await, Err(LedgerError::Invalid { .. })));
+    assert!(matches!(ledger.step(Step::within(revived)).await, Err(LedgerError::Invalid { .. })));
 }
 
 async fn a_removal_is_asked_for_once(ledger: Arc<dyn Ledger>) {
@@ -259,7 +290,7 @@ async fn a_removal_is_asked_for_once(ledger: Arc<dyn Ledger>) {
     assert_eq!((&removed.fence, &removed.spec), (&record.fence, &record.spec));
     let again = ledger.request_removal(&tenant, &op, at(6)).await.expect("remove");
     assert_eq!(again, Some(removed.clone()));
-    let stale = ledger.step(Step { next: record }).await.expect("step");
+    let stale = ledger.step(Step::within(record)).await.expect("step");
     assert_eq!(stale, Stepped::Changed(removed.clone()), "the owner learns of it with its next step");
     write(&*ledger, failed(removed, at(7))).await;
     let other = claim_new(&*ledger, sample_claim("acme", "op2", "web")).await;
@@ -303,9 +334,9 @@ async fn a_new_owner_fences_the_old(ledger: Arc<dyn Ledger>) {
     let back = ledger.take_over(take_over("op1", "owner-a", 12)).await.expect("take over");
     assert_eq!(back, TakenOver::Leased(Duration::from_secs(9)), "the new owner is waited for in turn");
     let mut late = old;
-    assert_eq!(ledger.step(Step { next: late.clone() }).await.expect("step"), Stepped::Fenced);
+    assert_eq!(ledger.step(Step::within(late.clone())).await.expect("step"), Stepped::Fenced);
     late.rev = taken.rev;
-    assert_eq!(ledger.step(Step { next: late }).await.expect("step"), Stepped::Fenced);
+    assert_eq!(ledger.step(Step::within(late)).await.expect("step"), Stepped::Fenced);
     write(&*ledger, taken).await;
 }
 
@@ -446,7 +477,7 @@ async fn what_is_gone_expires_in_two_stages(ledger: Arc<dyn Ledger>) {
     let mut other = wish.clone();
     other.fingerprint.push('x');
     assert_eq!(ledger.claim(other).await.expect("claim"), Claimed::KeyReused(id("op1")));
-    assert_eq!(ledger.step(Step { next: rest.clone() }).await.expect("step"), Stepped::Fenced);
+    assert_eq!(ledger.step(Step::within(rest.clone())).await.expect("step"), Stepped::Fenced);
     let taken = ledger.take_over(take_over("op1", "owner-b", 99)).await.expect("take over");
     assert_eq!(taken, TakenOver::Missing);
     let asked = ledger.request_removal(&rest.tenant, &rest.op_id, at(9)).await.expect("remove");

@@ -143,7 +143,7 @@ impl MemoryLedger {
         }
         let change = quota::difference(old.charge, next.charge);
         let kept = quota::release(state.used(&next.tenant), change.decrease);
-        let limits = state.limits.get(&next.tenant).copied().unwrap_or_default();
+        let limits = state.limits.get(&next.tenant).filter(|_| !step.over_quota).copied().unwrap_or_default();
         if let Err(shortage) = quota::charge(kept, change.increase, &limits) {
             return Ok(Stepped::QuotaExceeded(shortage));
         }

@@ -134,7 +134,7 @@ async fn work(ledger: &EmbeddedLedger, op: String, acks: &Mutex<BTreeMap<String,
     for cpu in 1..=u64::from(CALLS_MAX) {
         acks.lock().unwrap().insert(op.clone(), record.rev);
         record.charge = one_instance(cpu);
-        let Ok(Stepped::Written(next)) = ledger.step(Step { next: record }).await else { return };
+        let Ok(Stepped::Written(next)) = ledger.step(Step::within(record)).await else { return };
         record = next;
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn claim(t: &mut Tables<'_>, leases: &Leases, claim: Claim) -> Result
 }
 
 pub(super) fn step(t: &mut Tables<'_>, step: Step) -> Result<Stepped, Fault> {
-    let mut next = step.next;
+    let Step { mut next, over_quota } = step;
     let key = record_key(&next.tenant, &next.op_id);
     let Some(old) = t.bare_record(&key)? else {
         return Ok(Stepped::Fenced);
@@ -65,7 +65,8 @@ pub(super) fn step(t: &mut Tables<'_>, step: Step) -> Result<Stepped, Fault> {
     if let Some(broken) = crate::broken_rule(&old, &next) {
         return Err(invalid(&next, broken));
     }
-    let usage = match recharged(t, &next.tenant, &old.charge, &next.charge)? {
+    let limits = if over_quota { QuotaLimits::default() } else { t.limits(&next.tenant)? };
+    let usage = match recharged(t, &next.tenant, (&old.charge, &next.charge), &limits)? {
         Ok(usage) => usage,
         Err(shortage) => return Ok(Stepped::QuotaExceeded(shortage)),
     };
@@ -90,8 +91,8 @@ pub(super) fn step(t: &mut Tables<'_>, step: Step) -> Result<Stepped, Fault> {
 fn recharged(
     t: &Tables<'_>,
     tenant: &TenantId,
-    old: &Charge,
-    new: &Charge,
+    (old, new): (&Charge, &Charge),
+    limits: &QuotaLimits,
 ) -> Result<Result<Option<Charge>, QuotaShortage>, Fault> {
     if old == new {
         return Ok(Ok(None));
@@ -103,7 +104,7 @@ fn recharged(
     if added == Charge::default() {
         return Ok(Ok(Some(kept)));
     }
-    Ok(quota::charge(kept, added, &t.limits(tenant)?).map(Some))
+    Ok(quota::charge(kept, added, limits).map(Some))
 }
 
 pub(super) fn request_removal(

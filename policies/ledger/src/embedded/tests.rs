@@ -91,7 +91,7 @@ async fn fails_for_good(mode: u8) {
     let syncs = disk.syncs.load(Ordering::SeqCst);
     let mut next = record.clone();
     next.charge = one_instance(1);
-    assert!(matches!(ledger.step(Step { next }).await, Err(LedgerError::Unavailable(_))));
+    assert!(matches!(ledger.step(Step::within(next)).await, Err(LedgerError::Unavailable(_))));
     assert!(matches!(ledger.abandoned("owner-b", at(9), 1).await, Err(LedgerError::Unavailable(_))));
     assert!(matches!(ledger.operation(&id("acme"), &id("op1")).await, Err(LedgerError::Unavailable(_))));
     assert!(matches!(ledger.usage(&id("acme")).await, Err(LedgerError::Unavailable(_))));

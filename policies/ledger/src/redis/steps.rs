@@ -2,7 +2,7 @@
 
 use meridian_model::{
     ids::{OperationId, TenantId},
-    operation::{OperationRecord, RECORD_VERSION},
+    operation::{OperationRecord, QuotaLimits, RECORD_VERSION},
     time::Time,
 };
 use meridian_policies::quota;
@@ -69,16 +69,16 @@ impl RedisLedger {
     }
 
     pub(super) async fn run_step(&self, step: Step) -> Result<Stepped, LedgerError> {
-        let mut next = step.next;
+        let Step { mut next, over_quota } = step;
         let (v, rev) = (next.v, next.rev);
         next.v = RECORD_VERSION;
         let encoded = record::encode(&mut next, &self.sealer);
         next.v = v;
         let encoded = encoded?;
-        let mut reply = self.send_step(&next, &encoded, &[]).await?;
+        let mut reply = self.send_step(&next, &encoded, (&[], over_quota)).await?;
         if reply.as_ref().is_some_and(|r| r.status == "spec") {
             let sealed = encoded.seal(&next, &self.sealer)?;
-            reply = self.send_step(&next, &encoded, &sealed).await?;
+            reply = self.send_step(&next, &encoded, (&sealed, over_quota)).await?;
         }
         let Some(reply) = reply else {
             self.confirm_new(&next.tenant).await?;
@@ -96,7 +96,7 @@ impl RedisLedger {
                 let rule = values::number(reply.part(0)).and_then(|n| rules::RULES.get(usize::try_from(n).ok()?));
                 Err(record::invalid(&next, rule.copied().unwrap_or("a rule that this version does not know")))
             }
-            "quota" => shortage(&next, &reply),
+            "quota" => shortage(&next, over_quota, &reply),
             _ => Err(reply.unexpected()),
         }
     }
@@ -105,11 +105,11 @@ impl RedisLedger {
         &self,
         next: &OperationRecord,
         encoded: &record::Encoded,
-        sealed: &[u8],
+        (sealed, over_quota): (&[u8], bool),
     ) -> Result<Option<Reply>, LedgerError> {
         let (fence, rev) = (record::fence_text(&next.fence), next.rev.to_string());
         let updated = next.updated_at.unix_ms().to_string();
-        let args: [&[u8]; 13] = [
+        let args: [&[u8]; 14] = [
             next.op_id.as_str().as_bytes(),
             next.uid.as_str().as_bytes(),
             fence.as_bytes(),
@@ -123,6 +123,7 @@ impl RedisLedger {
             sealed,
             next.name.as_str().as_bytes(),
             encoded.standing.as_bytes(),
+            if over_quota { b"1" } else { b"" },
         ];
         self.run(&self.scripts.step, &next.tenant, &args, true).await
     }
@@ -186,11 +187,12 @@ impl RedisLedger {
 }
 
 /// Says in the quota's own words what the script found too little of.
-fn shortage(next: &OperationRecord, reply: &Reply) -> Result<Stepped, LedgerError> {
+fn shortage(next: &OperationRecord, over_quota: bool, reply: &Reply) -> Result<Stepped, LedgerError> {
     let read = |n: usize| -> Option<&Value> { Some(reply.part(n)) };
     let parts = read(0).and_then(record::charge_of).zip(read(1).and_then(record::limits_of));
     let old = read(2).and_then(record::charge_of);
     let (Some((used, limits)), Some(old)) = (parts, old) else { return Err(reply.unexpected()) };
+    let limits = if over_quota { QuotaLimits::default() } else { limits };
     let change = quota::difference(old, next.charge);
     match quota::charge(quota::release(used, change.decrease), change.increase, &limits) {
         Err(shortage) => Ok(Stepped::QuotaExceeded(shortage)),

@@ -44,7 +44,7 @@ enum Change {
 #[derive(Debug, Clone)]
 enum Command {
     Claim { tenant: usize, op: usize, name: usize, owner: usize },
-    Step { tenant: usize, op: usize, change: Change },
+    Step { tenant: usize, op: usize, change: Change, over_quota: bool },
     Remove { tenant: usize, op: usize },
     TakeOver { tenant: usize, op: usize, owner: usize },
     Renew { owner: usize, seconds: u64 },
@@ -78,8 +78,8 @@ fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         8 => (tenant.clone(), op.clone(), 0..NAMES.len(), 0..OWNERS.len())
             .prop_map(|(tenant, op, name, owner)| Command::Claim { tenant, op, name, owner }),
-        16 => (tenant.clone(), op.clone(), change())
-            .prop_map(|(tenant, op, change)| Command::Step { tenant, op, change }),
+        16 => (tenant.clone(), op.clone(), change(), prop::bool::weighted(0.1))
+            .prop_map(|(tenant, op, change, over_quota)| Command::Step { tenant, op, change, over_quota }),
         2 => (tenant.clone(), op.clone()).prop_map(|(tenant, op)| Command::Remove { tenant, op }),
         3 => (tenant.clone(), op, 0..OWNERS.len())
             .prop_map(|(tenant, op, owner)| Command::TakeOver { tenant, op, owner }),
@@ -152,11 +152,11 @@ async fn run(ledger: &dyn Ledger, command: &Command, now: u64) -> Answer {
             (claim.now, claim.lease) = (at(now), LEASE);
             answer(ledger.claim(claim).await, Answer::Claimed)
         }
-        Command::Step { tenant, op, change } => {
+        Command::Step { tenant, op, change, over_quota } => {
             let (tenant, op) = pair(tenant, op);
             let Some(record) = ledger.operation(&tenant, &op).await.unwrap() else { return Answer::Done };
             let next = Box::new(changed(*record, change, now));
-            answer(ledger.step(Step { next }).await, Answer::Stepped)
+            answer(ledger.step(Step { next, over_quota: *over_quota }).await, Answer::Stepped)
         }
         Command::Remove { tenant, op } => {
             let (tenant, op) = pair(tenant, op);

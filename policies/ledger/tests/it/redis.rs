@@ -171,7 +171,7 @@ async fn two_gateways_never_oversell() {
             let mut won = 0;
             for _ in 0..6 {
                 record.charge = one_instance(10);
-                match ledger.step(Step { next: record.clone() }).await.unwrap() {
+                match ledger.step(Step::within(record.clone())).await.unwrap() {
                     Stepped::Written(charged) => {
                         won += 1;
                         record = charged;
@@ -183,7 +183,7 @@ async fn two_gateways_never_oversell() {
                 }
             }
             record.charge = one_instance(10);
-            (won, matches!(ledger.step(Step { next: record }).await.unwrap(), Stepped::Written(_)))
+            (won, matches!(ledger.step(Step::within(record)).await.unwrap(), Stepped::Written(_)))
         });
     }
     let answers = tasks.join_all().await;
@@ -195,7 +195,7 @@ async fn two_gateways_never_oversell() {
         let mut record = claim_new(&*two, sample_claim("acme", &format!("last{n}"), &format!("last{n}"))).await;
         record.charge = one_instance(10);
         let full = two.usage(&id("acme")).await.unwrap().used.instances == QUOTA;
-        let answer = two.step(Step { next: record }).await.unwrap();
+        let answer = two.step(Step::within(record)).await.unwrap();
         assert_eq!(matches!(answer, Stepped::QuotaExceeded(_)), full, "{answer:?}");
     }
     // The append-only file holds the effect of every script, in order: each amount that was ever written.
@@ -229,7 +229,7 @@ async fn a_restarted_server_is_not_believed() {
     let all: [Result<(), LedgerError>; 9] = [
         ledger.claim(sample_claim("acme", "op2", "db")).await.map(drop),
         ledger.claim(sample_claim("beta", "op2", "db")).await.map(drop),
-        ledger.step(Step { next: record.clone() }).await.map(drop),
+        ledger.step(Step::within(record.clone())).await.map(drop),
         ledger.request_removal(&record.tenant, &record.op_id, at(1)).await.map(drop),
         ledger.usage(&record.tenant).await.map(drop),
         ledger.set_limits(&record.tenant, QuotaLimits::default()).await,
@@ -252,7 +252,7 @@ async fn a_flush_is_noticed() {
         assert!(matches!(claim, Err(LedgerError::Recovering(_))), "{what}: {claim:?}");
         let read = ledger.operation(&record.tenant, &record.op_id).await;
         assert!(matches!(read, Err(LedgerError::Recovering(_))), "{what}: {read:?}");
-        let step = ledger.step(Step { next: record.clone() }).await;
+        let step = ledger.step(Step::within(record.clone())).await;
         assert!(matches!(step, Err(LedgerError::Recovering(_))), "{what}: {step:?}");
     };
     assert_eq!(server.ask(&["DEL", "test{t:acme}:meta"]), "1");
@@ -373,11 +373,11 @@ async fn a_line_cut_under_a_call_leaves_its_outcome_open() {
     next.charge = one_instance(10);
     reached(async || ledger.usage(&id("acme")).await).await.unwrap();
     cut.store(true, Ordering::SeqCst);
-    let lost = ledger.step(Step { next: next.clone() }).await;
+    let lost = ledger.step(Step::within(next.clone())).await;
     assert!(matches!(lost, Err(LedgerError::Unavailable(_))), "{lost:?}");
     assert_eq!(truth.usage(&id("acme")).await.unwrap().used.instances, 1, "it was written all the same, once");
     // The same step again says so, and writes nothing.
-    let again = reached(async || ledger.step(Step { next: next.clone() }).await).await.unwrap();
+    let again = reached(async || ledger.step(Step::within(next.clone())).await).await.unwrap();
     match again {
         Stepped::Changed(written) => assert_eq!((written.rev, written.charge), (3, next.charge)),
         other @ (Stepped::Written(_) | Stepped::Fenced | Stepped::QuotaExceeded(_)) => panic!("{other:?}"),

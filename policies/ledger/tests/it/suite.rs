@@ -54,7 +54,7 @@ async fn a_hundred_tasks_share_a_quota_of_37() {
         tasks.spawn(async move {
             let mut record = claim_new(&*ledger, sample_claim("acme", &format!("op{i}"), &format!("n{i}"))).await;
             record.charge = one_instance(10);
-            matches!(ledger.step(Step { next: record }).await.unwrap(), Stepped::Written(_))
+            matches!(ledger.step(Step::within(record)).await.unwrap(), Stepped::Written(_))
         });
     }
     let written = tasks.join_all().await.into_iter().filter(|w| *w).count();

@@ -1,4 +1,5 @@
--- op, uid, fence, rev, identity, removal, due, updated, record, digest, sealed spec or '', name, standing (w)
+-- op, uid, fence, rev, identity, removal, due, updated, record, digest, sealed spec or '', name, standing (w),
+-- '1' to charge even over the quota
 local op, due, now, sealed = ARGV[1], ARGV[7], ARGV[8], ARGV[11]
 local key = base .. 'op:' .. op
 local old = call('HMGET', key, 'u', 'f', 'r', 'i', 'x', 'w', 'd', 'h', 'z')
@@ -25,13 +26,14 @@ if old[8] ~= ARGV[10] and sealed == '' then return {'spec', incarnation} end
 local exact = 9007199254740991
 local used = call('HMGET', base .. 'usage', '1', '2', '3', '4', '5')
 local limits = call('HMGET', base .. 'limits', '1', '2', '3', '4', '5')
+local bounded = ARGV[14] ~= '1'
 local short, moved, sums = false, false, {}
 for n = 1, 5 do
   local before, after = tonumber(was[n + 2]), tonumber(is[n + 2])
   local kept = tonumber(used[n] or '0') - math.max(before - after, 0)
   local more = math.max(after - before, 0)
   if kept < 0 then return redis.error_reply('DAMAGED less is in use than is to be released') end
-  if more > 0 and kept + more > math.min(tonumber(limits[n] or exact), exact) then short = true end
+  if more > 0 and kept + more > math.min(tonumber(bounded and limits[n] or exact), exact) then short = true end
   moved = moved or before ~= after
   sums[#sums + 1] = tostring(n)
   sums[#sums + 1] = string.format('%.0f', kept + more)
