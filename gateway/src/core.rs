@@ -51,6 +51,7 @@ use crate::{
 /// How often the ledger is asked to shrink what is long gone, and at most how many records at a time.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(60);
 const EXPIRE_BATCH: usize = 1000;
+const EXPIRE_BATCHES_MAX: usize = 1000;
 
 /// Shortest time between two renewals of the lease or two looks for what was left.
 const TICK_MIN: Duration = Duration::from_millis(10);
@@ -335,17 +336,26 @@ impl Core {
                     }
                 }
                 _ = expire.tick() => {
-                    let now = self.clock.now();
-                    let expired = self.ledger.expire(now - self.retention, now - TOMBSTONE_KEPT, EXPIRE_BATCH);
                     // A slow walk over old records must not cost the lease.
-                    match tokio::time::timeout(each, expired).await {
-                        Ok(Ok(_)) => {}
+                    match tokio::time::timeout(each, self.expire_all()).await {
+                        Ok(Ok(())) => {}
                         Ok(Err(error)) => tracing::warn!(%error, "old operations were not shrunk"),
-                        Err(_) => tracing::warn!("old operations were not shrunk in time"),
+                        Err(_) => tracing::warn!("not all old operations were shrunk in time; the rest is later"),
                     }
                 }
             }
         }
+    }
+
+    /// Shrinks what is long gone, batch after batch, so that it keeps up with any rate of creates.
+    async fn expire_all(&self) -> Result<(), LedgerError> {
+        let now = self.clock.now();
+        for _ in 0..EXPIRE_BATCHES_MAX {
+            if self.ledger.expire(now - self.retention, now - TOMBSTONE_KEPT, EXPIRE_BATCH).await? < EXPIRE_BATCH {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Takes over what other gateways left, again and again.

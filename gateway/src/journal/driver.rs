@@ -140,8 +140,10 @@ impl Driver {
         let shown = Arc::new((*record).clone());
         let mut registry = self.0.registry();
         if let Some(already) = registry.running.get(&key) {
-            // Who only joins must not drive: each wake-up costs calls to the vendor.
-            return if record.removal.is_some() { already.ask() } else { already.updates.subscribe() };
+            // Who only joins must not drive: each wake-up costs calls to the vendor. A task whose record was taken over
+            // for it may be about to stop, since its fence is an old one.
+            let taken = already.updates.borrow().fence != record.fence;
+            return if taken || record.removal.is_some() { already.ask() } else { already.updates.subscribe() };
         }
         // Who waited while somebody else drove it goes on waiting.
         let updates = registry.followed.remove(&key).unwrap_or_else(|| watch::Sender::new(Arc::clone(&shown)));

@@ -35,7 +35,7 @@ use super::{
     intent::Intent,
     machine::{self, LookUp, Names, Next, condemned},
     patience::{BACKOFF, Backoff, Doubt},
-    running::{Key, Running, tell},
+    running::{Key, Running, key_of, tell},
 };
 use crate::{
     planner::{Wish, quota_problem},
@@ -95,37 +95,36 @@ impl Task {
     /// Drives the record until nothing is left to do and nobody asked meanwhile.
     pub(super) async fn run(self, key: &Key, mut record: Box<OperationRecord>) {
         loop {
-            let driven = self.drive(record).await;
-            {
-                let mut registry = self.inner.registry();
-                let asked = self.running.asked.swap(false, Ordering::AcqRel);
-                match &driven {
-                    Ok(_) if asked => {}
-                    Err(Stop::Fenced) => registry.pass_on(key),
-                    Ok(_) | Err(Stop::Draining | Stop::Missing | Stop::Refused) => {
-                        registry.running.remove(key);
-                    }
-                }
-                self.parts().metrics.running(registry.running.len());
-                if !registry.running.contains_key(key) {
+            let mut ended = self.drive(record).await.map(drop);
+            loop {
+                if self.left(key, &ended) {
                     return;
                 }
-            }
-            let Ok(last) = driven else { return };
-            match self.reload(last).await {
-                Ok(current) => record = current,
-                Err(why) => {
-                    let mut registry = self.inner.registry();
-                    match why {
-                        Stop::Fenced => registry.pass_on(key),
-                        Stop::Draining | Stop::Missing | Stop::Refused => {
-                            registry.running.remove(key);
-                        }
+                // Somebody asked: whoever took the record over for this process meanwhile counts on this task.
+                match self.reread(key).await {
+                    Ok(current) => {
+                        record = current;
+                        break;
                     }
-                    return;
+                    Err(why) => ended = Err(why),
                 }
             }
         }
+    }
+
+    /// Takes the task off the list, unless somebody asked it to look again meanwhile. True when it is off.
+    fn left(&self, key: &Key, ended: &Result<(), Stop>) -> bool {
+        let mut registry = self.inner.registry();
+        let asked = self.running.asked.swap(false, Ordering::AcqRel);
+        match ended {
+            Ok(()) | Err(Stop::Fenced) if asked => return false,
+            Err(Stop::Fenced) => registry.pass_on(key),
+            Ok(()) | Err(Stop::Draining | Stop::Missing | Stop::Refused) => {
+                registry.running.remove(key);
+            }
+        }
+        self.parts().metrics.running(registry.running.len());
+        true
     }
 
     /// Walks until nothing is left to do (the last record) or the task must stop.
@@ -183,15 +182,13 @@ impl Task {
             Next::Done => self.write(record, |r, now| Some(machine::idle(r, now))).await,
             Next::Plan => self.plan(record).await,
             Next::Arm(candidate) => self.attempt(record, &candidate).await,
-            Next::GiveUp(problem) => {
-                self.write(record, |r, now| Some(machine::failed(r, (*problem).clone(), now))).await
-            }
+            Next::GiveUp(problem) => self.fail(record, &problem).await,
             Next::Doubt => self.write(record, |r, now| Some(machine::doubted(r, now))).await,
             Next::Resolve => self.resolve(record, backoff, doubt).await,
             Next::Watch { until } => self.watch(record, until).await,
             Next::Remove => self.remove(record, backoff).await,
             Next::Clear => self.clear(record).await,
-            Next::Cancel => self.write(record, |r, now| Some(machine::cancelled(r, now))).await,
+            Next::Cancel => self.write(record, |r, now| exists_nowhere(&r).then(|| machine::cancelled(r, now))).await,
             Next::Complete => self.write(record, |r, now| Some(condemned::completed(r, now))).await,
         }
     }
@@ -208,10 +205,7 @@ impl Task {
         if !record.condemned.is_empty() {
             return self.clear(record).await;
         }
-        self.write(record, |r, now| {
-            Some(if r.condemned.is_empty() { machine::failed(r, problem.clone(), now) } else { r })
-        })
-        .await
+        self.write(record, |r, now| exists_nowhere(&r).then(|| machine::failed(r, problem.clone(), now))).await
     }
 
     fn count_attempt(&self, record: &OperationRecord) {
@@ -232,6 +226,10 @@ impl Task {
 
     /// Writes what `change` makes of the record; if somebody changed it meanwhile, of the changed one. A ledger
     /// that cannot be reached is tried again until this process ends: the effect at the vendor is not undone.
+    ///
+    /// When the record has another fence of this process by then, others may have driven it in between and `change`
+    /// may be about an attempt that is history: nothing is written, and the answer is the record as it is. Whoever does
+    /// more than write compares the fences.
     async fn write(
         &self,
         record: Box<OperationRecord>,
@@ -273,12 +271,9 @@ impl Task {
                     record = current;
                     rewrites += 1;
                 }
-                // Taken over by this very process: two requests found it without an owner at once, or the store was
-                // rebuilt and gave out new fences.
-                Ok(Stepped::Fenced) => {
-                    record = self.reload(record).await?;
-                    rewrites += 1;
-                }
+                // Taken over by this very process after its lease had run out, or the store was rebuilt and gave out
+                // new fences.
+                Ok(Stepped::Fenced) => return self.reread(&key_of(&record)).await.map(Ok),
                 Ok(Stepped::QuotaExceeded(shortage)) => return Ok(Err((record, shortage))),
                 Err(error @ LedgerError::Invalid { .. }) => {
                     tracing::error!(%error, "the ledger refuses a step for good; a person must look at this operation");
@@ -303,7 +298,26 @@ impl Task {
         }
     }
 
-    /// The record as the ledger has it now.
+    /// The record as the ledger has it now; asks until it is told.
+    async fn reread(&self, (tenant, op): &Key) -> Driven {
+        let mut backoff = Backoff::new(LEDGER_BACKOFF);
+        loop {
+            match self.parts().ledger.operation(tenant, op).await {
+                Ok(Some(current)) if current.fence.owner == self.inner.owner => {
+                    self.running.read(current.rev);
+                    return Ok(current);
+                }
+                Ok(Some(_)) => return Err(Stop::Fenced),
+                Ok(None) => return Err(Stop::Missing),
+                Err(error) => {
+                    tracing::error!(%error, "the ledger could not be read; it is asked again");
+                    self.pause(backoff.next()).await?;
+                }
+            }
+        }
+    }
+
+    /// The record as the ledger has it now, or as it was if the ledger does not say.
     async fn reload(&self, record: Box<OperationRecord>) -> Driven {
         match self.parts().ledger.operation(&record.tenant, &record.op_id).await {
             Ok(Some(current)) if current.fence.owner == self.inner.owner => {
@@ -341,7 +355,7 @@ impl Task {
         }
         self.write(record, move |r, now| {
             let planned = machine::planned(r, decision.clone(), now);
-            let ends = planned.removal.is_none() && planned.condemned.is_empty();
+            let ends = planned.removal.is_none() && exists_nowhere(&planned);
             Some(if ends { machine::failed(planned, problem.clone(), now) } else { planned })
         })
         .await
@@ -447,9 +461,10 @@ impl Task {
         };
         let charge = self.parts().planner.charge(&record);
         let limits = self.parts().settings.limits;
-        let before = record.attempts.len();
+        let (before, fence) = (record.attempts.len(), record.fence.clone());
         match self.try_write(record, |r, now| machine::arm(r, candidate, names.clone(), (charge, limits), now)).await? {
-            Ok(armed) if armed.attempts.len() > before => Ok(Ok(armed)),
+            // Under another fence it may be somebody else's attempt, whose request left long ago.
+            Ok(armed) if armed.attempts.len() > before && armed.fence == fence => Ok(Ok(armed)),
             Ok(changed) => Ok(Err(changed)),
             Err((record, shortage)) => self.fail(record, &quota_problem(shortage)).await.map(Err),
         }
@@ -529,9 +544,11 @@ impl Task {
             && asked.since(attempt.started_at) < RESEND_WITHIN
             && (is_late || machine::repetition_may_tell(&attempt));
         if may_resend && backoff.tries > 0 {
+            let fence = record.fence.clone();
             let record = self.write(record, |r, now| Some(machine::rearmed(r, now))).await?;
             if let Some(attempt) = record.open_attempt().filter(|a| a.state == AttemptState::InDoubt).cloned()
                 && record.removal.is_none()
+                && record.fence == fence
             {
                 let result = self.create(backend, &record, &attempt, attempt.armed_at).await;
                 let settle = if is_late { machine::sent_late } else { machine::sent };
@@ -604,8 +621,12 @@ impl Task {
             return self.reload(record).await;
         };
         let record = if matches!(attempt.state, AttemptState::Applied | AttemptState::Running) {
+            let fence = record.fence.clone();
             let record = self.write(record, |r, now| Some(machine::removing(r, now))).await?;
             self.publish(&record);
+            if record.fence != fence {
+                return Ok(record);
+            }
             record
         } else {
             record
@@ -627,6 +648,11 @@ impl Task {
         self.pause(backoff.next()).await?;
         self.reload(record).await
     }
+}
+
+/// Nothing of the operation exists or can appear: it may end without an instance.
+fn exists_nowhere(record: &OperationRecord) -> bool {
+    record.condemned.is_empty() && record.open_attempt().is_none()
 }
 
 /// Reads the events of an instance that does not run yet, again and again, until one says that there is no stock.

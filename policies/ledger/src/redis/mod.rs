@@ -243,7 +243,7 @@ impl RedisLedger {
         arg: &str,
     ) -> Result<Option<Box<OperationRecord>>, LedgerError> {
         match self.ask(script, tenant, &[arg.as_bytes()]).await? {
-            Some(reply) if reply.status == "record" => self.decode(reply.part(0)).map(Some),
+            Some(reply) if reply.status == "record" => self.noted(tenant, &reply).map(Some),
             Some(reply) if reply.status != "missing" => Err(reply.unexpected()),
             _ => Ok(None),
         }

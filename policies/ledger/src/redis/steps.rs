@@ -46,10 +46,11 @@ impl RedisLedger {
             "new" => {
                 record.fence.store = values::text(&reply.incarnation).unwrap_or_default();
                 record.seq = self.written(&record.tenant, &reply)?;
-                self.lean_on_lease(&owner, now, lease).await?;
+                // The claim stands also without a lease: somebody else may drive it then, and the fence says who.
+                let _ = self.lean_on_lease(&owner, now, lease).await;
                 Ok(Claimed::New(Box::new(record)))
             }
-            "joined" => self.decode(reply.part(0)).map(Claimed::Joined),
+            "joined" => self.noted(&record.tenant, &reply).map(Claimed::Joined),
             "reused" => Ok(Claimed::KeyReused(record.op_id)),
             "taken" => {
                 let holder = values::text(reply.part(0)).and_then(|t| OperationId::new(&t).ok());
@@ -59,6 +60,13 @@ impl RedisLedger {
             }
             _ => Err(reply.unexpected()),
         }
+    }
+
+    /// The record of an answer. What this process has learned must not be lost unseen, whoever wrote it.
+    pub(super) fn noted(&self, tenant: &TenantId, reply: &Reply) -> Result<Box<OperationRecord>, LedgerError> {
+        let record = self.decode(reply.part(0))?;
+        self.saw(tenant, &reply.incarnation, record.seq);
+        Ok(record)
     }
 
     /// The place of a write from its answer.
@@ -91,7 +99,7 @@ impl RedisLedger {
                 Ok(Stepped::Written(next))
             }
             "fenced" => Ok(Stepped::Fenced),
-            "changed" => self.decode(reply.part(0)).map(Stepped::Changed),
+            "changed" => self.noted(&next.tenant, &reply).map(Stepped::Changed),
             "broken" => {
                 let rule = values::number(reply.part(0)).and_then(|n| rules::RULES.get(usize::try_from(n).ok()?));
                 Err(record::invalid(&next, rule.copied().unwrap_or("a rule that this version does not know")))
