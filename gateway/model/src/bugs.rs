@@ -1,7 +1,7 @@
 //! Planted bugs: places where the simulation may break the product on purpose, to prove that it would notice.
 //!
 //! Without the feature `sim-bugs` [`planted`] is `false` at compile time and nothing of this is in a binary. With it,
-//! nothing is broken before a process asks for one bug by name with [`plant`], once.
+//! nothing is broken before a process asks for one bug by name with `plant`, once.
 
 /// Sends a create before its attempt is journalled.
 pub const NO_WRITE_AHEAD: &str = "no-write-ahead";

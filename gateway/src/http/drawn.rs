@@ -2,7 +2,7 @@
 //!
 //! The arithmetic is `meridian_policies::rate::reserve`; here are its state and the one task that asks the store. A
 //! request whose batch is not used up asks nobody. A caller that was idle waits for its first batch, at most
-//! [`DRAW_WAIT`]; then this gateway's own bucket, of the limit divided by the living gateways, serves it.
+//! `DRAW_WAIT`; then this gateway's own bucket, of the limit divided by the living gateways, serves it.
 
 use std::{
     collections::VecDeque,

@@ -1,6 +1,6 @@
 //! The driver: owns operations from their claim to their end, one task each.
 //!
-//! A task walks its record with [`machine::next`], does what that says, and writes each result through the
+//! A task walks its record with [`super::machine::next`], does what that says, and writes each result through the
 //! ledger before it acts on it. It lives in the driver, never in a request's future: a client that goes away or
 //! a deadline that passes ends the waiting, not the work. After a restart [`Driver::recover`] begins the same
 //! walk at whatever records nobody drives, and while it runs [`Driver::adopt_abandoned`] does so for what other

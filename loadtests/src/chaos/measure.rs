@@ -66,7 +66,7 @@ pub struct Options {
     pub creates: u64,
     /// Creates under way at once.
     pub connections: usize,
-    /// The least part of the bare rate; [`RATIO_MIN`] unless the build is not optimised.
+    /// The least part of the bare rate; `RATIO_MIN` unless the build is not optimised.
     pub ratio_min: Option<f64>,
 }
 
