@@ -209,8 +209,9 @@ impl Rebuilder {
             }
             Verdict::Confirmed => {
                 for tenant in look.lost.keys() {
+                    let limits = self.parts.tenants.get(tenant).copied();
                     if let Begun::Yours(token) = self.begin(tenant).await?
-                        && self.parts.recovery.finish(&token, Finish::Untouched).await?
+                        && self.parts.recovery.finish(&token, Finish::Untouched { limits }).await?
                     {
                         tracing::info!(%tenant, "every gateway confirms that nothing is missing; the ledger goes on");
                     }

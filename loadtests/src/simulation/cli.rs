@@ -5,7 +5,7 @@ use std::{io::Write as _, ops::RangeInclusive};
 use anyhow::{Context as _, ensure};
 
 use super::{
-    mutants::{self, MUTANTS},
+    mutants::{self, MUTANTS, Mutant},
     runner, world,
 };
 
@@ -79,17 +79,32 @@ async fn all_mutants(jobs: usize) -> anyhow::Result<()> {
     let mut missed = Vec::new();
     print("| mutant | budget | histories until found | what was found |\n| --- | --- | --- | --- |")?;
     for mutant in MUTANTS {
-        let mutant_name = Some(mutant.name.to_owned());
-        let run = runner::Run { seeds: 1..=mutant.budget, mutant: mutant_name, jobs, first_only: true };
-        let total = runner::run(&run, |_| {}).await?;
-        let found = total.failed.first().map_or("NOT FOUND", |(_, what)| what);
-        print(&format!("| {} | {} | {} | {found} |", mutant.name, mutant.budget, total.histories))?;
-        if total.is_clean() {
+        let found = hunt(&mutant, jobs).await?;
+        let (seed, what) = found.clone().unwrap_or((mutant.budget, "NOT FOUND".to_owned()));
+        print(&format!("| {} | {} | {seed} | {what} |", mutant.name, mutant.budget))?;
+        if found.is_none() {
             missed.push(mutant.name);
         }
     }
     ensure!(missed.is_empty(), "not found: {}", missed.join(", "));
     Ok(())
+}
+
+/// The first seed in which a mutant breaks what holds without it, and what it breaks.
+async fn hunt(mutant: &Mutant, jobs: usize) -> anyhow::Result<Option<(u64, String)>> {
+    let mut from = 1;
+    while from <= mutant.budget {
+        let name = Some(mutant.name.to_owned());
+        let run = runner::Run { seeds: from..=mutant.budget, mutant: name, jobs, first_only: true };
+        let total = runner::run(&run, |_| {}).await?;
+        let Some((seed, what)) = total.failed.into_iter().min() else { return Ok(None) };
+        let plain = runner::Run { seeds: seed..=seed, mutant: None, jobs, first_only: true };
+        if runner::run(&plain, |_| {}).await?.is_clean() {
+            return Ok(Some((seed, what)));
+        }
+        from = seed + 1;
+    }
+    Ok(None)
 }
 
 fn show(seed: u64, options: world::Options) -> anyhow::Result<()> {

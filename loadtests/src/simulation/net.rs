@@ -40,8 +40,8 @@ impl Host {
         Self { name: Arc::from(name), trace: Arc::clone(trace) }
     }
 
-    fn tap(&self, inner: TcpStream) -> Tapped {
-        Tapped { inner, host: self.clone(), nap: None }
+    fn tap(&self, inner: TcpStream, peer: &str) -> Tapped {
+        Tapped { inner, host: self.clone(), peer: Arc::from(peer), opened_ms: self.trace.elapsed_ms(), nap: None }
     }
 
     /// Connects to a host by name.
@@ -50,7 +50,8 @@ impl Host {
     /// Nobody listens there, or the network does not lead there.
     pub async fn connect(&self, to: &str, port: u16) -> io::Result<Tapped> {
         // A host without a name is the world's mistake, and turmoil panics on one.
-        Ok(self.tap(TcpStream::connect((to, port)).await?))
+        let stream = TcpStream::connect((to, port)).await?;
+        Ok(self.tap(stream, to))
     }
 
     /// Listens on a port of this host.
@@ -86,7 +87,8 @@ impl Listener {
     /// As turmoil's.
     pub async fn next(&mut self) -> io::Result<(Tapped, SocketAddr)> {
         let (stream, peer) = self.inner.accept().await?;
-        Ok((self.host.tap(stream), peer))
+        let name = turmoil::reverse_lookup(peer.ip()).unwrap_or_default();
+        Ok((self.host.tap(stream, &name), peer))
     }
 }
 
@@ -124,12 +126,14 @@ impl meridian_cloudsim::Net for CloudNet {
 pub struct Tapped {
     inner: TcpStream,
     host: Host,
+    peer: Arc<str>,
+    opened_ms: u64,
     nap: Option<Pin<Box<Sleep>>>,
 }
 
 impl Tapped {
-    /// Waits out a stall of the host.
-    fn poll_awake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Waits out a stall of the host; an error when the connection is dead.
+    fn poll_awake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             if let Some(nap) = &mut self.nap {
                 ready!(nap.as_mut().poll(cx));
@@ -137,7 +141,9 @@ impl Tapped {
             }
             let left = self.host.trace.stalled_for(&self.host.name);
             if left == Duration::ZERO {
-                return Poll::Ready(());
+                let ends = (&*self.host.name, &*self.peer);
+                let dead = self.host.trace.is_cut(ends, self.opened_ms, cx.waker());
+                return Poll::Ready(if dead { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) });
             }
             self.nap = Some(Box::pin(tokio::time::sleep(left)));
         }
@@ -146,21 +152,21 @@ impl Tapped {
 
 impl AsyncRead for Tapped {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_awake(cx));
+        ready!(self.poll_awake(cx))?;
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Tapped {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_awake(cx));
+        ready!(self.poll_awake(cx))?;
         let written = ready!(Pin::new(&mut self.inner).poll_write(cx, bytes))?;
         self.host.trace.wrote(&self.host.name, written);
         Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_awake(cx));
+        ready!(self.poll_awake(cx))?;
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 

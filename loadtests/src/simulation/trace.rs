@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    task::Waker,
     time::Duration,
 };
 
@@ -26,6 +27,10 @@ struct State {
     elapsed_ms: u64,
     /// Until when a host is stalled.
     stalled: BTreeMap<String, u64>,
+    /// When messages between two hosts were lost last: what was connected then is dead.
+    cut: BTreeMap<(String, String), u64>,
+    /// Who waits for something from a host that may be cut.
+    waiting: Vec<Waker>,
     /// How far each gateway's wall clock is off.
     skew_ms: BTreeMap<String, i64>,
     digest: u64,
@@ -40,6 +45,8 @@ impl Default for State {
         Self {
             elapsed_ms: 0,
             stalled: BTreeMap::new(),
+            cut: BTreeMap::new(),
+            waiting: Vec::new(),
             skew_ms: BTreeMap::new(),
             digest: 0xcbf2_9ce4_8422_2325,
             written: 0,
@@ -113,6 +120,29 @@ impl Trace {
     /// Sets how far a host's wall clock is off.
     pub fn set_skew(&self, host: &str, ms: i64) {
         self.state().skew_ms.insert(host.to_owned(), ms);
+    }
+
+    /// Messages between two hosts were lost until now. The simulated network sends nothing again, so what TCP would
+    /// have mended is dead, and both ends are told.
+    pub fn cut(&self, a: &str, b: &str) {
+        let mut state = self.state();
+        let now = state.elapsed_ms;
+        state.cut.insert((a.to_owned(), b.to_owned()), now);
+        state.cut.insert((b.to_owned(), a.to_owned()), now);
+        for waker in std::mem::take(&mut state.waiting) {
+            waker.wake();
+        }
+    }
+
+    /// Whether a connection that was opened at a time is dead; if not, the waker is told when one is cut.
+    #[must_use]
+    pub fn is_cut(&self, (host, peer): (&str, &str), opened_ms: u64, waker: &Waker) -> bool {
+        let mut state = self.state();
+        let cut = state.cut.get(&(host.to_owned(), peer.to_owned())).is_some_and(|at| opened_ms <= *at);
+        if !cut && !state.waiting.iter().any(|w| w.will_wake(waker)) {
+            state.waiting.push(waker.clone());
+        }
+        cut
     }
 
     /// Stalls a host for a time from now on.

@@ -298,7 +298,10 @@ impl World<'_> {
                 }
                 self.sim.bounce(faults::REDIS);
             }
-            Ending::Repair(a, b) => self.sim.repair(a, b),
+            Ending::Repair(a, b) => {
+                self.sim.repair(a, b);
+                self.trace.cut(a, b);
+            }
             Ending::Release(a, b) => self.sim.release(a, b),
         }
     }

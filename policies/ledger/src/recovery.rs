@@ -125,8 +125,12 @@ pub enum Begun {
 /// How a rebuild ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// Nothing was lost: all stays as it is, fences included.
-    Untouched,
+    /// No record was lost: all stays as it is, fences included. Limits have no place among the writes that gateways
+    /// can miss, so they are set again.
+    Untouched {
+        /// The tenant's limits; none leaves what is there.
+        limits: Option<QuotaLimits>,
+    },
     /// The records were restored: the usage is recomputed from their charges, and what was handed in is forgotten.
     Rebuilt {
         /// The tenant's limits, which are lost with the rest.

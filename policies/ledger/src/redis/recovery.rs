@@ -237,13 +237,14 @@ impl RedisLedger {
 
     async fn end_rebuild(&self, token: &Token, how: Finish) -> Result<bool, LedgerError> {
         let (seq, limits) = match how {
-            Finish::Untouched => (None, Default::default()),
-            Finish::Rebuilt { limits, seq } => (Some(seq.to_string()), record::limit_texts(&limits)),
+            Finish::Untouched { limits } => (None, limits),
+            Finish::Rebuilt { limits, seq } => (Some(seq.to_string()), Some(limits)),
         };
         let verb: &[u8] = if seq.is_some() { b"rebuilt" } else { b"untouched" };
         let seq = seq.unwrap_or_default();
         let mut args: Vec<&[u8]> = vec![verb, token.nonce.as_bytes(), seq.as_bytes()];
-        args.extend(limits.iter().map(|l| l.as_bytes()));
+        let limits = limits.as_ref().map(record::limit_texts);
+        args.extend(limits.iter().flatten().map(|l| l.as_bytes()));
         let (status, _) = self.recover(&token.tenant, &args).await?;
         Ok(status == "done")
     }

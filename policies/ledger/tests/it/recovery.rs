@@ -49,7 +49,7 @@ async fn a_rebuilder_that_was_overtaken_changes_nothing() {
     restored.rev = 100;
     restored.charge = Charge { instances: 3, ..Charge::default() };
     assert!(!ledger.restore(&first, restored.clone()).await.unwrap());
-    assert!(!ledger.finish(&first, Finish::Untouched).await.unwrap());
+    assert!(!ledger.finish(&first, Finish::Untouched { limits: None }).await.unwrap());
     assert!(ledger.remaining(&first, None, 10).await.is_err());
 
     assert!(ledger.contribute(restored.clone()).await.unwrap());

@@ -96,9 +96,15 @@ if verb == 'restore' then
   return {'done'}
 end
 
--- nonce
+-- nonce, '', five limits or nothing
 if verb == 'untouched' then
   if not info[1] then return {'overtaken'} end
+  if ARGV[4] then
+    call('DEL', base .. 'limits')
+    for n = 1, 5 do
+      if ARGV[n + 3] ~= '' then call('HSET', base .. 'limits', tostring(n), ARGV[n + 3]) end
+    end
+  end
 elseif verb == 'rebuilt' then
   -- nonce, place to pass, five limits
   local sums = {0, 0, 0, 0, 0}
