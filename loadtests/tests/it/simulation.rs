@@ -5,30 +5,32 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
-    process::Command,
 };
 
 use meridian_cloudsim::core::Rng;
 use meridian_ledger::conformance::redis_server::RedisServer;
 use meridian_loadtests::simulation::redis::{resp::Reply, store::Store};
 
-fn digest(seed: &str) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_meridian-loadtests"))
-        .args(["simulate", "--history", seed])
-        .output()
-        .expect("the program starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a verdict");
-    assert!(verdict["made"].as_u64().unwrap() > 0, "seed {seed} made nothing");
-    verdict["digest"].to_string()
-}
+/// Only with `RUSTFLAGS="--cfg tokio_unstable"`: without it tokio's own random choices are not seeded.
+#[cfg(tokio_unstable)]
+mod determinism {
+    fn digest(seed: &str) -> String {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_meridian-loadtests"))
+            .args(["simulate", "--history", seed])
+            .output()
+            .expect("the program starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a verdict");
+        assert!(verdict["made"].as_u64().unwrap() > 0, "seed {seed} made nothing");
+        verdict["digest"].to_string()
+    }
 
-#[test]
-#[cfg_attr(not(tokio_unstable), ignore = "tokio's own random choices are seeded only with --cfg tokio_unstable")]
-fn two_processes_of_a_seed_are_one_history() {
-    let first = digest("3");
-    assert_eq!(first, digest("3"));
-    assert_ne!(first, digest("4"));
+    #[test]
+    fn two_processes_of_a_seed_are_one_history() {
+        let first = digest("3");
+        assert_eq!(first, digest("3"));
+        assert_ne!(first, digest("4"));
+    }
 }
 
 /// A connection to a real server.
