@@ -218,7 +218,6 @@ impl Seen<'_> {
             record.due = None;
             return;
         }
-        self.believe_running(record);
         let public_ip = record.spec.network.public_ip.is_some();
         let live = record.open_attempt().into_iter().chain(&record.condemned);
         let exists = live.fold(Charge::default(), |sum, attempt| {
@@ -230,19 +229,6 @@ impl Seen<'_> {
             record.due = Some(self.now);
         }
         record.updated_at = self.now;
-    }
-
-    /// An instance that runs may have been answered as made, by a write that is lost: the answer stays the same, also
-    /// when a delete comes before the record is driven on.
-    fn believe_running(&self, record: &mut OperationRecord) {
-        let Some(attempt) = record.open_attempt() else { return };
-        let Some(seen) = self.shows(&attempt.backend, &attempt.name).flatten() else { return };
-        if seen.id == attempt.cloud_id
-            && seen.phase.proves_capacity()
-            && let Some(sighted) = machine::sighted(record.clone(), seen, self.now)
-        {
-            *record = sighted;
-        }
     }
 
     /// What one attempt takes, as far as it is seen, else as far as it was asked for.
