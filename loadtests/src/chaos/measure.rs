@@ -1,7 +1,9 @@
 //! What the gateway makes of a Redis that syncs every write: creates through one gateway, in turns with the bare script
 //! calls, as many of them, by the same client code without a gateway around it.
 //!
-//! The yardstick's records are smaller than a real create's, and it has both cores to itself: it flatters the bare rate.
+//! A bare create writes what the gateway wrote for one of its own: a claim, and the same record in two steps. The calls
+//! that a create took beyond these three are bare reads of the record. The bare calls have both cores to themselves,
+//! where the gateway shares them with the clouds and the clients: that flatters the bare rate.
 
 use std::{
     path::PathBuf,
@@ -16,14 +18,20 @@ use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::Full;
+use meridian_gateway::{
+    config::{Config, Store},
+    store,
+};
 use meridian_ledger::{
-    Claimed, Ledger, Step, Stepped,
-    conformance::{one_instance, sample_claim},
+    Claim, Claimed, Ledger, Step, Stepped,
     embedded::SealKey,
     recovery::{Begun, Finish, Recovery as _},
     redis,
 };
-use meridian_model::{ids::TenantId, operation::QuotaLimits};
+use meridian_model::{
+    ids::TenantId,
+    operation::{OperationRecord, QuotaLimits},
+};
 use serde_json::json;
 use tokio::{task::JoinSet, time::Instant};
 
@@ -36,10 +44,13 @@ use super::{
 use crate::{
     direct,
     generator::{Pool, Target},
+    process,
 };
 
 /// The tenant of the bare calls.
 const BARE: &str = "bare";
+/// Steps of a create: the attempt is opened, the instance runs.
+const STEPS: u64 = 2;
 /// Lease of its begin.
 const INIT_LEASE: Duration = Duration::from_secs(10);
 /// Longest turn.
@@ -120,12 +131,17 @@ pub async fn run(options: &Options) -> anyhow::Result<Findings> {
     let ledger = open(&bare).await?;
     let mut gateway = Gateway::new(&world, options.connections)?;
     gateway.turn(WARM_UP).await?;
+    let like = Arc::new(written(&world).await?);
 
     let before = Size::of(&world).await?;
-    let (mut ours, mut theirs) = (Sum::default(), Sum::default());
+    let (mut ours, mut theirs, mut used) = (Sum::default(), Sum::default(), [Duration::ZERO; 3]);
     for turn in 0..options.turns {
+        let idle = cpu(&world)?;
         let one = gateway.turn(options.creates).await?;
-        theirs.add(raw(&ledger, turn, one, options.connections).await?);
+        for ((used, now), then) in used.iter_mut().zip(cpu(&world)?).zip(idle) {
+            *used += now.saturating_sub(then);
+        }
+        theirs.add(raw(&ledger, (turn, &like), one, options.connections).await?);
         ours.add(one);
     }
     let after = Size::of(&world).await?;
@@ -142,6 +158,10 @@ pub async fn run(options: &Options) -> anyhow::Result<Findings> {
     findings.row("as bare script calls, per second", format!("{:.0}", theirs.creates_per_second()));
     findings.row("script calls through the gateway, per second", format!("{:.0}", ours.calls_per_second()));
     findings.row("bare script calls, per second", format!("{:.0}", theirs.calls_per_second()));
+    let [by_gateway, by_redis, by_rest] = used.map(|all| all.as_secs_f64() * 1e6 / count(ours.creates));
+    findings.row("processor time of a create: gateway, µs", format!("{by_gateway:.0}"));
+    findings.row("processor time of a create: Redis, µs", format!("{by_redis:.0}"));
+    findings.row("processor time of a create: clouds and clients, µs", format!("{by_rest:.0}"));
     findings.row("part of the bare rate", format!("{ratio:.2} (at least {least})"));
     findings.row("keys of an instance", format!("{keys:.2} (at most {KEYS_PER_INSTANCE_MAX})"));
     findings.row("memory of an instance, KiB", format!("{kib:.2} (at most {KIB_PER_INSTANCE_MAX})"));
@@ -205,6 +225,23 @@ impl<'w> Gateway<'w> {
     }
 }
 
+/// What gateway, Redis, and this process with the clouds and the clients have used so far.
+fn cpu(world: &World) -> anyhow::Result<[Duration; 3]> {
+    let gateway = world.gateways.first().context("no gateway")?.server()?.usage()?.cpu;
+    let redis = process::usage(world.redis.as_ref().context("no redis")?.pid()?)?.cpu;
+    Ok([gateway, redis, process::usage(std::process::id())?.cpu])
+}
+
+/// A record as the gateway left it in its ledger.
+async fn written(world: &World) -> anyhow::Result<OperationRecord> {
+    let path = world.gateways.first().context("no gateway")?.config();
+    let config = Config::load(path, &|_| Vec::new()).map_err(|why| anyhow::anyhow!("{why}"))?;
+    let Store::Redis(settings) = &config.ledger.store else { bail!("the gateway has a ledger of its own") };
+    let ledger = store::shared_ledger(&config, settings)?;
+    let page = ledger.records(None, 1).await?;
+    page.records.into_iter().next().context("the gateway wrote nothing")
+}
+
 async fn calls(link: &mut super::resp::Resp) -> anyhow::Result<u64> {
     // Before the first call there is no such line.
     Ok(link.info("commandstats", "cmdstat_evalsha").await.unwrap_or_default())
@@ -233,13 +270,19 @@ async fn open(server: &Redis) -> anyhow::Result<Arc<dyn Ledger>> {
 }
 
 /// As many script calls as a turn of the gateway made, by as many at once.
-async fn raw(ledger: &Arc<dyn Ledger>, turn: u64, like: Sum, connections: usize) -> anyhow::Result<Sum> {
+async fn raw(
+    ledger: &Arc<dyn Ledger>,
+    (turn, model): (u64, &Arc<OperationRecord>),
+    like: Sum,
+    connections: usize,
+) -> anyhow::Result<Sum> {
     let next = Arc::new(AtomicU64::new(0));
     let failed = Arc::new(Mutex::new(None));
     let start = Instant::now();
     let mut callers = JoinSet::new();
     for _ in 0..connections {
         let (ledger, next, failed) = (Arc::clone(ledger), Arc::clone(&next), Arc::clone(&failed));
+        let model = Arc::clone(model);
         callers.spawn(async move {
             loop {
                 let n = next.fetch_add(1, Ordering::Relaxed);
@@ -247,7 +290,7 @@ async fn raw(ledger: &Arc<dyn Ledger>, turn: u64, like: Sum, connections: usize)
                     return;
                 }
                 let share = |n: u64| like.calls * n / like.creates.max(1);
-                if let Err(error) = cycle(&*ledger, turn, n, share(n + 1) - share(n)).await {
+                if let Err(error) = cycle(&*ledger, &format!("{turn}x{n}"), &model, share(n + 1) - share(n)).await {
                     *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                     return;
                 }
@@ -261,15 +304,40 @@ async fn raw(ledger: &Arc<dyn Ledger>, turn: u64, like: Sum, connections: usize)
     Ok(Sum { took: start.elapsed(), ..like })
 }
 
-/// A claim, and steps that change the charge.
-async fn cycle(ledger: &dyn Ledger, turn: u64, n: u64, calls: u64) -> anyhow::Result<()> {
-    let op = format!("op{turn}x{n}");
-    let Claimed::New(mut record) = ledger.claim(sample_claim(BARE, &op, &op)).await? else {
-        bail!("a new claim is not new")
+/// A create as the ledger sees it, in so many calls.
+async fn cycle(ledger: &dyn Ledger, id: &str, model: &OperationRecord, calls: u64) -> anyhow::Result<()> {
+    let tenant: TenantId = BARE.parse()?;
+    let claim = Claim {
+        tenant: tenant.clone(),
+        op_id: format!("op{id}").parse()?,
+        uid: format!("inst_{id}").parse()?,
+        name: format!("m-{id}").parse()?,
+        fingerprint: model.fingerprint.clone(),
+        labels: model.labels.clone(),
+        annotations: model.annotations.clone(),
+        spec: Arc::clone(&model.spec),
+        owner: "bare".to_owned(),
+        now: model.created_at,
+        lease: INIT_LEASE,
     };
+    let Claimed::New(mut record) = ledger.claim(claim).await? else { bail!("a new claim is not new") };
     for call in 1..calls {
-        record.charge = one_instance(call);
-        match ledger.step(Step::within(record)).await? {
+        if call > STEPS {
+            ledger.operation(&tenant, &record.op_id).await?.context("a record is not there")?;
+            continue;
+        }
+        let next = OperationRecord {
+            tenant: record.tenant,
+            op_id: record.op_id,
+            uid: record.uid,
+            name: record.name,
+            fence: record.fence,
+            rev: record.rev,
+            seq: record.seq,
+            due: (call < STEPS).then_some(model.created_at),
+            ..model.clone()
+        };
+        match ledger.step(Step::within(Box::new(next))).await? {
             Stepped::Written(written) => record = written,
             other => bail!("a step is not written: {other:?}"),
         }

@@ -108,6 +108,14 @@ impl Redis {
         bail!("redis-server is not ready in {READY_MAX:?}")
     }
 
+    /// Its process.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        self.child.as_ref().and_then(Child::id).context("redis-server does not run")
+    }
+
     /// Whether it was started and not killed since.
     #[must_use]
     pub const fn runs(&self) -> bool {

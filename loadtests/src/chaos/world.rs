@@ -48,7 +48,8 @@ pub struct Shape {
     pub redis: bool,
     /// Whether that Redis has a replica.
     pub replica: bool,
-    /// Whether the gateways speak to Redis and the clouds without proxies between them: for measuring.
+    /// For measuring: the gateways speak to Redis and the clouds without proxies between them, the clouds do at once
+    /// what they are asked for, and files are on the disk.
     pub direct: bool,
     /// Seed of the clouds.
     pub seed: u64,
@@ -97,6 +98,12 @@ impl Gateway {
     /// Whether its process is there.
     pub fn runs(&mut self) -> bool {
         self.server.as_mut().is_some_and(|server| !server.has_ended())
+    }
+
+    /// Its configuration.
+    #[must_use]
+    pub fn config(&self) -> &Path {
+        &self.config
     }
 
     /// Its process.
@@ -186,7 +193,7 @@ impl World {
         let folder = tempfile::Builder::new().prefix("meridian-chaos-").tempdir_in(parent);
         let folder = folder.context("no temporary folder")?;
         let key = ApiKey::new(&shape.meridian).await?;
-        let clouds = Clouds::start(shape.seed).await?;
+        let clouds = Clouds::start(shape.seed, shape.direct).await?;
         let redis = match shape.redis {
             true => Some(Redis::start(&folder.path().join("redis-a")).await?),
             false => None,
