@@ -4,7 +4,7 @@
 //! While all is whole that is all. When the store is another process than the one the data was last known whole under:
 //!
 //! 1. each gateway compares what it saw last with what is there, says so, and hands in what it remembers;
-//! 2. *quick path*: every gateway that was known says that nothing is missing; then nothing is, because what was
+//! 2. *quick path*, for each tenant by itself: every gateway that was known says that nothing is missing; then nothing is, because what was
 //!    acknowledged was acknowledged to one of them. The incarnation is set, fences and records stay as they are;
 //! 3. *full path*, when one misses something, cannot be heard any more, or nothing is left at all: one gateway gets the
 //!    token; it waits until nothing can be in flight (the longest effect bound, by its monotonic clock, from when it
@@ -34,6 +34,7 @@ use meridian_ledger::{
 use meridian_model::{
     ids::{BackendId, TenantId},
     operation::{OperationRecord, QuotaLimits},
+    time::Time,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +43,10 @@ use self::{
     merge::{Evidence, Place},
     verdict::{Losses, Verdict},
 };
-use super::{identity::Deployment, intent::IntentLog};
+use super::{
+    identity::Deployment,
+    intent::{Intent, IntentLog},
+};
 use crate::{
     clock::{Clock, Entropy},
     status::{fleet::Fleet, poll::Pollers},
@@ -60,6 +64,9 @@ const TOKEN_LEASE: Duration = Duration::from_secs(15);
 const CONTRIBUTIONS_WITHIN: Duration = Duration::from_secs(5);
 /// Added to the greatest place of a write that is known: whoever follows the writes has seen none above it.
 const SEQ_LEAP: u64 = 1 << 20;
+/// Places that a rebuild leaves for each millisecond of the clock: more than a server writes, and exact in a script
+/// until the year 2248.
+const PLACES_PER_MS: u64 = 1 << 10;
 /// Records in one page.
 const PAGE: usize = 200;
 /// Pages of one tenant: more records than any tenant has.
@@ -202,24 +209,35 @@ impl Rebuilder {
             );
         }
         self.contribute(&look).await?;
-        let verdict = verdict::of(&look.lost, &look.members, &self.known, &self.losses, Instant::now());
-        match verdict {
-            Verdict::Wait => {
-                self.progress.set(self.bound());
+        let verdicts = verdict::of(&look.lost, &look.members, &self.known, &self.losses, Instant::now());
+        let mut rebuilt = BTreeMap::new();
+        let mut waits = false;
+        for (tenant, verdict) in &verdicts {
+            match verdict {
+                Verdict::Wait => waits = true,
+                Verdict::Confirmed => self.confirm(tenant).await?,
+                Verdict::Rebuild(why) => drop(rebuilt.insert(tenant.clone(), *why)),
             }
-            Verdict::Confirmed => {
-                for tenant in look.lost.keys() {
-                    let limits = self.parts.tenants.get(tenant).copied();
-                    if let Begun::Yours(token) = self.begin(tenant).await?
-                        && self.parts.recovery.finish(&token, Finish::Untouched { limits }).await?
-                    {
-                        tracing::info!(%tenant, "every gateway confirms that nothing is missing; the ledger goes on");
-                    }
-                }
-            }
-            Verdict::Rebuild(why) => self.rebuild(&look, why).await?,
+        }
+        // Who waits does so for seconds, and a rebuild ends no sooner for being begun before: its bound counts from the
+        // loss. Begun at once it would keep this gateway from confirming the others.
+        if waits {
+            self.progress.set(self.bound());
+        } else if !rebuilt.is_empty() {
+            self.rebuild(&rebuilt).await?;
         }
         Ok(BEAT_LOST)
+    }
+
+    /// Ends a loss that was none.
+    async fn confirm(&self, tenant: &TenantId) -> Result<(), LedgerError> {
+        let limits = self.parts.tenants.get(tenant).copied();
+        if let Begun::Yours(token) = self.begin(tenant).await?
+            && self.parts.recovery.finish(&token, Finish::Untouched { limits }).await?
+        {
+            tracing::info!(%tenant, "every gateway confirms that nothing is missing; the ledger goes on");
+        }
+        Ok(())
     }
 
     /// Asks how all stands, and says that this gateway lives.
@@ -255,7 +273,8 @@ impl Rebuilder {
         Ok(Look { lost, members })
     }
 
-    /// Hands in what this gateway remembers of tenants that lost something.
+    /// Hands in what this gateway remembers of tenants that lost something, and what it was about to send: it may have
+    /// been restarted since and remember less than its journal.
     async fn contribute(&mut self, look: &Look) -> Result<(), LedgerError> {
         for (tenant, standing) in &look.lost {
             if self.contributed.get(tenant) == Some(&standing.server) {
@@ -266,6 +285,10 @@ impl Rebuilder {
             stream::iter(records.into_iter().map(Ok))
                 .try_for_each_concurrent(AT_ONCE, |record| async move { recovery.contribute(record).await.map(drop) })
                 .await?;
+            for intent in self.parts.intents.pending().iter().filter(|i| i.tenant == *tenant) {
+                let Ok(text) = serde_json::to_string(intent) else { continue };
+                recovery.note(tenant, intent.key().as_str(), text).await?;
+            }
             self.contributed.insert(tenant.clone(), standing.server.clone());
         }
         Ok(())
@@ -281,21 +304,24 @@ impl Rebuilder {
         self.parts.pollers.all().iter().map(|p| p.backend().effect_bound()).max().unwrap_or_default()
     }
 
-    /// The full path, for those tenants whose token this gateway gets.
-    async fn rebuild(&mut self, look: &Look, why: &'static str) -> Result<(), LedgerError> {
+    /// The full path, for those tenants whose token this gateway gets; each with the reason.
+    async fn rebuild(&mut self, lost: &BTreeMap<TenantId, &'static str>) -> Result<(), LedgerError> {
         let mut tokens = Vec::new();
-        for tenant in look.lost.keys() {
+        for tenant in lost.keys() {
             match self.begin(tenant).await? {
                 Begun::Yours(token) => tokens.push(token),
                 Begun::Another(_) | Begun::Whole => {}
             }
         }
-        let clear_at = self.losses.since(&look.lost).unwrap_or_else(Instant::now) + self.bound();
+        let clear_at = self.losses.since(lost.keys()).unwrap_or_else(Instant::now) + self.bound();
         self.progress.set(clear_at.saturating_duration_since(Instant::now()));
         if tokens.is_empty() {
             return Ok(());
         }
-        tracing::warn!(why, tenants = tokens.len(), "this gateway rebuilds the ledger");
+        for token in &tokens {
+            let why = lost.get(&token.tenant).copied().unwrap_or_default();
+            tracing::warn!(why, tenant = %token.tenant, "this gateway rebuilds the tenant's ledger");
+        }
         let keeping = self.keep(&tokens);
         let working = async {
             tokio::time::sleep_until(clear_at).await;
@@ -358,8 +384,9 @@ impl Rebuilder {
         records.extend(pages(|from| recovery.remaining(token, from, PAGE)).await?);
         records.extend(pages(|from| recovery.contributions(token, from, PAGE)).await?);
         let last = records.iter().map(|r| r.seq).chain(recovery.seen().get(&token.tenant).map(|m| m.seq)).max();
-        let seq = last.unwrap_or_default().saturating_add(SEQ_LEAP);
-        let intents = self.parts.intents.pending();
+        let seq = place_above(last.unwrap_or_default(), clock.now());
+        let mut intents = self.parts.intents.pending();
+        intents.extend(self.noted(token).await?);
         let merged = merge::merge(Evidence {
             tenant: &token.tenant,
             records,
@@ -388,6 +415,25 @@ impl Rebuilder {
         Ok(())
     }
 
+    /// What all gateways were about to send.
+    async fn noted(&self, token: &Token) -> Result<Vec<Intent>, LedgerError> {
+        let (mut intents, mut from) = (Vec::new(), None);
+        for _ in 0..PAGES_MAX {
+            let page = self.parts.recovery.notes(token, from, PAGE).await?;
+            for note in page.notes {
+                match serde_json::from_str(&note) {
+                    Ok(intent) => intents.push(intent),
+                    Err(error) => tracing::error!(%error, "an intent of another gateway cannot be read"),
+                }
+            }
+            match page.next {
+                Some(next) => from = Some(next),
+                None => break,
+            }
+        }
+        Ok(intents)
+    }
+
     /// Forgets intents whose outcome the ledger has by now: those of operations that this gateway knows to be settled.
     fn settle_intents(&self) {
         for intent in self.parts.intents.pending() {
@@ -400,6 +446,14 @@ impl Rebuilder {
             }
         }
     }
+}
+
+/// A place above every write that is known, and above those that nobody who is asked knows: a gateway that was cut off
+/// through the whole rebuild may have seen places of the store before it, and takes what has a lower one for old. A
+/// tenant's writes are fewer than [`PLACES_PER_MS`] in a millisecond, so places never outrun the clock.
+fn place_above(last: u64, now: Time) -> u64 {
+    let by_clock = u64::try_from(now.unix_ms()).unwrap_or_default().saturating_mul(PLACES_PER_MS);
+    last.saturating_add(SEQ_LEAP).max(by_clock)
 }
 
 /// Every record of a walk.
@@ -419,4 +473,20 @@ async fn pages<'a>(
         }
     }
     Err(LedgerError::Damaged { place: "walk".to_owned(), detail: "the records did not end".to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rebuilt_place_is_above_all_that_is_known_and_above_what_is_not() {
+        let at = Time::from_unix_ms;
+        let first = place_above(7, at(1_800_000_000_000));
+        let seen_by_one_that_was_cut_off = first + 5 * PLACES_PER_MS;
+        assert!(place_above(0, at(1_800_000_000_010)) > seen_by_one_that_was_cut_off);
+        assert!(place_above(seen_by_one_that_was_cut_off, at(0)) > seen_by_one_that_was_cut_off, "a clock set back");
+        assert_eq!(place_above(7, at(-1)), 7 + SEQ_LEAP);
+        assert!(first < 1 << 53, "exact in a script");
+    }
 }

@@ -29,10 +29,11 @@ pub(super) fn key_of(record: &OperationRecord) -> Key {
     (record.tenant.clone(), record.op_id.clone())
 }
 
-/// Whether one state of a record is later than another. A store that was rebuilt may count from less than it did;
-/// what it says then is the truth.
+/// Whether one state of a record is later than another. A store that was rebuilt may count a record's revisions from
+/// less than it did; the places of its writes are above all that were before (`rebuild`), so that what it says counts and
+/// what arrives late from before does not.
 pub(crate) fn is_newer(record: &OperationRecord, than: &OperationRecord) -> bool {
-    record.rev > than.rev || record.fence.store != than.fence.store
+    if record.fence.store == than.fence.store { record.rev > than.rev } else { record.seq > than.seq }
 }
 
 /// Shows a state to who waits, unless they saw a later one.
@@ -204,8 +205,12 @@ mod tests {
         assert_eq!(updates.borrow().rev, 3);
         tell(&updates, &state(4, "a"));
         assert_eq!(updates.borrow().rev, 4);
-        tell(&updates, &state(2, "b"));
+        let mut rebuilt = (*state(2, "b")).clone();
+        rebuilt.seq = 1_000;
+        tell(&updates, &Arc::new(rebuilt));
         assert_eq!(updates.borrow().rev, 2, "a rebuilt store");
+        tell(&updates, &state(5, "a"));
+        assert_eq!(updates.borrow().rev, 2, "and not what comes late from before");
     }
 
     #[test]

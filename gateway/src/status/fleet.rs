@@ -133,16 +133,13 @@ impl Gone {
 
     /// Whether a state of a record is of before it was gone, or that very state.
     fn has_later(&self, record: &OperationRecord) -> bool {
-        let gone = self.by_op.get(&record.op_id).and_then(|seq| self.by_seq.get(seq));
-        gone.is_some_and(|g| record.rev <= g.rev && record.fence.store == g.store)
-    }
-
-    /// Forgets what a feed that has come this far cannot show again.
-    fn passed(&mut self, seq: u64) {
-        let later = self.by_seq.split_off(&seq.saturating_add(1));
-        for gone in std::mem::replace(&mut self.by_seq, later).values() {
-            self.by_op.remove(&gone.op_id);
-        }
+        let at = self.by_op.get(&record.op_id);
+        let gone = at.and_then(|seq| Some((seq, self.by_seq.get(seq)?)));
+        gone.is_some_and(
+            |(seq, g)| {
+                if record.fence.store == g.store { record.rev <= g.rev } else { record.seq <= *seq }
+            },
+        )
     }
 }
 
@@ -151,7 +148,7 @@ impl TenantFleet {
     fn has_later(&self, record: &OperationRecord) -> bool {
         match self.instances.get(&record.name).map(|e| &e.record) {
             Some(held) if held.op_id == record.op_id => !is_newer(record, held),
-            Some(other) if other.seq > record.seq && other.fence.store == record.fence.store => true,
+            Some(other) if other.op_id != record.op_id && other.seq > record.seq => true,
             Some(_) | None => self.gone.has_later(record),
         }
     }
@@ -288,10 +285,9 @@ impl Fleet {
         self.fed.store(true, Ordering::Release);
         for (tenant, seq) in position {
             let tenant = self.tenant_or_new(tenant);
+            // What is gone is kept: a call that was answered late may still show it as it was before.
             if read(&tenant).complete != *seq {
-                let mut tenant = write(&tenant);
-                tenant.complete = *seq;
-                tenant.gone.passed(*seq);
+                write(&tenant).complete = *seq;
             }
         }
         self.changed.notify_waiters();

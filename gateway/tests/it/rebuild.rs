@@ -8,13 +8,21 @@ use meridian_cloudsim::{Scenario, Simulator};
 use meridian_gateway::{
     clock::{Clock, Entropy},
     core::{Core, Deps},
+    journal::{
+        identity::Deployment,
+        intent::{Intent, IntentLog as _, file::FileIntents},
+    },
     operation::{Action, Outcome, Refusal},
     store,
     telemetry::core::CoreMetrics,
     views,
 };
 use meridian_ledger::{Standing, conformance::redis_server::RedisServer};
-use meridian_model::instance::InstanceSpec;
+use meridian_model::{
+    instance::{InstanceSpec, Shape},
+    operation::Charge,
+    time::Time,
+};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -137,6 +145,50 @@ async fn an_empty_redis_becomes_a_ledger_by_itself_after_a_look_at_every_cloud()
     assert!(shared.instances("").await.is_empty());
     create_when_it_can(&core, "acme", "web", &spec()).await;
     assert_eq!((shared.instances("").await.len(), used(&core, "acme").await), (1, 1));
+}
+
+/// What a gateway was about to send when it was killed.
+fn intent(name: &str) -> Intent {
+    let (tenant, zone) = ("acme".parse().unwrap(), "ap-guangzhou-3".parse().unwrap());
+    let deployment = Deployment::new("test", b"0123456789abcdef0123456789abcdef");
+    let op_id = deployment.operation_id(&tenant, "POST instances", name).unwrap();
+    let backend = "ap-guangzhou".parse().unwrap();
+    Intent {
+        uid: format!("inst_{op_id}").parse().unwrap(),
+        name: name.parse().unwrap(),
+        fingerprint: "ab".repeat(32),
+        created_at: Time::from_unix_ms(1),
+        epoch: 1,
+        n: 1,
+        adapter: "tencent-eksci".parse().unwrap(),
+        region: "ap-guangzhou".parse().unwrap(),
+        zone,
+        cloud_name: deployment.cloud_name(&tenant, &op_id, 1, 1).unwrap(),
+        token: Deployment::client_token(&op_id, 1, &backend, 1).unwrap(),
+        backend,
+        shape: Shape::default(),
+        charge: Charge { instances: 1, ..Charge::default() },
+        armed_at: Time::from_unix_ms(2),
+        op_id,
+        tenant,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_gateway_was_about_to_send_is_known_to_who_rebuilds() {
+    let shared = Shared::start().await;
+    let intent = intent("lost");
+    let (journal, _) = FileIntents::open(&shared.folder.path().join("intents-2")).unwrap();
+    journal.arm(intent.clone()).await.unwrap();
+    drop(journal);
+    // The first has the right to rebuild before the second is there.
+    let a = shared.gateway(1).await;
+    until("it rebuilds", || async { a.recovering.seconds_left() > 0 }).await;
+    let b = shared.gateway(2).await;
+    serving(&a).await;
+    serving(&b).await;
+    let record = a.ledger.operation(&intent.tenant, &intent.op_id).await.unwrap().expect("it is known");
+    assert_eq!(record.name, intent.name);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -151,6 +151,15 @@ pub struct RemainingPage {
     pub next: Option<String>,
 }
 
+/// One page of what members noted beside records.
+#[derive(Debug, Clone, Default)]
+pub struct NotePage {
+    /// The texts, as they were handed in.
+    pub notes: Vec<String>,
+    /// Where to go on; none at the end.
+    pub next: Option<String>,
+}
+
 /// The verbs that work while the ledger refuses. All answers of `bool` are whether the token was still valid; with
 /// `false` nothing was done and the rebuild is another's.
 pub trait Recovery: Debug + Send + Sync + 'static {
@@ -180,7 +189,14 @@ pub trait Recovery: Debug + Send + Sync + 'static {
     /// nothing to rebuild.
     fn contribute(&self, record: OperationRecord) -> LedgerFuture<'_, bool>;
 
-    /// What was handed in.
+    /// Hands in what this process knows beside records, in its own words; another text of the same name takes its place.
+    /// It is stored as it is: nothing secret. `false`: there is nothing to rebuild.
+    fn note(&self, tenant: &TenantId, name: &str, text: String) -> LedgerFuture<'_, bool>;
+
+    /// What was noted, by anybody.
+    fn notes(&self, token: &Token, from: Option<String>, limit: usize) -> LedgerFuture<'_, NotePage>;
+
+    /// Which records were handed in.
     fn contributions(&self, token: &Token, from: Option<String>, limit: usize) -> LedgerFuture<'_, RemainingPage>;
 
     /// Writes a record as it is merged, over whatever was there, with a new fence that nobody owns, a place above both

@@ -108,7 +108,10 @@ pub fn merge(evidence: Evidence<'_>) -> Vec<OperationRecord> {
             seen.learn(record, attempt, identity.epoch);
         }
     }
-    for intent in intents.iter().filter(|i| i.tenant == *tenant) {
+    // In the order of the attempts: a later one says that the one before had been proven gone.
+    let mut intents: Vec<&Intent> = intents.iter().filter(|i| i.tenant == *tenant).collect();
+    intents.sort_by(|a, b| (&a.op_id, a.n).cmp(&(&b.op_id, b.n)));
+    for intent in intents {
         let record = known.entry(intent.op_id.clone()).or_insert_with(|| from_intent(intent, now));
         let is_new = record.attempts.iter().chain(&record.condemned).all(|a| a.name != intent.cloud_name);
         if is_new {
@@ -218,6 +221,7 @@ impl Seen<'_> {
             record.due = None;
             return;
         }
+        self.believe_running(record);
         let public_ip = record.spec.network.public_ip.is_some();
         let live = record.open_attempt().into_iter().chain(&record.condemned);
         let exists = live.fold(Charge::default(), |sum, attempt| {
@@ -229,6 +233,17 @@ impl Seen<'_> {
             record.due = Some(self.now);
         }
         record.updated_at = self.now;
+    }
+
+    /// An instance that runs may have been answered as made, by a write that is lost: the answer stays the same, also
+    /// when a delete comes before the record is driven on.
+    fn believe_running(&self, record: &mut OperationRecord) {
+        let Some(attempt) = record.open_attempt().filter(|a| a.cloud_id.is_some()) else { return };
+        let shown = self.places.get(&attempt.backend).and_then(|place| place.shown.as_ref());
+        let seen = shown.into_iter().flatten().find(|o| o.id == attempt.cloud_id && o.phase.proves_capacity());
+        if let Some(sighted) = seen.and_then(|seen| machine::sighted(record.clone(), seen, self.now)) {
+            *record = sighted;
+        }
     }
 
     /// What one attempt takes, as far as it is seen, else as far as it was asked for.

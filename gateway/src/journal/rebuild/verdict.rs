@@ -45,41 +45,51 @@ impl Losses {
     }
 
     /// When the last of these losses was seen.
-    pub(super) fn since(&self, lost: &BTreeMap<TenantId, TenantStanding>) -> Option<Instant> {
-        lost.keys().filter_map(|tenant| self.0.get(tenant)).max().copied()
+    pub(super) fn since<'a>(&self, tenants: impl Iterator<Item = &'a TenantId>) -> Option<Instant> {
+        tenants.filter_map(|tenant| self.0.get(tenant)).max().copied()
     }
 }
 
-/// What to do, given what is lost, who said what, who was known, and since when.
+/// What to do about each tenant, given what is lost, who said what, who was known, and since when. A tenant's writes have
+/// their own order, so what one lost says nothing of another: that its last place is there means that all of it is.
 pub(super) fn of(
     lost: &BTreeMap<TenantId, TenantStanding>,
     members: &[Member],
     known: &BTreeSet<String>,
     losses: &Losses,
     now: Instant,
+) -> BTreeMap<TenantId, Verdict> {
+    let verdict = |(tenant, standing): (&TenantId, &TenantStanding)| {
+        let since = losses.since([tenant].into_iter()).unwrap_or(now);
+        let waited = now.saturating_duration_since(since) >= HEARD_WITHIN;
+        (tenant.clone(), of_one(tenant, standing, (members, known), waited))
+    };
+    lost.iter().map(verdict).collect()
+}
+
+fn of_one(
+    tenant: &TenantId,
+    standing: &TenantStanding,
+    (members, known): (&[Member], &BTreeSet<String>),
+    waited: bool,
 ) -> Verdict {
+    if standing.data.is_none() {
+        // Nobody can miss anything in what nobody saw: an empty store proves nothing about the clouds.
+        return Verdict::Rebuild("nothing of the tenant is left");
+    }
     let mut waits = false;
-    for (tenant, standing) in lost {
-        if standing.data.is_none() {
-            // Nobody can miss anything in what nobody saw: an empty store proves nothing about the clouds.
-            return Verdict::Rebuild("nothing of a tenant is left");
-        }
-        for owner in known {
-            let said = members.iter().find(|m| m.owner == *owner).and_then(|m| m.confirms.get(tenant));
-            match said.filter(|c| c.server == standing.server) {
-                Some(confirmation) if confirmation.whole => {}
-                Some(_) => return Verdict::Rebuild("acknowledged writes are missing"),
-                None => waits = true,
-            }
+    for owner in known {
+        let said = members.iter().find(|m| m.owner == *owner).and_then(|m| m.confirms.get(tenant));
+        match said.filter(|c| c.server == standing.server) {
+            Some(confirmation) if confirmation.whole => {}
+            Some(_) => return Verdict::Rebuild("acknowledged writes are missing"),
+            None => waits = true,
         }
     }
-    let since = losses.since(lost).unwrap_or(now);
-    if !waits {
-        Verdict::Confirmed
-    } else if now.saturating_duration_since(since) < HEARD_WITHIN {
-        Verdict::Wait
-    } else {
-        Verdict::Rebuild("a gateway that may miss writes is not heard")
+    match (waits, waited) {
+        (false, _) => Verdict::Confirmed,
+        (true, false) => Verdict::Wait,
+        (true, true) => Verdict::Rebuild("a gateway that may miss writes is not heard"),
     }
 }
 
@@ -135,16 +145,40 @@ mod tests {
             (
                 false,
                 vec![a, b],
-                Verdict::Rebuild("nothing of a tenant is left"),
-                Verdict::Rebuild("nothing of a tenant is left"),
+                Verdict::Rebuild("nothing of the tenant is left"),
+                Verdict::Rebuild("nothing of the tenant is left"),
             ),
         ] {
             let known = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
             let (lost, mut losses, now) = (lost(data), Losses::default(), Instant::now());
             assert!(losses.begin(&lost, now) && !losses.begin(&lost, now));
-            assert_eq!(of(&lost, &members, &known, &losses, now), early, "{members:?}");
-            assert_eq!(of(&lost, &members, &known, &losses, now + HEARD_WITHIN), late, "{members:?}");
+            let acme = |now| of(&lost, &members, &known, &losses, now)[&"acme".parse::<TenantId>().unwrap()];
+            assert_eq!(acme(now), early, "{members:?}");
+            assert_eq!(acme(now + HEARD_WITHIN), late, "{members:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_one_tenant_lost_is_not_rebuilt_for_another() {
+        let (acme, lab, ops) = ("acme".parse().unwrap(), "lab".parse().unwrap(), "ops".parse().unwrap());
+        let one = lost(true).remove(&acme).unwrap();
+        let all: BTreeMap<TenantId, _> =
+            [&acme, &lab, &ops].map(|tenant: &TenantId| (tenant.clone(), one.clone())).into();
+        let said = |whole| Confirmation { server: "now".to_owned(), whole, contributed: true };
+        let a = Member {
+            owner: "a".to_owned(),
+            confirms: [(acme.clone(), said(false)), (lab.clone(), said(true))].into(),
+            silent_ms: 0,
+        };
+        let (known, now) = (BTreeSet::from(["a".to_owned()]), Instant::now());
+        let mut losses = Losses::default();
+        losses.begin(&all, now);
+        let expected = [
+            (acme, Verdict::Rebuild("acknowledged writes are missing")),
+            (lab, Verdict::Confirmed),
+            (ops, Verdict::Wait),
+        ];
+        assert_eq!(of(&all, &[a], &known, &losses, now), expected.into());
     }
 
     #[test]

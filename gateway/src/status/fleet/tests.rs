@@ -138,6 +138,45 @@ fn an_old_record_does_not_replace_a_new_one_and_gone_is_gone() {
     assert!(get(&fleet, "web").is_none(), "a late sight brings nothing back");
 }
 
+/// A state of `web` under a server, at a place among the tenant's writes.
+fn state(store: &str, rev: u64, seq: u64) -> OperationRecord {
+    let mut record = record("web", "b", rev);
+    record.fence.store = store.to_owned();
+    record.seq = seq;
+    record
+}
+
+fn gone(mut record: OperationRecord) -> OperationRecord {
+    record.attempts[0].state = AttemptState::Absent;
+    record.removal = Some(Removal { requested_at: at(5), completed_at: Some(at(6)) });
+    record
+}
+
+#[test]
+fn what_a_rebuilt_store_says_is_not_undone_by_what_arrives_late_from_before() {
+    let fleet = Fleet::default();
+    let held = || fleet.record(&tenant(), &"web".parse().unwrap()).map(|r| (r.fence.store.clone(), r.rev));
+    assert!(fleet.put(Arc::new(state("old", 9, 9))));
+    assert!(fleet.put(Arc::new(state("new", 3, 1_000))), "also with fewer revisions");
+    assert!(!fleet.put(Arc::new(state("old", 10, 10))));
+    assert_eq!(held(), Some(("new".to_owned(), 3)));
+    assert!(fleet.put(Arc::new(gone(state("new", 4, 1_001)))));
+    assert!(!fleet.put(Arc::new(state("old", 10, 10))), "gone is gone");
+    assert_eq!(held(), None);
+}
+
+#[test]
+fn what_is_gone_stays_gone_also_after_the_feed_has_passed_it() {
+    let fleet = Fleet::default();
+    fleet.put(Arc::new(gone(state("s", 4, 7))));
+    fleet.reached(&FeedPosition::from([(tenant(), 7)]));
+    // The answer to a call that was made before the feed told of the end.
+    assert!(!fleet.put(Arc::new(state("s", 3, 6))));
+    assert!(get(&fleet, "web").is_none());
+    assert_eq!(fleet.remembered(&tenant()).len(), 1, "and a rebuild is told so");
+    assert!(fleet.put(Arc::new(state("s", 5, 8))), "a later life of the name is another thing");
+}
+
 #[test]
 fn who_is_behind_the_ledger_marks_every_answer_and_only_while_it_is() {
     let fleet = Fleet::default();

@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | `T:rebuild` | hash | the token: `owner`, `nonce`, `server` (its `run_id`), `till` (end of the lease) |
 //! | `T:handed`, `T:handed:OP` | zset, hash | records that gateways handed in, in the fields of `T:op:OP` |
+//! | `T:noted`, `T:notes` | zset, hash | name -> text that gateways handed in beside records |
 //! | `P{all}:members` | hash | gateway -> time of its last sign of life, and what it says |
 
 use std::{
@@ -27,7 +28,7 @@ use super::{
 };
 use crate::{
     LedgerError, LedgerFuture,
-    recovery::{Begun, Finish, Mark, Member, Recovery, RemainingPage, Roll, TenantStanding, Token},
+    recovery::{Begun, Finish, Mark, Member, NotePage, Recovery, RemainingPage, Roll, TenantStanding, Token},
 };
 
 static RECOVERY: LazyLock<Script> = LazyLock::new(|| Script::new(&[include_str!("lua/recovery.lua")]));
@@ -208,6 +209,25 @@ impl RedisLedger {
         Ok(page)
     }
 
+    async fn jot(&self, tenant: TenantId, name: String, text: String) -> Result<bool, LedgerError> {
+        let (status, _) = self.recover(&tenant, &[b"note", name.as_bytes(), text.as_bytes()]).await?;
+        Ok(status == "done")
+    }
+
+    async fn read_notes(&self, token: Token, from: Option<String>, limit: usize) -> Result<NotePage, LedgerError> {
+        let limit = limit.max(1);
+        let offset: usize = from.and_then(|f| f.parse().ok()).unwrap_or_default();
+        let (at, count) = (offset.to_string(), limit.to_string());
+        let args: [&[u8]; 4] = [b"notes", token.nonce.as_bytes(), at.as_bytes(), count.as_bytes()];
+        let (status, parts) = self.recover(&token.tenant, &args).await?;
+        if status != "notes" {
+            return Err(overtaken());
+        }
+        let notes = parts.first().and_then(values::texts).unwrap_or_default();
+        let next = (notes.len() == limit).then(|| (offset + limit).to_string());
+        Ok(NotePage { notes, next })
+    }
+
     async fn put_back(&self, token: &Token, mut record: OperationRecord) -> Result<bool, LedgerError> {
         let encoded = record::encode(&mut record, &self.sealer)?;
         let sealed = encoded.seal(&record, &self.sealer)?;
@@ -291,6 +311,14 @@ impl Recovery for RedisLedger {
 
     fn contribute(&self, record: OperationRecord) -> LedgerFuture<'_, bool> {
         Box::pin(self.hand_in(record))
+    }
+
+    fn note(&self, tenant: &TenantId, name: &str, text: String) -> LedgerFuture<'_, bool> {
+        Box::pin(self.jot(tenant.clone(), name.to_owned(), text))
+    }
+
+    fn notes(&self, token: &Token, from: Option<String>, limit: usize) -> LedgerFuture<'_, NotePage> {
+        Box::pin(self.read_notes(token.clone(), from, limit))
     }
 
     fn contributions(&self, token: &Token, from: Option<String>, limit: usize) -> LedgerFuture<'_, RemainingPage> {

@@ -56,11 +56,23 @@ async fn a_rebuilder_that_was_overtaken_changes_nothing() {
     let handed = ledger.contributions(&second, None, 10).await.unwrap();
     assert_eq!(handed.records[0].rev, 100);
     assert_eq!(handed.records[0].spec, record.spec, "sealed and opened again");
+    for (name, text) in [("b", "2"), ("a", "0"), ("c", "3"), ("a", "1")] {
+        assert!(ledger.note(&tenant, name, text.to_owned()).await.unwrap());
+    }
+    assert!(ledger.notes(&first, None, 2).await.is_err(), "overtaken");
+    let noted = ledger.notes(&second, None, 2).await.unwrap();
+    let rest = ledger.notes(&second, noted.next, 2).await.unwrap();
+    assert_eq!(
+        (noted.notes, rest.notes, rest.next),
+        (vec!["1".to_owned(), "2".to_owned()], vec!["3".to_owned()], None)
+    );
     assert!(ledger.restore(&second, restored).await.unwrap());
     let limits = QuotaLimits { instances: Some(5), ..QuotaLimits::default() };
     assert!(ledger.finish(&second, Finish::Rebuilt { limits, seq: 1_000 }).await.unwrap());
     ledger.enlist(vec![tenant.clone()]).await.unwrap();
     assert!(!ledger.restore(&second, (*record).clone()).await.unwrap(), "a finished rebuild is over");
+    assert!(!ledger.note(&tenant, "late", "4".to_owned()).await.unwrap(), "nobody reads it any more");
+    assert_eq!(server.ask(&["KEYS", "*note*"]), "", "what was handed in is forgotten");
 
     let now = ledger.operation(&tenant, &record.op_id).await.unwrap().unwrap();
     assert_eq!((now.rev, now.fence.store.as_str(), now.fence.owner.as_str()), (100, second.server.as_str(), ""));

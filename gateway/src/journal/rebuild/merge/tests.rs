@@ -152,11 +152,16 @@ fn an_instance_that_nobody_remembers_becomes_its_operation_again() {
     let all = merged(Vec::new(), &places(&BACKENDS, &[shown(1, 2)]), &[]);
     let [record] = all.as_slice() else { panic!("{all:#?}") };
     assert_eq!((record.op_id.clone(), record.name.as_str(), record.uid.as_str()), (op(1), "web-1", "inst_1"));
-    assert_eq!(states(record), [(2, AttemptState::Applied)]);
+    assert_eq!(states(record), [(2, AttemptState::Running)]);
     assert_eq!(record.open_attempt().unwrap().cloud_id, Some(id(1, 2)));
-    assert_eq!((record.charge, record.state), (ONE, OperationState::Placing));
-    assert!(record.due.is_some() && record.annotations.contains_key(REBUILT));
-    let mut withdrawn = record.clone();
+    assert_eq!((record.charge, record.state), (ONE, OperationState::Succeeded));
+    assert_eq!(record.adopted.as_ref().and_then(|seen| seen.id.clone()), Some(id(1, 2)));
+    assert!(record.annotations.contains_key(REBUILT));
+    let starting = Observed { phase: ObservedPhase::Placing, ..shown(1, 2) };
+    let all = merged(Vec::new(), &places(&BACKENDS, &[starting]), &[]);
+    assert_eq!((states(&all[0]), all[0].state), (vec![(2, AttemptState::Applied)], OperationState::Placing));
+    assert!(all[0].due.is_some());
+    let mut withdrawn = all[0].clone();
     withdrawn.attempts[0].state = AttemptState::Absent;
     assert!(matches!(machine::next(&withdrawn), Next::GiveUp(_)), "never created again from a spec nobody knows");
 }
@@ -179,19 +184,41 @@ fn of_two_versions_the_newer_counts_and_a_removal_of_either() {
 #[test]
 fn a_create_whose_answer_was_lost_is_found_by_its_name() {
     let all = merged(vec![record(1, 2, 1, AttemptState::Open)], &places(&BACKENDS, &[shown(1, 1)]), &[]);
-    assert_eq!(states(&all[0]), [(1, AttemptState::Applied)]);
+    assert_eq!(states(&all[0]), [(1, AttemptState::Running)]);
     assert_eq!(all[0].open_attempt().unwrap().cloud_id, Some(id(1, 1)));
+    assert_eq!(all[0].state, OperationState::Succeeded);
+}
+
+#[test]
+fn a_delete_that_was_accepted_does_not_change_the_answer_of_a_create_that_ran() {
+    for known in [AttemptState::Open, AttemptState::InDoubt, AttemptState::Applied] {
+        let known = deleted(record(1, 4, 1, known));
+        let all = merged(vec![known], &places(&BACKENDS, &[shown(1, 1)]), &[]);
+        assert_eq!((all[0].state, machine::next(&all[0])), (OperationState::Succeeded, Next::Remove), "{all:#?}");
+        assert!(all[0].due.is_some() && all[0].adopted.is_some() && all[0].charge == ONE);
+    }
+    let unplaceable = deleted(record(1, 4, 1, AttemptState::Unplaceable));
+    let all = merged(vec![unplaceable], &places(&BACKENDS, &[shown(1, 1)]), &[]);
+    assert_eq!(all[0].state, OperationState::Placing, "it was withdrawn before");
+}
+
+#[test]
+fn of_two_of_one_name_the_adopted_one_is_looked_at() {
+    let other = Observed { id: Some(id(1, 9)), phase: ObservedPhase::Placing, ..shown(1, 1) };
+    let known = record(1, 4, 1, AttemptState::Applied);
+    let all = merged(vec![known], &places(&BACKENDS, &[other, shown(1, 1)]), &[]);
+    assert_eq!((states(&all[0]), all[0].condemned.len()), (vec![(1, AttemptState::Running)], 1));
 }
 
 #[test]
 fn a_later_attempt_that_is_shown_takes_the_place_of_the_one_before() {
     let before = record(1, 2, 1, AttemptState::InDoubt);
     let all = merged(vec![before.clone()], &places(&BACKENDS, &[shown(1, 2)]), &[]);
-    assert_eq!(states(&all[0]), [(1, AttemptState::Absent), (2, AttemptState::Applied)]);
+    assert_eq!(states(&all[0]), [(1, AttemptState::Absent), (2, AttemptState::Running)]);
     assert_eq!((all[0].charge, all[0].condemned.len()), (ONE, 0));
     // Its own region cannot be seen: it may be there, and is charged until that is known.
     let all = merged(vec![before], &places(&["hz"], &[shown(1, 2)]), &[]);
-    assert_eq!(states(&all[0]), [(2, AttemptState::Applied)]);
+    assert_eq!(states(&all[0]), [(2, AttemptState::Running)]);
     assert_eq!(all[0].condemned.iter().map(|a| (a.n, a.state)).collect::<Vec<_>>(), [(1, AttemptState::InDoubt)]);
     assert_eq!(all[0].charge.instances, 2);
 }

@@ -38,6 +38,14 @@ if verb == 'hand' then
   return {'done'}
 end
 
+if verb == 'note' then
+  -- name, text
+  if whole then return {'whole'} end
+  call('HSET', base .. 'notes', ARGV[2], ARGV[3])
+  call('ZADD', base .. 'noted', 0, ARGV[2])
+  return {'done'}
+end
+
 -- All that follows needs the token: its nonce is the second argument.
 local token = call('HMGET', mark, 'nonce', 'server', 'till')
 if whole or token[1] ~= ARGV[2] or token[2] ~= run or tonumber(token[3]) <= now then return {'overtaken'} end
@@ -57,6 +65,14 @@ if verb == 'page' then
   local found = {}
   for n, op in ipairs(ops) do found[n] = {op, fields(base .. kind .. op)} end
   return {'page', found}
+end
+
+-- nonce, offset, count
+if verb == 'notes' then
+  local names = call('ZRANGE', base .. 'noted', ARGV[3], tonumber(ARGV[3]) + tonumber(ARGV[4]) - 1)
+  local found = {}
+  for n, name in ipairs(names) do found[n] = call('HGET', base .. 'notes', name) or '' end
+  return {'notes', found}
 end
 
 if verb == 'restore' then
@@ -128,6 +144,6 @@ else
   return redis.error_reply('DAMAGED no such verb')
 end
 for _, op in ipairs(call('ZRANGE', base .. 'handed', 0, -1)) do call('DEL', base .. 'handed:' .. op) end
-call('DEL', base .. 'handed', mark)
+call('DEL', base .. 'handed', base .. 'noted', base .. 'notes', mark)
 call('HSET', meta, 'incarnation', run)
 return {'done'}
