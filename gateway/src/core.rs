@@ -175,7 +175,6 @@ impl Core {
         let planner =
             Arc::new(Planner::new(pollers.clone(), Arc::clone(&fleet), profiles, Arc::clone(&tenants), limits));
         let stop = CancellationToken::new();
-        let settings = driver_settings(config, limits);
         let parts = Parts {
             ledger: Arc::clone(&deps.ledger),
             fleet: Arc::clone(&fleet),
@@ -186,10 +185,11 @@ impl Core {
             entropy: deps.entropy.clone(),
             intents: Arc::clone(&deps.intents),
             metrics: Arc::clone(&deps.metrics),
-            settings,
+            settings: driver_settings(config, limits),
         };
         let driver = Driver::new(parts, stop.clone());
         let tasks = TaskTracker::new();
+        let told = (Arc::clone(&deps.shared), replicas.owner().to_owned());
         let drawer = share_limits(&deps, replicas, (&tasks, &stop));
         let rebuilder = deps.recovery.map(|recovery| {
             Rebuilder::new(rebuild::Parts {
@@ -215,7 +215,7 @@ impl Core {
             fleet,
             pollers,
             planner,
-            reconciler: Reconciler::new(driver.clone(), quotas(config), config.reconcile.clone()),
+            reconciler: Reconciler::new(driver.clone(), quotas(config), config.reconcile.clone(), told),
             driver,
             draining: deps.draining,
             drawer,

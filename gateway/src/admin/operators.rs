@@ -1,10 +1,10 @@
 //! The part of the admin listener that shows and settles what needs a person: strays, operations in doubt, imports.
 //!
 //! ```text
-//! GET  /orphans                                every stray, with why nothing is done about it yet
+//! GET  /orphans?after={backend}/{cloudId}      every stray, with why nothing is done about it yet, and who says so
 //! POST /orphans/{backend}/{cloudId}:adopt      {"tenant", "name", "force"?}   makes it the tenant's instance
 //! POST /orphans/{backend}/{cloudId}:remove     deletes it now, if no operation has it
-//! POST /orphans/{backend}/{cloudId}:ignore     leaves it alone until the process ends
+//! POST /orphans/{backend}/{cloudId}:ignore     leaves it alone, at every gateway
 //! POST /import                                 {"backend", "cloudId", "tenant", "name", "force"?}
 //! GET  /operations?state=in-doubt|undetermined operations whose outcome is not known
 //! POST /operations/{tenant}/{operation}:settle {"outcome": "absent"} or {"outcome": "applied", "cloudId"}
@@ -33,6 +33,7 @@ use crate::{
     journal::{
         doubts::{Outcome, State},
         import::Import,
+        listing::StrayPlace,
     },
     operation::Refusal,
 };
@@ -43,7 +44,7 @@ const BODY_LEN_MAX: usize = 16 * 1024;
 /// Longest time in which a body must come.
 const BODY_WITHIN: Duration = Duration::from_secs(5);
 
-/// Most items of a list; what is beyond is counted.
+/// Most items of a list; what is beyond is counted, and of strays asked for with `after`.
 const LIST_MAX: usize = 1000;
 
 #[derive(Debug, Deserialize)]
@@ -76,7 +77,7 @@ enum Settle {
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
 enum Route {
-    Orphans,
+    Orphans(Option<StrayPlace>),
     Adopt(BackendId, CloudId),
     Remove(BackendId, CloudId),
     Ignore(BackendId, CloudId),
@@ -108,7 +109,7 @@ fn route(method: &Method, path: &str, query: Option<&str>) -> Option<Result<Rout
         return Some(Err(Refusal::new(ErrorCode::MethodNotAllowed, format!("this path takes {wanted}"))));
     }
     Some(match segments.as_slice() {
-        ["orphans"] => Ok(Route::Orphans),
+        ["orphans"] => after(query).map(Route::Orphans),
         ["reconcile"] => Ok(Route::Reconcile),
         ["import"] => Ok(Route::Import),
         ["operations"] => state(query).map(Route::Operations),
@@ -143,6 +144,15 @@ fn settled(tenant: &str, last: &str) -> Result<Route, Refusal> {
     Ok(Route::Settle(parse(tenant)?, parse(op)?))
 }
 
+fn after(query: Option<&str>) -> Result<Option<StrayPlace>, Refusal> {
+    let Some(query) = query.filter(|q| !q.is_empty()) else { return Ok(None) };
+    let place = query.strip_prefix("after=").and_then(|place| place.split_once('/'));
+    let (backend, id) = place.ok_or_else(|| {
+        Refusal::new(ErrorCode::InvalidArgument, "the query is after=BACKEND/CLOUD-ID, the next of the page before")
+    })?;
+    Ok(Some((parse(backend)?, parse(id)?)))
+}
+
 fn state(query: Option<&str>) -> Result<Option<State>, Refusal> {
     let Some(query) = query.filter(|q| !q.is_empty()) else { return Ok(None) };
     match query {
@@ -156,10 +166,10 @@ async fn perform(core: &Core, route: Route, body: Incoming) -> Result<Reply, Ref
     let accepted = || json_answer(StatusCode::ACCEPTED, &json!({ "status": "accepted" }));
     let reconciler = &core.reconciler;
     match route {
-        Route::Orphans => Ok(list(reconciler.strays())),
+        Route::Orphans(after) => Ok(json_answer(StatusCode::OK, &json!(reconciler.strays(after.as_ref(), LIST_MAX)))),
         Route::Reconcile => Ok(list(reconciler.status())),
         Route::Operations(state) => Ok(list(reconciler.doubts(state))),
-        Route::Ignore(backend, id) => reconciler.ignore(&backend, &id).map(|()| accepted()),
+        Route::Ignore(backend, id) => reconciler.ignore(&backend, &id).await.map(|()| accepted()),
         Route::Remove(backend, id) => reconciler.remove(&backend, &id).await.map(|()| accepted()),
         Route::Adopt(backend, cloud_id) => {
             let Adopt { tenant, name, force } = read(body).await?;
@@ -218,7 +228,9 @@ mod tests {
         let ok = |line: &str| of(line).unwrap().unwrap();
         let refused = |line: &str| of(line).unwrap().unwrap_err().problem.code;
         let (gz, id): (BackendId, CloudId) = ("gz".parse().unwrap(), "eksci-1".parse().unwrap());
-        assert_eq!(ok("GET /orphans"), Route::Orphans);
+        assert_eq!(ok("GET /orphans"), Route::Orphans(None));
+        assert_eq!(ok("GET /orphans?after=gz/eksci-1"), Route::Orphans(Some((gz.clone(), id.clone()))));
+        assert_eq!(refused("GET /orphans?after=gz"), ErrorCode::InvalidArgument);
         assert_eq!(ok("POST /orphans/gz/eksci-1:adopt"), Route::Adopt(gz.clone(), id.clone()));
         assert_eq!(ok("POST /orphans/gz/eksci%2D1:remove"), Route::Remove(gz.clone(), id.clone()));
         assert_eq!(ok("POST /orphans/gz/eksci-1:ignore"), Route::Ignore(gz, id));

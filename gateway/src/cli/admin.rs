@@ -15,6 +15,12 @@ use super::{
 /// Where the admin listener is when nobody says: the configuration's default.
 const ADMIN_DEFAULT: &str = "http://127.0.0.1:9090";
 
+/// Most pages of a list that are put together.
+const PAGES_MAX: usize = 100;
+
+/// Of a gateway's name so much is shown in tables.
+const GATEWAY_LEN: usize = 8;
+
 /// `admin`.
 #[derive(Debug, Args)]
 pub(super) struct Admin {
@@ -66,7 +72,7 @@ pub(super) enum AdminVerb {
         #[arg(value_parser = place)]
         instance: Place,
     },
-    /// Leave an orphan alone until the gateway ends; `reconcile.keep` in the configuration is for longer
+    /// Leave an orphan alone at every gateway until the last one ends; `reconcile.keep` in the configuration is for longer
     Ignore {
         /// BACKEND/CLOUD-ID
         #[arg(value_parser = place)]
@@ -130,7 +136,7 @@ pub(super) fn connect(args: &Admin, global: &Global, env: &Environment) -> Resul
 /// What the gateway refuses with.
 pub(super) async fn run(client: &Client, args: &Admin, now: Time) -> Result<(), Failure> {
     match &args.verb {
-        AdminVerb::Orphans(output) => show(client, "/orphans", output.output, &|items| strays(items, now)).await,
+        AdminVerb::Orphans(output) => orphans(client, output.output, now).await,
         AdminVerb::Reconcile(output) => show(client, "/reconcile", output.output, &|items| backends(items, now)).await,
         AdminVerb::Operations { state, output } => {
             let path = match state {
@@ -157,7 +163,7 @@ pub(super) async fn run(client: &Client, args: &Admin, now: Time) -> Result<(), 
         }
         AdminVerb::Ignore { instance } => {
             post(client, &instance.path("orphans", "ignore"), &json!({})).await?;
-            emit(&format!("{}/{} is left alone until the gateway ends\n", instance.0, instance.1))
+            emit(&format!("{}/{} is left alone by every gateway\n", instance.0, instance.1))
         }
         AdminVerb::Settle { operation, absent: _, applied } => {
             let body = match applied {
@@ -178,11 +184,32 @@ async fn post(client: &Client, path: &str, body: &Value) -> Result<Value, Failur
 }
 
 async fn show(client: &Client, path: &str, format: Format, table: &dyn Fn(&[Value]) -> Table) -> Result<(), Failure> {
-    let value = client.read(path).await?;
-    let rows = items(&value, "/items");
+    render(&client.read(path).await?, format, table)
+}
+
+/// Every page of strays as one list.
+async fn orphans(client: &Client, format: Format, now: Time) -> Result<(), Failure> {
+    let mut all = client.read("/orphans").await?;
+    for _ in 1..PAGES_MAX {
+        let Some(next) = all.get("next").and_then(Value::as_str).and_then(|next| place(next).ok()) else { break };
+        let mut page = client.read(&format!("/orphans?after={}/{}", encode(&next.0), encode(&next.1))).await?;
+        let more = page.get_mut("items").map(Value::take).unwrap_or_default();
+        if let (Some(Value::Array(items)), Value::Array(more)) = (all.get_mut("items"), more) {
+            items.extend(more);
+        }
+        if let Some(object) = all.as_object_mut() {
+            object.remove("next");
+            object.extend(page.get_mut("next").map(|next| ("next".to_owned(), next.take())));
+        }
+    }
+    render(&all, format, &|items| strays(items, now))
+}
+
+fn render(value: &Value, format: Format, table: &dyn Fn(&[Value]) -> Table) -> Result<(), Failure> {
+    let rows = items(value, "/items");
     match format {
-        Format::Json => emit(&output::json(&value))?,
-        Format::Yaml => emit(&output::yaml(&value)?)?,
+        Format::Json => emit(&output::json(value))?,
+        Format::Yaml => emit(&output::yaml(value)?)?,
         Format::Name => return Err(Failure::new(Exit::Usage, "these have no resource names; use -o table or -o json")),
         Format::Table | Format::Wide if rows.is_empty() => note("none\n"),
         Format::Table | Format::Wide => emit(&table(rows).render())?,
@@ -195,7 +222,8 @@ async fn show(client: &Client, path: &str, format: Format, table: &dyn Fn(&[Valu
 }
 
 fn strays(items: &[Value], now: Time) -> Table {
-    let mut table = Table::new(vec!["INSTANCE", "CLASS", "TENANT", "AGE", "SWEEPS", "HELD BACK", "NEXT"]);
+    let mut table =
+        Table::new(vec!["INSTANCE", "CLASS", "TENANT", "AGE", "SWEEPS", "HELD BACK", "JUDGED", "BY", "NEXT"]);
     for item in items {
         table.row(vec![
             format!("{}/{}", text(item, "/backend"), text(item, "/cloudId")),
@@ -204,10 +232,20 @@ fn strays(items: &[Value], now: Time) -> Table {
             age(now, Some(text(item, "/firstSeen"))),
             scalar(item, "/sweeps"),
             text(item, "/heldBack").to_owned(),
+            age(now, Some(text(item, "/judged/at"))),
+            judge(item),
             text(item, "/next").to_owned(),
         ]);
     }
     table
+}
+
+/// The gateway that says so, shortened; nobody has judged yet without one.
+fn judge(item: &Value) -> String {
+    match item.pointer("/judged/here").and_then(Value::as_bool) {
+        Some(true) => "this one".to_owned(),
+        _ => text(item, "/judged/gateway").chars().take(GATEWAY_LEN).collect(),
+    }
 }
 
 fn doubts(items: &[Value], now: Time) -> Table {
@@ -228,7 +266,8 @@ fn doubts(items: &[Value], now: Time) -> Table {
 
 fn backends(items: &[Value], now: Time) -> Table {
     let mut table = Table::new(vec![
-        "BACKEND", "REGION", "SWEPT", "TRUSTED", "LISTED", "OURS", "EXPECTED", "STRAYS", "REMOVES", "BRAKE",
+        "BACKEND", "REGION", "SWEPT", "TRUSTED", "LISTED", "OURS", "EXPECTED", "STRAYS", "REMOVES", "BRAKE", "JUDGED",
+        "BY",
     ]);
     for item in items {
         let strays = item.pointer("/strays").and_then(Value::as_object);
@@ -244,6 +283,8 @@ fn backends(items: &[Value], now: Time) -> Table {
             strays.join(", "),
             scalar(item, "/lastSweep/removesOrphans"),
             scalar(item, "/removalsLeft"),
+            age(now, item.pointer("/judged/at").and_then(Value::as_str)),
+            judge(item),
         ]);
     }
     table

@@ -222,12 +222,21 @@ impl Driver {
         Ok(taken)
     }
 
-    /// Drives on what a task left by a panic: this process holds its lease, so nobody else will.
+    /// Drives on what a task left by a panic, or an import by its caller's going away: this process holds its lease, so nobody else will.
     async fn raise_fallen(&self) -> Result<(), LedgerError> {
-        let fallen: Vec<Key> = self.0.registry().fallen.iter().take(ABANDONED_MAX).cloned().collect();
+        let fallen: Vec<Key> = {
+            let registry = self.0.registry();
+            registry.fallen.difference(&registry.importing).take(ABANDONED_MAX).cloned().collect()
+        };
         for key in fallen {
             let record = self.0.parts.ledger.operation(&key.0, &key.1).await?;
-            self.0.registry().fallen.remove(&key);
+            {
+                let mut registry = self.0.registry();
+                if registry.importing.contains(&key) {
+                    continue;
+                }
+                registry.fallen.remove(&key);
+            }
             if let Some(record) = record.filter(|r| r.fence.owner == self.0.owner && r.due.is_some()) {
                 self.start(record);
             }

@@ -130,7 +130,7 @@ impl Driver {
         let mut registry = self.0.registry();
         registry.followed.retain(|_, updates| updates.receiver_count() > 0);
         registry.show(&key, &record);
-        let rests = !registry.running.contains_key(&key);
+        let rests = !registry.running.contains_key(&key) && !registry.importing.contains(&key);
         drop(registry);
         if is_new && rests && record.fence.owner == self.0.owner && record.due.is_some() {
             self.start(Box::new((*record).clone()));

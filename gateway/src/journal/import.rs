@@ -19,10 +19,12 @@ use meridian_policies::quota;
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    driver::Driver,
     identity::{self, Deployment},
     machine,
     reconcile::{self, Class, Held, Shown},
     reconciler::{Reconciler, unread},
+    running::Key,
 };
 use crate::{
     operation::{Refusal, store_refusal},
@@ -72,6 +74,29 @@ fn operation(deployment: &Deployment, tenant: &TenantId, source: &str, k: u32) -
     deployment.operation_id(tenant, "IMPORT", &format!("{source}#{k}")).map_err(Refusal::internal)
 }
 
+/// Keeps the claim of an import from being driven while the import is written. However it ends, also by a caller who
+/// goes away, the claim is looked at after it: one that is left over is given up then.
+struct Writing {
+    driver: Driver,
+    key: Key,
+}
+
+impl Writing {
+    /// None when another request of this process is at it.
+    fn begin(driver: &Driver, key: Key) -> Option<Self> {
+        let new = driver.0.registry().importing.insert(key.clone());
+        new.then(|| Self { driver: driver.clone(), key })
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        let mut registry = self.driver.0.registry();
+        registry.importing.remove(&self.key);
+        registry.fallen.insert(self.key.clone());
+    }
+}
+
 fn conflict(why: impl Into<String>) -> Refusal {
     Refusal::new(ErrorCode::Conflict, why)
 }
@@ -117,7 +142,7 @@ impl Reconciler {
             return Err(conflict(format!("it is {}; only what runs can be imported", seen.phase.as_str())));
         }
         self.nobody_has(backend, wish, &seen).await?;
-        let claimed = self.claim_import(wish, &seen).await?;
+        let (claimed, _writing) = self.claim_import(wish, &seen).await?;
         let taken_in = |now: Time| taken_in((*claimed).clone(), (&parts.deployment, backend), &seen, now);
         let next = taken_in(parts.clock.now()).map_err(Refusal::internal)?;
         // By force it is charged in the same one step, whatever the limits are: nothing else slips in.
@@ -195,15 +220,19 @@ impl Reconciler {
         }
     }
 
-    async fn claim_import(&self, wish: &Import, seen: &Observed) -> Result<Box<OperationRecord>, Refusal> {
+    async fn claim_import(&self, wish: &Import, seen: &Observed) -> Result<(Box<OperationRecord>, Writing), Refusal> {
         let parts = self.parts();
         let now = parts.clock.now();
         let Some((k, _)) = self.last_import(wish).await? else {
             return Err(conflict("it was imported and refused too often"));
         };
+        let under_way = || conflict("another import of it is under way; repeat it");
+        let op_id = operation(&parts.deployment, &wish.tenant, &wish.source(), k)?;
+        let key = (wish.tenant.clone(), op_id.clone());
+        let writing = Writing::begin(self.driver(), key).ok_or_else(under_way)?;
         let claim = Claim {
             tenant: wish.tenant.clone(),
-            op_id: operation(&parts.deployment, &wish.tenant, &wish.source(), k)?,
+            op_id,
             uid: identity::instance_uid(now, parts.entropy.next()).map_err(Refusal::internal)?,
             name: wish.name.clone(),
             fingerprint: wish.fingerprint(),
@@ -215,12 +244,12 @@ impl Reconciler {
             lease: self.driver().lease(),
         };
         match parts.ledger.claim(claim).await.map_err(|e| store_refusal(&e))? {
-            Claimed::New(record) => Ok(record),
+            Claimed::New(record) => Ok((record, writing)),
             Claimed::NameTaken(_) => {
                 let why = format!("tenants/{}/instances/{} exists already", wish.tenant, wish.name);
                 Err(Refusal::new(ErrorCode::AlreadyExists, why))
             }
-            Claimed::Joined(_) | Claimed::KeyReused(_) => Err(conflict("another import of it is under way; repeat it")),
+            Claimed::Joined(_) | Claimed::KeyReused(_) => Err(under_way()),
         }
     }
 }

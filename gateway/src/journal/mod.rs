@@ -4,13 +4,17 @@
 //! operation ([`identity`]).
 
 pub mod amend;
+mod budget;
 mod clearing;
 pub mod doubts;
 pub mod driver;
 mod follow;
 pub mod identity;
+mod ignored;
 pub mod import;
 pub mod intent;
+mod judgement;
+pub mod listing;
 pub mod machine;
 mod patience;
 pub mod rebuild;

@@ -10,10 +10,12 @@
 //!   charged and fenced;
 //! - names that are not ours never get in.
 //!
-//! Quarantine lives in memory: after a restart it begins anew, which delays a removal and never hastens one. Time spans
-//! are monotonic; a step of the wall clock moves none.
+//! Quarantine lives in the memory of the gateway that leads the backend's sweeps: after a restart or a change of the
+//! leader it begins anew, which delays a removal and never hastens one. Time spans are monotonic; a step of the wall
+//! clock moves none.
 
 mod brakes;
+mod rotation;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,9 +29,12 @@ use meridian_model::{
     status::{Observed, ObservedPhase},
     time::Time,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-pub use self::brakes::{Brake, allowance};
+pub use self::{
+    brakes::{Brake, Grant, Slots, allowance},
+    rotation::turn,
+};
 use super::identity::Identity;
 use crate::status::sweep::SweepReport;
 
@@ -43,11 +48,14 @@ const EFFECT_BOUNDS: u32 = 2;
 /// Share of the shown names, as a divisor, that may lack a record before the ledger is the suspect, not the cloud.
 const UNRECORDED_SHARE: usize = 5;
 
+/// Second instances that are remembered as counted. They must not happen; beyond so many nobody counts any more.
+const COUNTED_MAX: usize = 10_000;
+
 /// An operation.
 pub type Key = (TenantId, OperationId);
 
 /// What an instance under a name of ours is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
     /// An operation's own: its open attempt has this id, or may get it.
@@ -110,7 +118,7 @@ impl Class {
 }
 
 /// Why nothing is done about a stray yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HeldBack {
     /// It is being acted on.
@@ -133,7 +141,7 @@ pub enum HeldBack {
     NoTenant,
     /// It is already on its way out.
     Leaving,
-    /// Another gateway leads the backend's sweeps.
+    /// It is not certain that this gateway still leads the backend's sweeps.
     Follower,
     /// The driver of its operation has it.
     Driver,
@@ -252,7 +260,25 @@ pub struct Memory {
     pub strays: BTreeMap<CloudId, Stray>,
     /// Adopted instances that are not shown.
     pub missing: BTreeMap<Key, Absence>,
+    counted: BTreeSet<(OperationId, CloudId)>,
     lost: Brake,
+}
+
+impl Memory {
+    /// Forgets everything but which second instances were counted: another gateway judges from now on, or did since.
+    pub fn forget(&mut self) {
+        *self = Self { counted: std::mem::take(&mut self.counted), ..Self::default() };
+    }
+
+    /// Notes a second instance of an operation; true when it is new. Pairs that whoever judged before has counted are
+    /// noted like this too.
+    pub fn count(&mut self, op: OperationId, id: CloudId) -> bool {
+        let new = self.counted.insert((op, id));
+        if self.counted.len() > COUNTED_MAX {
+            self.counted.pop_first();
+        }
+        new
+    }
 }
 
 /// What to do about one instance.
@@ -290,8 +316,10 @@ pub enum Action {
 pub struct Verdict {
     /// What to do, in order.
     pub actions: Vec<Action>,
-    /// Second instances of an operation found in this sweep: must not happen (R1).
+    /// Second instances of an operation that were not known before this sweep: must not happen (R1).
     pub violations: u32,
+    /// Removals that begin with this sweep.
+    pub begun: usize,
 }
 
 /// What an instance is, by its name and what the ledger holds. The flag says that one sight is enough to know.
@@ -351,19 +379,19 @@ pub fn classify(shown: &Shown, sweep_started: Time) -> (Class, bool) {
 pub fn reconcile(
     view: &View,
     report: &SweepReport,
-    (memory, brake): (&mut Memory, &mut Brake),
+    (memory, grant): (&mut Memory, Grant),
     rules: &Rules,
     now: Now,
 ) -> Verdict {
     let mut verdict = Verdict::default();
     remember(view, report, memory, now);
-    let allowed = allowance(view.fleet, rules.removals_min);
     let unrecorded = view.shown.iter().filter(|s| s.held == Held::Missing).count();
+    let read = view.shown.iter().filter(|s| s.held != Held::Unread).count();
     let company = Company {
         trusted: report.trusted,
         serving: view.serving,
         holds_any: view.holds_any,
-        suspect: unrecorded > rules.removals_min && unrecorded * UNRECORDED_SHARE > view.shown.len(),
+        suspect: unrecorded > rules.removals_min && unrecorded * UNRECORDED_SHARE > read,
         leads: report.leads,
     };
     for shown in &view.shown {
@@ -374,19 +402,29 @@ pub fn reconcile(
         {
             verdict.actions.push(Action::Wake(key(record)));
         }
+        let Some(sights) = memory.strays.get(&shown.id).map(|stray| stray.sights) else { continue };
+        // Whatever is done about it, and when: that it is there is the violation.
+        if class == Class::Duplicate && report.leads && (sure || sights >= SIGHTS_MIN) {
+            verdict.violations += u32::from(memory.count(shown.identity.op_id.clone(), shown.id.clone()));
+        }
         let Some(stray) = memory.strays.get_mut(&shown.id) else { continue };
         stray.held_back = held_back(stray, shown, &company, (rules, sure), now);
         if stray.held_back != HeldBack::Nothing {
             continue;
         }
         // A repetition undoes nothing more than the first did.
-        if stray.deletes == 0 && !brake.take(now.mono, rules.brake_window, allowed) {
-            stray.held_back = HeldBack::Brake;
+        if stray.deletes == 0 {
+            match grant {
+                Grant::Away => stray.held_back = HeldBack::Ledger,
+                Grant::Of(granted) if verdict.begun >= granted => stray.held_back = HeldBack::Brake,
+                Grant::Of(_) => verdict.begun += 1,
+            }
+        }
+        if stray.held_back != HeldBack::Nothing {
             continue;
         }
         match (&shown.held, class) {
             (Held::Record(record), Class::Duplicate | Class::Zombie) => {
-                verdict.violations += u32::from(class == Class::Duplicate && stray.deletes == 0);
                 stray.deletes = stray.deletes.saturating_add(1);
                 let observed = Box::new(shown.observed.clone());
                 verdict.actions.push(Action::Condemn { key: key(record), observed, class });

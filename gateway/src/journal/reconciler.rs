@@ -1,41 +1,45 @@
 //! The reconciler: takes in what the sweeps of each backend show, has [`reconcile`] decide, and does it.
 //!
-//! One task per backend, so that a dead one holds up no other. Every gateway takes in every sweep, so that each can say
-//! what there is; only the one that leads the backend's sweeps acts. What a live operation has to do with goes through
+//! One task per backend, so that a dead one holds up no other. Only the gateway that leads the backend's sweeps judges
+//! them and acts; it tells the others what it made of them (`judgement`), so that each can say the same (`listing`), and
+//! forgets it when it leads no more. What a live operation has to do with goes through
 //! its record and its driver, which the fence protects; only an orphan, which has no record, is deleted from here, with
-//! an audit line, again with each sweep until a complete one does not show it.
+//! an audit line, again with each sweep until a complete one does not show it. How many removals may begin is drawn from
+//! what all gateways share (`budget`), and so is what a person said to leave alone (`ignored`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::pending,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use meridian_ledger::{LedgerError, Standing};
+use meridian_ledger::{LedgerError, Standing, shared::Shared};
 use meridian_model::{
     error::ErrorCode,
-    ids::{BackendId, CloudId, OperationId, RegionId, TenantId},
+    ids::{BackendId, CloudId, OperationId, TenantId},
     operation::QuotaLimits,
     status::Observed,
-    time::Time,
 };
-use serde::Serialize;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    budget::Budget,
     driver::{Driver, Parts},
     identity::tenant_hash,
-    reconcile::{self, Action, Brake, Class, Held, HeldBack, Key, Memory, Now, Rules, Shown, Verdict, View, allowance},
+    ignored::Ignored,
+    judgement::{self, Judgement, Sweep},
+    reconcile::{self, Action, Class, Grant, Held, Key, Memory, Now, Rules, Shown, Verdict, View, allowance},
 };
 use crate::{
     config::{Orphans, Reconcile},
     operation::{Refusal, store_refusal},
     regions::Backend,
-    status::{poll::Poller, sweep::SweepReport},
+    status::{board::ms, poll::Poller, sweep::SweepReport},
 };
 
-/// Names of one sweep that the ledger is read for; the fleet knows nearly all. The rest waits for the next sweep.
+/// Names of one sweep that the ledger is read for; the fleet knows nearly all. The rest has its turn with the next ones.
 const READS_MAX: usize = 1000;
 
 /// How long a deployment id must have been in use at a backend before its orphans are removed unasked
@@ -52,104 +56,54 @@ struct Inner {
     /// Configured tenants with their limits.
     tenants: BTreeMap<TenantId, QuotaLimits>,
     settings: Reconcile,
+    gateway: String,
+    budget: Budget,
+    ignored: Ignored,
     began: Instant,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    backends: BTreeMap<BackendId, Known>,
-    brakes: BTreeMap<RegionId, Brake>,
-    ignored: BTreeSet<(BackendId, CloudId)>,
-}
+type State = BTreeMap<BackendId, Known>;
 
 /// What is known of a backend.
 #[derive(Debug, Default)]
 struct Known {
     memory: Memory,
-    last: Option<LastSweep>,
-}
-
-/// The last complete sweep of a backend.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LastSweep {
-    /// When it began.
-    pub started_at: Time,
-    /// Its silence can be believed.
-    pub trusted: bool,
-    /// This process acts on it.
-    pub leads: bool,
-    /// The ledger was there to be asked.
-    pub ledger_serving: bool,
-    /// Instances listed, foreign ones too.
-    pub listed: usize,
-    /// Instances under our names.
-    pub shown: usize,
-    /// Adopted instances it had to show.
-    pub expected: usize,
-    /// Orphans are removed; otherwise only reported.
-    pub removes_orphans: bool,
-}
-
-/// How the reconciler stands with one backend.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BackendView {
-    /// The backend.
-    pub backend: BackendId,
-    /// Its region.
-    pub region: RegionId,
-    /// Its last complete sweep, if there was one.
-    pub last_sweep: Option<LastSweep>,
-    /// Strays by class.
-    pub strays: BTreeMap<Class, usize>,
-    /// Removals that the brake of the region allows now.
-    pub removals_left: usize,
-}
-
-/// An instance that somebody should know of.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct StrayView {
-    /// The backend.
-    pub backend: BackendId,
-    /// Its region.
-    pub region: RegionId,
-    /// The vendor's id.
-    pub cloud_id: CloudId,
-    /// Its name at the vendor, empty when it is not shown.
-    pub name: String,
-    /// What it is.
-    pub class: Class,
-    /// The operation in its name, or that has it.
-    pub operation: OperationId,
-    /// The tenant, where it is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tenant: Option<TenantId>,
-    /// First sight, or first sweep that missed it.
-    pub first_seen: Time,
-    /// Last sight, if it is shown.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_seen: Option<Time>,
-    /// When the vendor made it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub create_time: Option<Time>,
-    /// Complete sweeps that showed it, or that missed it.
-    pub sweeps: u32,
-    /// Times its removal was begun.
-    pub removals: u32,
-    /// Why nothing is done about it yet.
-    pub held_back: HeldBack,
-    /// What happens next.
-    pub next: &'static str,
+    /// The term in which it came to be known.
+    term: u64,
+    /// The last name whose turn it was to be looked up in the ledger.
+    looked_at: Option<CloudId>,
 }
 
 impl Reconciler {
-    /// A reconciler that knows nothing yet; it works with what the driver works with.
+    /// A reconciler that knows nothing yet; it works with what the driver works with, and tells the gateways that share
+    /// something with this one of what it finds. The name is this gateway's among them.
     #[must_use]
-    pub fn new(driver: Driver, tenants: BTreeMap<TenantId, QuotaLimits>, settings: Reconcile) -> Self {
-        Self(Arc::new(Inner { driver, tenants, settings, began: Instant::now(), state: Mutex::default() }))
+    pub fn new(
+        driver: Driver,
+        tenants: BTreeMap<TenantId, QuotaLimits>,
+        settings: Reconcile,
+        (shared, gateway): (Arc<dyn Shared>, String),
+    ) -> Self {
+        let budget = Budget::new(Arc::clone(&shared));
+        let ignored = Ignored::new(shared, gateway.clone());
+        let (began, state) = (Instant::now(), Mutex::default());
+        Self(Arc::new(Inner { driver, tenants, settings, gateway, budget, ignored, began, state }))
+    }
+
+    /// This gateway's name among those that judge.
+    #[must_use]
+    pub fn gateway(&self) -> &str {
+        &self.0.gateway
+    }
+
+    pub(super) fn ignored(&self) -> &Ignored {
+        &self.0.ignored
+    }
+
+    /// Removals that a small region may always have.
+    pub(super) fn removals_min(&self) -> usize {
+        self.0.settings.removals_min
     }
 
     pub(super) fn driver(&self) -> &Driver {
@@ -177,8 +131,27 @@ impl Reconciler {
     /// Works on the reports of one backend until `stop`.
     pub async fn run(self, mut reports: mpsc::Receiver<SweepReport>, stop: CancellationToken) {
         let work = async {
-            while let Some(report) = reports.recv().await {
-                self.take_in(report).await;
+            let mut judged: Option<(BackendId, u64)> = None;
+            loop {
+                let over = async {
+                    match judged.as_ref().and_then(|(at, term)| Some((self.parts().pollers.of(at).ok()?, *term))) {
+                        Some((poller, term)) => poller.term_over(term).await,
+                        None => pending().await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    report = reports.recv() => {
+                        let Some(report) = report else { return };
+                        judged = Some((report.backend.clone(), report.term));
+                        self.take_in(report).await;
+                    }
+                    () = over => {
+                        if let Some((backend, _)) = judged.take() {
+                            self.forget(&backend);
+                        }
+                    }
+                }
             }
         };
         tokio::select! {
@@ -188,17 +161,48 @@ impl Reconciler {
         }
     }
 
+    /// Forgets what it knew of a backend whose sweeps another gateway judges now.
+    fn forget(&self, backend: &BackendId) {
+        if let Some(known) = self.state().get_mut(backend) {
+            known.memory.forget();
+        }
+        for class in Class::STRAYS {
+            self.parts().metrics.reconcile.strays(backend.as_str(), class.as_str(), 0);
+        }
+    }
+
     async fn take_in(&self, report: SweepReport) {
         let Ok(poller) = self.parts().pollers.of(&report.backend) else { return };
-        let backend = Arc::clone(poller.backend());
-        let (view, removes) = self.look(&backend, &report).await;
-        let verdict = self.decide(&backend, &view, &report, removes);
+        let backend = poller.backend();
+        self.begin_term(poller, report.term);
+        let (view, removes) = self.look(backend, &report).await;
+        let verdict = self.decide(backend, &view, &report, removes).await;
         if verdict.violations > 0 {
             self.parts().metrics.reconcile.violations(backend.id.as_str(), verdict.violations);
             tracing::error!(backend = %backend.id, count = verdict.violations, "one operation has a second instance; it is removed");
         }
+        self.tell(poller, &view, &report, removes).await;
         for action in verdict.actions {
+            // Looking took its time. What somebody else judges now, somebody else does.
+            if !poller.leads_in(report.term) {
+                return;
+            }
             self.act(poller, action).await;
+        }
+    }
+
+    /// Begins anew in a new term, but for the second instances that whoever judged before has counted.
+    fn begin_term(&self, poller: &Poller, term: u64) {
+        let mut state = self.state();
+        let known = state.entry(poller.backend().id.clone()).or_default();
+        if known.term == term {
+            return;
+        }
+        known.term = term;
+        known.memory.forget();
+        let said = poller.judged().and_then(|(_, said)| serde_json::from_slice::<Judgement>(&said).ok());
+        for told in said.into_iter().flat_map(|said| said.strays).filter(|told| told.class == Class::Duplicate) {
+            known.memory.count(told.op, told.id);
         }
     }
 
@@ -226,29 +230,38 @@ impl Reconciler {
             .iter()
             .filter_map(|r| Some(((r.tenant.clone(), r.op_id.clone()), r.open_attempt()?.cloud_id.clone()?)))
             .collect();
-        let by_hash = self.tenants_by_hash();
-        let mut reads = 0;
+        let (by_hash, mut unknown) = (self.tenants_by_hash(), BTreeSet::new());
         for observed in &report.shown {
             let Some((id, identity)) = observed.id.clone().zip(parts.deployment.identify(&observed.name)) else {
                 continue;
             };
-            let held = if parts.fleet.record_at(&backend.id, &id).is_some() {
-                Held::Current
-            } else if reads >= READS_MAX {
-                Held::Unread
-            } else {
-                reads += 1;
-                self.held(by_hash.get(&identity.tenant_hash), &identity.op_id).await
-            };
+            let known = parts.fleet.record_at(&backend.id, &id).is_some();
+            if !known {
+                unknown.insert(id.clone());
+            }
+            let held = if known { Held::Current } else { Held::Unread };
             view.shown.push(Shown { id, identity, observed: observed.clone(), held });
         }
-        view.holds_any = match reads {
+        let turn = self.turn(&backend.id, &unknown);
+        for shown in view.shown.iter_mut().filter(|shown| turn.contains(&shown.id)) {
+            shown.held = self.held(by_hash.get(&shown.identity.tenant_hash), &shown.identity.op_id).await;
+        }
+        view.holds_any = match turn.len() {
             0 => true,
             _ => parts.ledger.records(None, 1).await.is_ok_and(|page| !page.records.is_empty()),
         };
         // Asked last: what was read before is only worth something if the ledger still serves.
         view.serving = parts.ledger.standing() == Standing::Serving;
         (view, removes)
+    }
+
+    /// Those of the names that the fleet does not know whose turn it is to be looked up.
+    fn turn(&self, backend: &BackendId, unknown: &BTreeSet<CloudId>) -> BTreeSet<CloudId> {
+        let mut state = self.state();
+        let known = state.entry(backend.clone()).or_default();
+        let (turn, last) = reconcile::turn(unknown, known.looked_at.as_ref(), READS_MAX);
+        known.looked_at = last;
+        turn
     }
 
     pub(super) async fn held(&self, tenant: Option<&TenantId>, op: &OperationId) -> Held {
@@ -269,9 +282,8 @@ impl Reconciler {
         known.map(|tenant| (tenant_hash(&tenant), tenant)).collect()
     }
 
-    fn rules(&self, backend: &Backend, removes: bool, state: &State) -> Rules {
+    fn rules(&self, backend: &Backend, removes: bool) -> Rules {
         let settings = &self.0.settings;
-        let by_hand = state.ignored.iter().filter(|(at, _)| *at == backend.id).map(|(_, id)| id.clone());
         Rules {
             removes,
             quarantine: settings.quarantine.0,
@@ -279,33 +291,59 @@ impl Reconciler {
             lost_sweeps: settings.lost_sweeps,
             removals_min: settings.removals_min,
             brake_window: settings.brake_window.0,
-            ignored: settings.keep.iter().cloned().chain(by_hand).collect(),
+            ignored: settings.keep.iter().cloned().chain(self.0.ignored.of(&backend.id)).collect(),
         }
     }
 
-    fn decide(&self, backend: &Backend, view: &View, report: &SweepReport, removes: bool) -> Verdict {
-        let mut state = self.state();
-        let rules = self.rules(backend, removes, &state);
-        let State { backends, brakes, .. } = &mut *state;
-        let known = backends.entry(backend.id.clone()).or_default();
-        let brake = brakes.entry(backend.region.clone()).or_default();
-        let verdict = reconcile::reconcile(view, report, (&mut known.memory, brake), &rules, self.now());
-        known.last = Some(LastSweep {
-            started_at: report.started_at,
-            trusted: report.trusted,
-            leads: report.leads,
-            ledger_serving: view.serving,
-            listed: report.listed.len(),
-            shown: view.shown.len(),
-            expected: view.expected.len(),
-            removes_orphans: removes,
-        });
-        let counts = counts(&known.memory);
+    /// Decides twice: first, and without effect, to know how many removals to draw, then with what was granted.
+    async fn decide(&self, backend: &Backend, view: &View, report: &SweepReport, removes: bool) -> Verdict {
+        let heard = self.0.ignored.refresh().await;
+        let (rules, now) = (self.rules(backend, removes), self.now());
+        let allowed = allowance(view.fleet, rules.removals_min);
+        let judge = |memory: &mut Memory, grant| reconcile::reconcile(view, report, (memory, grant), &rules, now);
+        let mut tried = self.state().entry(backend.id.clone()).or_default().memory.clone();
+        let grant = match judge(&mut tried, Grant::Of(allowed)).begun {
+            // Who does not hear what a person said to leave alone removes nothing.
+            _ if !heard => Grant::Away,
+            0 => Grant::Of(0),
+            wanted => self.0.budget.draw(&backend.region, wanted, allowed, rules.brake_window).await,
+        };
+        judge(&mut self.state().entry(backend.id.clone()).or_default().memory, grant)
+    }
+
+    /// Tells all gateways, this one included, how the sweep was judged.
+    async fn tell(&self, poller: &Poller, view: &View, report: &SweepReport, removes: bool) {
+        let (backend, parts, now) = (poller.backend(), self.parts(), self.parts().clock.now());
+        let by_hash = self.tenants_by_hash();
+        let tenant_of = |name: &str| by_hash.get(&parts.deployment.identify(name)?.tenant_hash).cloned();
+        let allowed = allowance(view.fleet, self.0.settings.removals_min);
+        let judgement = {
+            let mut state = self.state();
+            let memory = &state.entry(backend.id.clone()).or_default().memory;
+            Judgement {
+                by: self.0.gateway.clone(),
+                sweep: Sweep {
+                    started_ago_ms: ms(now.since(report.started_at)),
+                    trusted: report.trusted,
+                    ledger_serving: view.serving,
+                    listed: report.listed.len(),
+                    shown: view.shown.len(),
+                    expected: view.expected.len(),
+                    removes_orphans: removes,
+                },
+                removals_left: self.0.budget.left(&backend.region, allowed),
+                counts: judgement::counts(memory),
+                strays: judgement::strays(memory, now, tenant_of),
+            }
+        };
         for class in Class::STRAYS {
-            let count = counts.get(&class).copied().unwrap_or(0);
-            self.parts().metrics.reconcile.strays(backend.id.as_str(), class.as_str(), count);
+            let count = judgement.counts.get(&class).copied().unwrap_or(0);
+            parts.metrics.reconcile.strays(backend.id.as_str(), class.as_str(), count);
         }
-        verdict
+        match serde_json::to_vec(&judgement) {
+            Ok(said) => poller.judge_so(report.term, said).await,
+            Err(error) => tracing::warn!(%error, "a judgement cannot be told"),
+        }
     }
 
     async fn act(&self, poller: &Poller, action: Action) {
@@ -347,7 +385,7 @@ impl Reconciler {
         let Ok(found) = backend.describe(vec![id.clone()]).await else { return };
         if let Some(seen) = found.iter().find(|o| o.id.as_ref() == Some(&id)) {
             tracing::warn!(backend = %backend.id, cloud.id = %id, phase = seen.phase.as_str(), "sweeps do not show an instance that is there");
-            if let Some(known) = self.state().backends.get_mut(&backend.id) {
+            if let Some(known) = self.state().get_mut(&backend.id) {
                 known.memory.missing.remove(&key);
             }
             return;
@@ -355,90 +393,6 @@ impl Reconciler {
         if poller.silence_is_proof() {
             self.lose(backend, &key, &id).await;
         }
-    }
-
-    /// How the reconciler stands with each backend.
-    #[must_use]
-    pub fn status(&self) -> Vec<BackendView> {
-        let (now, settings) = (self.now(), &self.0.settings);
-        let state = self.state();
-        let none = (Known::default(), Brake::default());
-        let of = |backend: &Arc<Backend>| {
-            let known = state.backends.get(&backend.id).unwrap_or(&none.0);
-            let brake = state.brakes.get(&backend.region).unwrap_or(&none.1);
-            let fleet = known.last.as_ref().map_or(0, |l| l.expected);
-            let allowed = allowance(fleet, settings.removals_min);
-            BackendView {
-                backend: backend.id.clone(),
-                region: backend.region.clone(),
-                last_sweep: known.last.clone(),
-                strays: counts(&known.memory),
-                removals_left: brake.left(now.mono, settings.brake_window.0, allowed),
-            }
-        };
-        self.parts().pollers.all().into_iter().map(|p| of(p.backend())).collect()
-    }
-
-    /// Every stray of every backend.
-    #[must_use]
-    pub fn strays(&self) -> Vec<StrayView> {
-        let by_hash = self.tenants_by_hash();
-        let state = self.state();
-        let mut all = Vec::new();
-        for poller in self.parts().pollers.all() {
-            let backend = poller.backend();
-            let Some(known) = state.backends.get(&backend.id) else { continue };
-            let tenant_of = |observed: &Observed| {
-                let identity = self.parts().deployment.identify(&observed.name)?;
-                by_hash.get(&identity.tenant_hash).cloned()
-            };
-            all.extend(known.memory.strays.iter().map(|(id, stray)| StrayView {
-                backend: backend.id.clone(),
-                region: backend.region.clone(),
-                cloud_id: id.clone(),
-                name: stray.observed.name.clone(),
-                class: stray.class,
-                operation: stray.op_id.clone(),
-                tenant: tenant_of(&stray.observed),
-                first_seen: stray.first_seen,
-                last_seen: Some(stray.last_seen),
-                create_time: stray.observed.created_at,
-                sweeps: stray.sights,
-                removals: stray.deletes,
-                held_back: stray.held_back,
-                next: next_of(stray.class, stray.held_back),
-            }));
-            all.extend(known.memory.missing.iter().map(|((tenant, op), absence)| StrayView {
-                backend: backend.id.clone(),
-                region: backend.region.clone(),
-                cloud_id: absence.id.clone(),
-                name: String::new(),
-                class: Class::Missing,
-                operation: op.clone(),
-                tenant: Some(tenant.clone()),
-                first_seen: absence.first_missed,
-                last_seen: None,
-                create_time: None,
-                sweeps: absence.sweeps,
-                removals: 0,
-                held_back: HeldBack::Quarantine,
-                next: "it is asked for by its id after enough trusted sweeps, and lost when it is not there",
-            }));
-        }
-        all
-    }
-
-    /// Has an instance left alone until this process ends; the setting `reconcile.keep` is for longer.
-    ///
-    /// # Errors
-    /// No sweep of the backend shows such a stray.
-    pub fn ignore(&self, backend: &BackendId, id: &CloudId) -> Result<(), Refusal> {
-        let mut state = self.state();
-        let stray = state.backends.get_mut(backend).and_then(|known| known.memory.strays.get_mut(id));
-        let Some(stray) = stray else { return Err(no_stray(backend, id)) };
-        stray.held_back = HeldBack::Ignored;
-        state.ignored.insert((backend.clone(), id.clone()));
-        Ok(())
     }
 
     /// Removes an orphan at once, on a person's word; refused for what any operation has or may have.
@@ -492,36 +446,6 @@ pub(super) fn unread() -> Refusal {
     store_refusal(&LedgerError::Unavailable("it could not be read".to_owned()))
 }
 
-fn no_stray(backend: &BackendId, id: &CloudId) -> Refusal {
+pub(super) fn no_stray(backend: &BackendId, id: &CloudId) -> Refusal {
     Refusal::new(ErrorCode::NotFound, format!("backend {backend} shows no stray {id}"))
-}
-
-fn counts(memory: &Memory) -> BTreeMap<Class, usize> {
-    let mut counts: BTreeMap<Class, usize> = BTreeMap::new();
-    for stray in memory.strays.values() {
-        *counts.entry(stray.class).or_default() += 1;
-    }
-    if !memory.missing.is_empty() {
-        counts.insert(Class::Missing, memory.missing.len());
-    }
-    counts
-}
-
-/// What happens next with a stray, for people.
-fn next_of(class: Class, held_back: HeldBack) -> &'static str {
-    match held_back {
-        HeldBack::Nothing if class == Class::Orphan => "its delete is repeated until a complete sweep does not show it",
-        HeldBack::Nothing | HeldBack::Driver => "its operation's driver removes it and proves it gone",
-        HeldBack::ReportOnly => "nothing: orphans are only reported; adopt it, remove it, or set reconcile.orphans",
-        HeldBack::Quarantine => "it is removed when it was seen long and often enough",
-        HeldBack::Distrusted => "it waits for a sweep that can be believed",
-        HeldBack::Ledger => "it waits for a ledger that answers and holds something",
-        HeldBack::Mass => "nothing before a person has looked: so many names without a record speak against the ledger",
-        HeldBack::Brake => "it is removed when the brake of its region allows it",
-        HeldBack::Ignored => "nothing: a person said to leave it",
-        HeldBack::NoTenant => "nothing: no tenant has the hash in its name; configure the tenant, or remove it by hand",
-        HeldBack::Leaving => "the vendor is removing it",
-        HeldBack::Follower => "the gateway that leads the backend's sweeps decides",
-        HeldBack::Person => "nothing before a person has looked",
-    }
 }

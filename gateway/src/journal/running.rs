@@ -123,7 +123,9 @@ pub(super) struct Tables {
     pub(super) running: BTreeMap<Key, Running>,
     /// Driven elsewhere, with requests of this process that wait for their end. Bounded by the requests in work.
     pub(super) followed: BTreeMap<Key, Updates>,
-    /// Their task panicked.
+    /// Claimed by an import of this process that is still being written: no task may take it for an interrupted one.
+    pub(super) importing: BTreeSet<Key>,
+    /// Their task panicked, or their import ended: whoever has them has to look whether something is left to do.
     pub(super) fallen: BTreeSet<Key>,
 }
 

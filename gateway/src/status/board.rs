@@ -1,7 +1,8 @@
 //! What the leader of a backend tells the other gateways: instances of ours, how its sweeps go, and the market.
 //!
 //! The board holds one entry for each instance that the last complete sweep showed, one for the market, and a head
-//! that says how old the sweep is. Only entries that changed are posted; the head is posted after them, so that a
+//! that says how old the sweep is, and one for what the leader's reconciler makes of it, which nothing here reads.
+//! Only entries that changed are posted; the head is posted after them, so that a
 //! head always belongs to the entries. Ages are durations by the leader's clock at the time of the post, to which the
 //! store adds the time since: a follower takes the sum from its own clock. No two machines' clocks are compared, and
 //! an age is never less than the truth (but for a leader's clock that is set back during a sweep).
@@ -21,6 +22,9 @@ use serde::{Deserialize, Serialize};
 
 /// Key of the market's entry.
 const MARKET: &str = "market";
+
+/// Key of what the reconciler of the leader makes of its sweeps.
+pub const JUDGED: &str = "judged";
 
 /// Before the vendor's id in the keys of instances.
 const INSTANCE: &str = "i:";
@@ -171,6 +175,8 @@ pub struct News {
     pub head: Option<(Head, Duration)>,
     /// The market, when it was told anew.
     pub market: Option<MarketData>,
+    /// What the leader's reconciler makes of its sweeps, and when it said so by our clock.
+    pub judged: Option<(Time, Vec<u8>)>,
     /// Entries that cannot be read: of another version.
     pub unreadable: usize,
 }
@@ -203,6 +209,7 @@ impl Followed {
                     Ok(post) => news.market = Some(post.data(now, entry.age)),
                     Err(_) => news.unreadable += 1,
                 },
+                Some(value) if entry.key == JUDGED => news.judged = Some((now - entry.age, value)),
                 Some(value) => match serde_json::from_slice(&value) {
                     Ok(observed) => {
                         self.instances.insert(entry.key, observed);
@@ -310,6 +317,19 @@ mod tests {
         let got = news.market.unwrap();
         assert_eq!((got.usage, got.zones), (data.usage, data.zones));
         assert_eq!(got.prices[0].3, other - Duration::from_millis(120));
+    }
+
+    #[test]
+    fn a_judgement_goes_over_as_it_is_with_its_age() {
+        let now = Time::from_unix_ms(1_000_000);
+        let post = (JUDGED.to_owned(), Some(b"anything".to_vec()));
+        let news = Followed::default().take(page(1, vec![post.clone()], None), now);
+        assert_eq!(news.judged, Some((now - Duration::from_millis(20), b"anything".to_vec())));
+        assert_eq!(news.unreadable, 0);
+        // Who takes over leaves it until its own is there.
+        let mut told = Told::default();
+        told.take(page(1, vec![post], None));
+        assert_eq!(told.changes(&[] as &[Observed]), [Vec::new()]);
     }
 
     #[test]

@@ -53,6 +53,18 @@ pub enum Role {
     Follower,
 }
 
+impl Role {
+    /// The term of who reads for all, 0 of who reads for itself alone; none of who does not read.
+    #[must_use]
+    pub const fn term(self) -> Option<u64> {
+        match self {
+            Self::Leader(term) => Some(term),
+            Self::Alone => Some(0),
+            Self::Follower | Self::Undecided => None,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Leadership {
@@ -83,6 +95,12 @@ impl Leadership {
     pub fn leads(&self) -> bool {
         let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
         matches!(*self.role.borrow(), Role::Leader(_)) && until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// This gateway's name among those that may lead.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        self.replicas.owner()
     }
 
     fn become_(&self, role: Role, until: Option<Instant>) {

@@ -3,6 +3,7 @@
 
 pub mod board;
 pub mod fleet;
+pub mod judged;
 pub mod lead;
 pub mod poll;
 pub mod render;

@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     board::{self, Followed, Head, MarketData, Told, ms},
     fleet::Fleet,
+    judged::Judged,
     lead::{Leadership, Role},
     sweep::{Lack, SweepReport},
 };
@@ -144,14 +145,15 @@ struct Swept {
 pub struct Poller {
     backend: Arc<Backend>,
     fleet: Arc<Fleet>,
-    clock: Clock,
+    pub(super) clock: Clock,
     settings: PollSettings,
     watches: Mutex<HashMap<CloudId, Watch>>,
     wake: Notify,
     sweeps: Mutex<Sweeps>,
     ended: mpsc::Sender<Ended>,
     reports: Option<mpsc::Sender<SweepReport>>,
-    leadership: Option<Leadership>,
+    pub(super) leadership: Option<Leadership>,
+    pub(super) judged: Judged,
 }
 
 /// An instance that was seen to have ended by itself.
@@ -195,6 +197,7 @@ impl Poller {
             ended,
             reports: None,
             leadership: None,
+            judged: Judged::default(),
         }
     }
 
@@ -407,6 +410,9 @@ impl Poller {
             if let Some(market) = news.market {
                 self.backend.market.take(market);
             }
+            if let Some((at, judged)) = news.judged {
+                self.judged.keep(at, judged);
+            }
             match news.head {
                 Some((head, age)) => self.followed(&head, now - age, followed),
                 None => lock(&self.sweeps).unread = false,
@@ -499,6 +505,7 @@ impl Poller {
             listed,
             trusted: self.silence_is_proof(),
             leads: self.leadership.as_ref().is_none_or(Leadership::leads),
+            term: self.term().unwrap_or(0),
         });
     }
 

@@ -27,6 +27,9 @@ pub struct SweepReport {
     pub trusted: bool,
     /// This process leads the backend's sweeps: it may act on the report. Others only keep what it tells.
     pub leads: bool,
+    /// The term in which it leads, 0 without other gateways. What was remembered of another term is worth nothing:
+    /// somebody else may have judged since.
+    pub term: u64,
 }
 
 /// A channel for the reports of one backend.

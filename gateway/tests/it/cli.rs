@@ -4,6 +4,7 @@ mod admin;
 mod demo;
 mod examples;
 mod harness;
+mod ledger;
 
 use std::process::Stdio;
 

@@ -5,15 +5,21 @@ use std::{sync::Arc, time::Duration};
 use meridian_adapters::CreateCall;
 use meridian_cloudsim::Scenario;
 use meridian_gateway::{
+    core::Core,
     journal::{
         doubts::{Outcome as Settlement, State},
         identity::Deployment,
         import::Import,
+        listing::StrayView,
         reconcile::{Class, HeldBack},
-        reconciler::StrayView,
     },
     operation::{Action, DeleteInstance, Outcome},
     regions::Backend,
+};
+use meridian_ledger::{
+    Ledger,
+    conformance::MemoryLedger,
+    shared::{MemoryShared, Shared},
 };
 use meridian_model::{
     error::ErrorCode,
@@ -25,7 +31,10 @@ use meridian_model::{
 };
 use serde_json::{Value, json};
 
-use crate::journeys::world::{World, ask, at, create, spec_from, until};
+use crate::{
+    journeys::world::{World, ask, at, core_beside, create, spec_from, until},
+    replicas::flaky::Flaky,
+};
 
 const EKSCI: &str = "ap-guangzhou";
 const ECI: &str = "cn-hangzhou";
@@ -77,7 +86,15 @@ async fn exists(world: &World, id: &CloudId) -> bool {
 }
 
 fn stray(world: &World, id: &CloudId) -> Option<StrayView> {
-    world.core.reconciler.strays().into_iter().find(|s| s.cloud_id == *id)
+    stray_at(&world.core, id)
+}
+
+fn stray_at(core: &Core, id: &CloudId) -> Option<StrayView> {
+    strays(core).into_iter().find(|s| s.cloud_id == *id)
+}
+
+fn strays(core: &Core) -> Vec<StrayView> {
+    core.reconciler.strays(None, 1000).items
 }
 
 fn in_region(region: &str) -> InstanceSpec {
@@ -143,7 +160,7 @@ async fn in_report_mode_an_orphan_is_removed_only_by_hand() {
     assert_eq!(refused.problem.code, ErrorCode::Conflict, "what an operation has is deleted as an instance");
     let foreign = plant(&world, EKSCI, "legacy-db".parse().unwrap()).await;
     assert_eq!(reconciler.remove(&at, &foreign).await.unwrap_err().problem.code, ErrorCode::Conflict);
-    reconciler.ignore(&at, &orphan).unwrap();
+    reconciler.ignore(&at, &orphan).await.unwrap();
     sweeps(&world, 2).await;
     assert_eq!(stray(&world, &orphan).unwrap().held_back, HeldBack::Ignored);
     reconciler.remove(&at, &orphan).await.unwrap();
@@ -165,7 +182,7 @@ async fn a_lost_permission_to_list_loses_and_removes_nothing() {
     };
     until("the sweep is distrusted", || async { !trusted() }).await;
     sweeps(&world, 8).await;
-    assert!(world.core.reconciler.strays().is_empty(), "{:?}", world.core.reconciler.strays());
+    assert!(strays(&world.core).is_empty(), "{:?}", strays(&world.core));
     assert_eq!(world.used_instances("acme").await, 3);
     assert_eq!(world.existing().await.len(), 3);
     for n in 0..3 {
@@ -207,7 +224,7 @@ async fn an_instance_that_was_there_before_becomes_a_tenants() {
         assert_eq!((instance.status.phase, instance.status.cloud_id), (Phase::Running, Some(foreign.clone())));
         assert_eq!(world.used_instances("lab").await, 1);
         sweeps(&world, 4).await;
-        assert!(reconciler.strays().is_empty() && exists(&world, &foreign).await);
+        assert!(strays(&world.core).is_empty() && exists(&world, &foreign).await);
         assert!(matches!(world.delete("lab", name).await, Ok(Outcome::Deleted)));
         assert!(!exists(&world, &foreign).await);
         assert_eq!(world.used_instances("lab").await, 0);
@@ -282,7 +299,7 @@ async fn duplicates_and_zombies_are_removed_also_in_report_mode() {
         let zombie = plant(&world, region, our_name("acme", region, 1, 0)).await;
         until("both are removed", || async { !exists(&world, &duplicate).await && !exists(&world, &zombie).await })
             .await;
-        until("nothing is listed", || async { world.core.reconciler.strays().is_empty() }).await;
+        until("nothing is listed", || async { strays(&world.core).is_empty() }).await;
         assert!(exists(&world, &own).await);
         assert_eq!(world.get("acme", region).await.unwrap().status.cloud_id, Some(own));
     }
@@ -301,7 +318,7 @@ async fn an_instance_deleted_behind_our_back_is_lost_and_charged_no_longer() {
     until("its charge ends", || async { world.used_instances("acme").await == 4 }).await;
     until("it is said", || async { world.get("acme", "i-0").await.unwrap().status.phase == Phase::Failed }).await;
     sweeps(&world, 2).await;
-    assert!(world.core.reconciler.strays().is_empty());
+    assert!(strays(&world.core).is_empty());
     assert!(matches!(world.delete("acme", "i-0").await, Ok(Outcome::Deleted)));
     for n in 1..5 {
         assert_eq!(world.get("acme", &format!("i-{n}")).await.unwrap().status.phase, Phase::Running);
@@ -322,4 +339,117 @@ async fn of_two_one_is_called_lost_and_the_last_of_a_backend_that_hides_is_not()
     sweeps(&world, 8).await;
     assert_eq!(world.used_instances("acme").await, 1);
     assert_eq!(world.get("acme", "i-1").await.unwrap().status.phase, Phase::Running);
+}
+
+/// Two gateways that share everything, before the same clouds; the second can be stopped.
+async fn two(settings: &str) -> (World, Arc<Core>) {
+    let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::new("store"));
+    let shared: Arc<dyn Shared> = Arc::new(MemoryShared::new());
+    let world = World::beside((Arc::clone(&ledger), Arc::clone(&shared)), Scenario::demo(7), settings).await;
+    let info = world.sim.info();
+    let other = core_beside(&info, world.folder(), settings, (ledger, shared)).await;
+    (world, other)
+}
+
+/// What a gateway tells of its strays, without the moment.
+fn told(core: &Core) -> Vec<(String, Class, HeldBack, String)> {
+    let of = |s: StrayView| (s.cloud_id.to_string(), s.class, s.held_back, s.judged.gateway);
+    strays(core).into_iter().map(of).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_gateway_tells_the_same_and_what_one_is_told_to_ignore_none_removes() {
+    let (world, other) = two(REMOVE).await;
+    run(&world, "web", EKSCI).await;
+    let mut planted = Vec::new();
+    for (region, key) in [(EKSCI, "one"), (EKSCI, "two"), (ECI, "three"), (ECI, "four")] {
+        planted.push((region, plant(&world, region, our_name("acme", key, 1, 1)).await));
+    }
+    let all = [&world.core, &other];
+    until("both tell of all", || async { all.iter().all(|core| strays(core).len() == planted.len()) }).await;
+    until("both tell the same", || async { told(&world.core) == told(&other) }).await;
+    let order: Vec<_> = strays(&other).into_iter().map(|s| (s.backend, s.cloud_id)).collect();
+    assert!(order.is_sorted(), "{order:?}");
+    let judges = |core: &Arc<Core>| strays(core).into_iter().map(|s| s.judged.here).collect::<Vec<_>>();
+    let opposite: Vec<bool> = judges(&other).into_iter().map(|here| !here).collect();
+    assert_eq!(judges(&world.core), opposite, "each backend has one judge");
+    // In pages, each behind the last.
+    let first = other.reconciler.strays(None, 3);
+    assert_eq!((first.items.len(), first.total, first.next.is_some()), (3, 4, true));
+    let rest = other.reconciler.strays(order.get(2), 3);
+    assert_eq!((rest.items.len(), rest.next), (1, None));
+    // To leave one alone in each region is said to the gateway that does not judge there.
+    for (region, id) in [&planted[0], &planted[2]] {
+        let not_judge = all.into_iter().find(|core| !stray_at(core, id).unwrap().judged.here).unwrap();
+        not_judge.reconciler.ignore(&region.parse().unwrap(), id).await.unwrap();
+        assert_eq!(stray_at(not_judge, id).unwrap().held_back, HeldBack::Ignored, "at once where it was said");
+    }
+    until("the others are removed", || async {
+        !exists(&world, &planted[1].1).await && !exists(&world, &planted[3].1).await
+    })
+    .await;
+    // Also whoever takes over hears of it.
+    other.stop().await;
+    sweeps(&world, 1).await;
+    until("one gateway judges all", || async { strays(&world.core).iter().all(|s| s.judged.here) }).await;
+    let since = tokio::time::Instant::now();
+    until("another quarantine is over", || async { since.elapsed() > Duration::from_secs(8) }).await;
+    sweeps(&world, 2).await;
+    for (_, id) in [&planted[0], &planted[2]] {
+        assert!(exists(&world, id).await, "{id} was to be left alone");
+        assert_eq!(stray(&world, id).unwrap().held_back, HeldBack::Ignored);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_change_of_the_leader_the_brake_allows_no_more() {
+    let (world, other) = two(&format!("{REMOVE}\nremovalsMin = 2")).await;
+    let own = run(&world, "web", EKSCI).await;
+    let mut orphans = Vec::new();
+    for n in 0..6 {
+        // The ledger knows their operations, which are over: no reason to doubt it.
+        let name = format!("gone-{n}");
+        run(&world, &name, EKSCI).await;
+        assert!(matches!(world.delete("acme", &name).await, Ok(Outcome::Deleted)));
+        orphans.push(plant(&world, EKSCI, our_name("acme", &name, 9, 1)).await);
+    }
+    until("it is known who judges", || async { stray(&world, &orphans[0]).is_some() }).await;
+    let left = || async {
+        let existing = world.existing().await;
+        orphans.iter().filter(|id| existing.iter().any(|i| i["id"] == id.as_str())).count()
+    };
+    until("two are removed", || async { left().await == 4 }).await;
+    let here = strays(&world.core).iter().all(|s| s.judged.here);
+    let (leads, follows) = if here { (&world.core, &other) } else { (&other, &world.core) };
+    leads.stop().await;
+    let braked = || async {
+        let seen = strays(follows);
+        !seen.is_empty() && seen.iter().all(|s| s.judged.here && s.held_back == HeldBack::Brake)
+    };
+    until("the next one is braked after a quarantine of its own", braked).await;
+    assert_eq!(left().await, 4, "not one more than one gateway may");
+    assert!(exists(&world, &own).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_is_not_taken_for_an_interrupted_one_while_it_is_written() {
+    let slow = Arc::new(Flaky::new(Arc::new(MemoryLedger::new("store"))));
+    let world = World::on(slow.clone(), Scenario::demo(7), REPORT).await;
+    let foreign = plant(&world, ECI, "legacy-db".parse().unwrap()).await;
+    let wish = import(ECI, &foreign, "old");
+    until("it runs", || async {
+        let found = backend(&world, ECI).describe(vec![foreign.clone()]).await.unwrap();
+        found.iter().any(|o| o.phase.proves_capacity())
+    })
+    .await;
+    slow.delay_success(2000);
+    // Who goes away in the middle leaves a claim that is given up soon.
+    let gone = tokio::time::timeout(Duration::from_secs(1), world.core.reconciler.import(&wish)).await;
+    assert!(gone.is_err(), "{gone:?}");
+    let known =
+        || world.core.fleet.get(&"lab".parse().unwrap(), &"old".parse().unwrap()).map(|r| r.instance.status.phase);
+    until("the claim is given up", || async { known().is_none_or(|phase| phase == Phase::Failed) }).await;
+    let record = world.core.reconciler.import(&wish).await.unwrap();
+    assert_eq!((record.state, record.problem), (OperationState::Succeeded, None));
+    assert_eq!(world.used_instances("lab").await, 1);
 }

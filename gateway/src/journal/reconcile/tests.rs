@@ -152,7 +152,8 @@ fn rules(removes: bool) -> Rules {
 /// A backend with its sweeps, one a minute unless said otherwise.
 struct Sweeps {
     memory: Memory,
-    brake: Brake,
+    slots: Slots,
+    away: bool,
     rules: Rules,
     now: u64,
     view: View,
@@ -166,7 +167,8 @@ impl Sweeps {
         let view = View { serving: true, holds_any: true, fleet: 100, ..View::default() };
         Self {
             memory: Memory::default(),
-            brake: Brake::default(),
+            slots: Slots::default(),
+            away: false,
             rules: rules(removes),
             now: 1000,
             view,
@@ -189,9 +191,22 @@ impl Sweeps {
             listed: self.listed.clone(),
             trusted: self.trusted,
             leads: self.leads,
+            term: 1,
         };
         let now = Now { wall: report.started_at, mono: Duration::from_secs(self.now) };
-        reconcile(&self.view, &report, (&mut self.memory, &mut self.brake), &self.rules, now)
+        let allowed = allowance(self.view.fleet, self.rules.removals_min);
+        let grant = if self.away { Grant::Away } else { Grant::Of(self.slots.left(allowed, now.mono)) };
+        let verdict = reconcile(&self.view, &report, (&mut self.memory, grant), &self.rules, now);
+        self.use_slots(verdict.begun);
+        verdict
+    }
+
+    fn use_slots(&mut self, count: usize) {
+        let now = Duration::from_secs(self.now);
+        for _ in 0..count {
+            let slot = self.slots.free(0, usize::MAX, now).unwrap();
+            self.slots.used(slot, now + WINDOW);
+        }
     }
 
     fn held_back(&self, cloud_id: &str) -> HeldBack {
@@ -242,7 +257,8 @@ fn every_doubt_holds_a_removal_back() {
     check(&|s| s.view.shown[0].observed.phase = ObservedPhase::Terminating, HeldBack::Leaving);
     check(&|s| _ = s.rules.ignored.insert(id("i-1")), HeldBack::Ignored);
     check(&|s| s.view.shown.extend((2..8).map(|n| shown(&format!("i-{n}"), "n", 1, Held::Missing))), HeldBack::Mass);
-    check(&|s| while s.brake.take(Duration::from_secs(s.now), WINDOW, 5) {}, HeldBack::Brake);
+    check(&|s| s.use_slots(5), HeldBack::Brake);
+    check(&|s| s.away = true, HeldBack::Ledger);
 }
 
 #[test]
@@ -269,6 +285,41 @@ fn duplicates_and_zombies_are_condemned_and_doubt_is_woken() {
     assert_eq!(sweeps.sweep().violations, 0, "counted once");
     sweeps.leads = false;
     assert_eq!(sweeps.sweep().actions, [], "only one gateway acts");
+}
+
+#[test]
+fn a_second_instance_is_counted_at_first_sight_and_once() {
+    let two = record(
+        OperationState::Placing,
+        vec![attempt("n1", AttemptState::Absent, None), attempt("n2", AttemptState::Running, Some("i-2"))],
+    );
+    let mut sweeps = Sweeps::new(true);
+    sweeps.view.shown = vec![shown("i-9", "n1", 2, held(live())), shown("i-8", "n1", 2, held(two))];
+    sweeps.use_slots(5);
+    let counts = |sweeps: &mut Sweeps| {
+        let verdict = sweeps.sweep();
+        assert_eq!(verdict.actions, [], "the brake lets nothing pass");
+        verdict.violations
+    };
+    assert_eq!(counts(&mut sweeps), 1, "the brake does not hide it");
+    assert_eq!(counts(&mut sweeps), 1, "one of a closed attempt needs two sights to be one");
+    sweeps.away = true;
+    assert_eq!((counts(&mut sweeps), sweeps.held_back("i-9")), (0, HeldBack::Ledger));
+    sweeps.memory.forget();
+    assert_eq!(counts(&mut sweeps) + counts(&mut sweeps), 0, "also after another gateway judged meanwhile");
+    sweeps.view.shown.push(shown("i-7", "n1", 2, held(live())));
+    assert_eq!(counts(&mut sweeps), 1, "another pair");
+}
+
+#[test]
+fn the_ledger_is_the_suspect_also_when_it_was_not_read_for_every_name() {
+    let mut sweeps = Sweeps::new(true);
+    let of = |n: usize| shown(&format!("i-{n}"), "n", 1, if n < 10 { Held::Missing } else { Held::Unread });
+    sweeps.view.shown = (0..100).map(of).collect();
+    for _ in 0..12 {
+        assert_eq!(sweeps.sweep().actions, []);
+    }
+    assert_eq!(sweeps.held_back("i-1"), HeldBack::Mass);
 }
 
 #[test]

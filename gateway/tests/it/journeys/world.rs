@@ -44,6 +44,12 @@ pub fn config(info: &CloudsimInfo, folder: &Path, extra: &str) -> Config {
 
 /// The same with another ledger.
 pub fn config_on(info: &CloudsimInfo, ledger: &str, extra: &str) -> Config {
+    let text = config_text(info, ledger, extra);
+    Config::parse(&text, "test.toml", &|_| Vec::new()).unwrap_or_else(|m| panic!("{m:?}\n{text}"))
+}
+
+/// The same as a file would hold it.
+pub fn config_text(info: &CloudsimInfo, ledger: &str, extra: &str) -> String {
     let mut text = format!(
         "[deployment]\nid = \"test\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n[ledger]\n{ledger}\n\
          [status]\nsweepInterval = \"300ms\"\nfastInterval = \"200ms\"\nstaleAfter = \"1500ms\"\nunreachableAfter = \"2s\"\n\
@@ -78,7 +84,7 @@ pub fn config_on(info: &CloudsimInfo, ledger: &str, extra: &str) -> Config {
         .unwrap();
     }
     text.push_str(&networks);
-    Config::parse(&text, "test.toml", &|_| Vec::new()).unwrap_or_else(|m| panic!("{m:?}\n{text}"))
+    text
 }
 
 async fn core(info: &CloudsimInfo, folder: &Path, extra: &str) -> Arc<Core> {

@@ -1,10 +1,10 @@
-//! A ledger that can be taken away and given back.
+//! A ledger that can be taken away and given back, and be slow to write.
 
 use std::{
     future::ready,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -15,7 +15,7 @@ use meridian_ledger::{
 };
 use meridian_model::{
     ids::{InstanceName, OperationId, TenantId},
-    operation::{OperationRecord, QuotaLimits},
+    operation::{OperationRecord, OperationState, QuotaLimits},
     time::Time,
 };
 
@@ -23,11 +23,17 @@ use meridian_model::{
 pub struct Flaky {
     inner: Arc<MemoryLedger>,
     mood: AtomicU8,
+    success_takes_ms: AtomicU64,
 }
 
 impl Flaky {
     pub fn new(inner: Arc<MemoryLedger>) -> Self {
-        Self { inner, mood: AtomicU8::new(0) }
+        Self { inner, mood: AtomicU8::new(0), success_takes_ms: AtomicU64::new(0) }
+    }
+
+    /// From now on an operation's success is written so much later than it is asked for.
+    pub fn delay_success(&self, ms: u64) {
+        self.success_takes_ms.store(ms, Ordering::Release);
     }
 
     pub fn set(&self, standing: Standing) {
@@ -54,6 +60,13 @@ impl Ledger for Flaky {
     }
 
     fn step(&self, step: Step) -> LedgerFuture<'_, Stepped> {
+        let ms = self.success_takes_ms.load(Ordering::Acquire);
+        if ms > 0 && step.next.state == OperationState::Succeeded {
+            return Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                self.or(|| self.inner.step(step)).await
+            });
+        }
         self.or(|| self.inner.step(step))
     }
 

@@ -1,7 +1,7 @@
 //! Several gateways on one ledger before the same clouds: whoever is asked gives the same answer, and what one leaves
 //! another ends.
 
-mod flaky;
+pub mod flaky;
 mod on_redis;
 
 use std::{
