@@ -75,6 +75,12 @@ impl Breakers {
         Self::lock(if write { &self.writes } else { &self.reads }).view(self.clock.now())
     }
 
+    /// Whether one of them lets only a read pass: nothing else closes it.
+    #[must_use]
+    pub fn awaits_probe(&self) -> bool {
+        [false, true].into_iter().any(|write| matches!(self.state(write), BreakerView::HalfOpen))
+    }
+
     /// The state of one class for the regions resource.
     #[must_use]
     pub fn view(&self, write: bool) -> views::BreakerView {

@@ -7,6 +7,8 @@
 //!   under way at a time, so that many waiting instances share a call instead of queueing one each.
 //! - The *market* loop reads zones, account usage and prices.
 //!
+//! - The *probe* reads one page when a breaker waits for a read and this gateway may have none to send.
+//!
 //! A poller never retries: its next turn is the retry.
 //!
 //! Where several gateways share a store, one of them sweeps a backend and reads its market; the others apply what it
@@ -64,6 +66,9 @@ const WATCH_INTERVAL_FIRST: Duration = Duration::from_millis(50);
 
 /// Ended instances on their way to the driver; when it is full the next sweep finds them again.
 const ENDED_QUEUE: usize = 1024;
+
+/// Between two looks at whether a breaker waits for a read. A breaker's pauses are five seconds and more.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// For how long a follower waits for something new on the board, and before it asks again a store that did not answer.
 const FOLLOW_WAIT: Duration = Duration::from_secs(1);
@@ -222,7 +227,7 @@ impl Poller {
     /// Polls until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let all = async {
-            tokio::join!(self.sweep_loop(), self.watch_loop(), self.market_loop(), self.age_loop());
+            tokio::join!(self.sweep_loop(), self.watch_loop(), self.market_loop(), self.age_loop(), self.probe_loop());
         };
         tokio::select! {
             biased;
@@ -656,6 +661,20 @@ impl Poller {
                         return;
                     }
                 }
+            }
+        }
+    }
+
+    /// Sends a read when a breaker waits for one. Writes are never probes, and a gateway that follows another's sweeps
+    /// may have no read of its own for hours: its deletes would wait for ever behind a breaker that nothing closes.
+    async fn probe_loop(&self) {
+        let mut tick = tokio::time::interval(PROBE_INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            if self.backend.breakers.awaits_probe() {
+                // What it shows does not matter: the breakers hear whether it is answered.
+                let _ = self.backend.list(None).await;
             }
         }
     }

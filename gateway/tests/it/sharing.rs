@@ -11,7 +11,8 @@ use meridian_ledger::{
     shared::{MemoryShared, Shared},
 };
 use meridian_model::{ids::BackendId, status::Phase, time::Time};
-use serde_json::Value;
+use meridian_policies::health::BreakerView;
+use serde_json::{Value, json};
 use tokio::{runtime::Runtime, time::Instant};
 
 use crate::journeys::world::{World, ask, core_beside, create, spec, until};
@@ -156,4 +157,29 @@ async fn without_the_store_the_leader_reads_on_and_believes_itself() {
     .await;
     server.restart();
     until("both are up to date again", || async { all_fresh(&world.core) && all_fresh(&other.core) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_follows_probes_a_region_by_itself() {
+    let shared: Arc<dyn Shared> = Arc::new(MemoryShared::new());
+    let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::new("store"));
+    let world = World::beside((Arc::clone(&ledger), Arc::clone(&shared)), Scenario::demo(7), "").await;
+    let other = Mortal::start(&world, (ledger, shared)).await;
+    until("both are up to date", || async { all_fresh(&world.core) && all_fresh(&other.core) }).await;
+    let gateways = [&world.core, &other.core].map(|core| {
+        let poller = core.pollers.all().into_iter().find(|p| p.backend().region.as_str() == "cn-hangzhou").unwrap();
+        Arc::clone(poller.backend())
+    });
+    world.fault(json!({"kind": "serverError", "when": "before", "action": "Delete*", "region": "cn-hangzhou"})).await;
+    for backend in &gateways {
+        while backend.breakers.state(true) == BreakerView::Closed {
+            assert!(backend.delete("eci-nobody".parse().unwrap()).await.is_err());
+        }
+    }
+    world.control("DELETE", "/v1/faults", Value::Null).await;
+    // One of the two leads the sweeps of the region and reads it anyway; the other has nothing to read.
+    until("both may write again", || async {
+        gateways.iter().all(|backend| backend.breakers.state(true) == BreakerView::Closed)
+    })
+    .await;
 }

@@ -1,6 +1,6 @@
 //! What goes wrong in a history and when: a pure function of the seed.
 
-use meridian_cloudsim::core::{FaultInput, Rng};
+use meridian_cloudsim::core::{FaultInput, Rng, Vendor};
 
 use super::clouds::{LATE_EFFECT_MS_MAX, LIST_LAG_MS_MAX, REGIONS};
 
@@ -221,13 +221,22 @@ fn cloud(rng: &mut Rng) -> FaultInput {
         8 => FaultInput { probability: often, ..kind("soldOut", Some("atCreate")) },
         9 => FaultInput { probability: often, ..kind("soldOut", Some("afterCreate")) },
         10 => FaultInput { ms: Some(ms(rng, (200, LIST_LAG_MS_MAX))), ..kind("listLag", None) },
-        11 => kind("emptyList", None),
+        11 => no_permission(region, &base),
         12 => {
             let mode = if rng.chance(0.5) { "refused" } else { "blackhole" };
             FaultInput { mode: Some(mode.to_owned()), ..kind("regionOutage", None) }
         }
         _ => FaultInput { ms: Some(ms(rng, (500, 6_000))), jitter_ms: Some(2_000), ..kind("latency", None) },
     }
+}
+
+/// The permission to list is missing for a while. Each vendor says so in its own words: ECI shows an empty list, Tencent
+/// refuses with an error (common codes of its API 3.0). A Tencent region that showed nothing of what it has would be
+/// another vendor than the one the adapter declares: nothing could be proven there at all.
+fn no_permission(region: &str, base: &FaultInput) -> FaultInput {
+    let hides = REGIONS.iter().any(|r| r.name == region && r.vendor == Vendor::AlibabaEci);
+    let (kind, action) = if hides { ("emptyList", None) } else { ("unauthenticated", Some("Describe*".to_owned())) };
+    FaultInput { kind: kind.to_owned(), action, ..base.clone() }
 }
 
 #[cfg(test)]
@@ -240,6 +249,16 @@ mod tests {
     fn a_seed_is_one_plan_and_all_kinds_come() {
         assert_eq!(plan(7), plan(7));
         let kinds: BTreeSet<String> = (0..300).flat_map(plan).map(|p| p.fault.kind()).collect();
-        assert_eq!(kinds.len(), 20, "{kinds:#?}");
+        assert_eq!(kinds.len(), 21, "{kinds:#?}");
+    }
+
+    #[test]
+    fn only_a_vendor_that_hides_shows_an_empty_list() {
+        let empty = |fault| match fault {
+            Fault::Cloud(input) if input.kind == "emptyList" => input.region,
+            _ => None,
+        };
+        let regions: BTreeSet<String> = (0..300).flat_map(plan).filter_map(|p| empty(p.fault)).collect();
+        assert_eq!(regions, BTreeSet::from(["cn-hangzhou".to_owned()]));
     }
 }

@@ -69,14 +69,21 @@ impl Keys {
     }
 }
 
-/// Random numbers of a seed.
+/// Random numbers of a seed. The generator steps by a constant, so that two seeds which differ by a multiple of it are
+/// one stream, shifted: a process that was started again would send nonces that were used before, and be refused for
+/// ever. The seed's first number is no such multiple of another's.
 #[must_use]
 pub fn entropy(seed: u64) -> Entropy {
-    let rng = Mutex::new(Rng::new(seed));
+    let rng = Mutex::new(Rng::new(Rng::new(seed).next_u64()));
     Entropy::from_fn(move || {
         let mut rng = rng.lock().unwrap_or_else(PoisonError::into_inner);
         (u128::from(rng.next_u64()) << 64) | u128::from(rng.next_u64())
     })
+}
+
+/// Random numbers of one process: the `boot`-th of a gateway.
+fn process_entropy(seed: u64, boot: u64, which: usize) -> Entropy {
+    entropy(seed ^ boot.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::try_from(which).unwrap_or(0))
 }
 
 /// The configuration of both gateways.
@@ -163,8 +170,7 @@ impl Machine {
         let name = self.host_name();
         self.trace.note(&format!("{name} starts"));
         let host = Host::new(name, &self.trace);
-        let salt = boot.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::try_from(self.which).unwrap_or(0);
-        let entropy = entropy(self.seed ^ salt);
+        let entropy = process_entropy(self.seed, boot, self.which);
         let trace = Arc::clone(&self.trace);
         let clock = Clock::from_fn(move || trace.time_of(name));
         let metrics = Metrics::new();
@@ -215,6 +221,24 @@ impl Machine {
                     self.trace.note(&format!("{} does not start: {error}", self.host_name()));
                     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_process_draws_what_another_drew() {
+        let mut drawn = BTreeSet::new();
+        for seed in [81, 274, 298] {
+            for (boot, which) in (1..=6).flat_map(|boot| [(boot, 0), (boot, 1)]) {
+                let entropy = process_entropy(seed, boot, which);
+                assert!((0..50).all(|_| drawn.insert(entropy.next())), "seed {seed}, boot {boot} of {which}");
             }
         }
     }

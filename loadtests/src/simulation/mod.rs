@@ -15,5 +15,6 @@ pub mod redis;
 pub mod runner;
 pub mod store;
 pub mod trace;
+pub mod watch;
 pub mod workload;
 pub mod world;

@@ -188,6 +188,21 @@ impl Trace {
         }
     }
 
+    /// Whether events are kept as text.
+    #[must_use]
+    pub fn keeps(&self) -> bool {
+        self.state().kept.is_some()
+    }
+
+    /// Something that only a reader wants to know: kept as text, and no part of the digest.
+    pub fn show(&self, event: &str) {
+        let mut state = self.state();
+        let line = format!("{:>7} {event}", state.elapsed_ms);
+        if let Some(kept) = state.kept.as_mut().filter(|k| k.len() < KEPT_MAX) {
+            kept.push(line);
+        }
+    }
+
     /// Everything so far as one number.
     #[must_use]
     pub fn digest(&self) -> u64 {

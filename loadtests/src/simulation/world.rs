@@ -18,6 +18,7 @@ use super::{
     redis::server::Server,
     store::Store,
     trace::Trace,
+    watch::Watch,
     workload::{self, Book, Client, Final, TENANTS},
 };
 
@@ -195,7 +196,7 @@ async fn read(ledger: &RedisLedger) -> anyhow::Result<Held> {
 impl World<'_> {
     fn play(&mut self, plan: Vec<Planned>) -> anyhow::Result<()> {
         let mut plan = plan.into_iter().peekable();
-        let mut calm = false;
+        let (mut calm, mut watch) = (false, Watch::default());
         loop {
             self.trace.set_elapsed(self.sim.elapsed());
             let now = self.trace.elapsed_ms();
@@ -210,6 +211,9 @@ impl World<'_> {
             let finished = self.sim.step().map_err(|e| anyhow!("{e}"))?;
             let existing = self.clouds.existing();
             self.checkers.step(now, &existing, &self.book.borrow());
+            if self.trace.keeps() {
+                watch.look(&existing, &self.server, &self.trace);
+            }
             self.spring();
             if finished {
                 return Ok(());

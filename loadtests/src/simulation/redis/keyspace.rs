@@ -97,6 +97,14 @@ impl Keyspace {
         self.entry(key).map(|e| &*e.value)
     }
 
+    /// Every hash.
+    pub fn hashes(&self) -> impl Iterator<Item = (&Bytes, &BTreeMap<Bytes, Bytes>)> {
+        self.entries.iter().filter_map(|(key, entry)| match &*entry.value {
+            Value::Hash(fields) if !self.is_over(entry) => Some((key, fields)),
+            _ => None,
+        })
+    }
+
     fn forget_if_over(&mut self, key: &[u8]) {
         if self.entries.get(key).is_some_and(|e| self.is_over(e)) {
             self.entries.remove(key);

@@ -66,6 +66,12 @@ impl Server {
         self.0.subscribers.borrow_mut().clear();
     }
 
+    /// Every operation record as it is stored, by tenant and operation: its fields, but for what is sealed.
+    #[must_use]
+    pub fn records(&self) -> BTreeMap<String, BTreeMap<String, String>> {
+        self.0.store.borrow().records()
+    }
+
     /// Serves connections on a host until that is crashed.
     ///
     /// # Errors

@@ -70,6 +70,20 @@ impl Store {
         self.begin_anew();
     }
 
+    /// Every operation record, by tenant and operation: its fields, but for what is sealed.
+    #[must_use]
+    pub fn records(&self) -> BTreeMap<String, BTreeMap<String, String>> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let record = |key: &[u8]| text(key).split_once(":op:").map(|(tenant, op)| format!("{tenant} {op}"));
+        self.keys
+            .hashes()
+            .filter_map(|(key, fields)| {
+                let open = fields.iter().filter(|(name, _)| !matches!(name.as_slice(), b"s" | b"h"));
+                Some((record(key)?, open.map(|(name, value)| (text(name), text(value))).collect()))
+            })
+            .collect()
+    }
+
     /// Carries one request out; what it published comes with its reply.
     pub fn execute(&mut self, request: &[Vec<u8>], now_ms: i64) -> (Reply, Vec<Message>) {
         let Some((name, args)) = request.split_first() else { return (Reply::err("empty command"), Vec::new()) };
