@@ -66,7 +66,10 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
-    use meridian_ledger::shared::MemoryShared;
+    use meridian_ledger::{
+        redis::{Options, Redis, RedisShared},
+        shared::MemoryShared,
+    };
 
     use super::*;
 
@@ -92,5 +95,13 @@ mod tests {
         assert_eq!(all, 30, "and no less than it allows: {taken:?}");
         assert_eq!(a.draw(&"sh".parse().unwrap(), 9, 5, WINDOW).await, Grant::Of(5), "each region has its own");
         assert_eq!(b.draw(&region, 1, 0, WINDOW).await, Grant::Of(0));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_granted_without_the_store() {
+        // Nobody listens there.
+        let away = RedisShared::new(Redis::connect(Options::single("127.0.0.1", 1)).unwrap(), "test");
+        let budget = Budget::new(away);
+        assert_eq!(budget.draw(&"gz".parse().unwrap(), 1, 5, WINDOW).await, Grant::Away);
     }
 }

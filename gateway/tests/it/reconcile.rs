@@ -18,7 +18,8 @@ use meridian_gateway::{
 };
 use meridian_ledger::{
     Ledger,
-    conformance::MemoryLedger,
+    conformance::{MemoryLedger, redis_server::RedisServer},
+    redis::{Options, Redis, RedisShared},
     shared::{MemoryShared, Shared},
 };
 use meridian_model::{
@@ -341,13 +342,12 @@ async fn of_two_one_is_called_lost_and_the_last_of_a_backend_that_hides_is_not()
     assert_eq!(world.get("acme", "i-1").await.unwrap().status.phase, Phase::Running);
 }
 
-/// Two gateways that share everything, before the same clouds; the second can be stopped.
-async fn two(settings: &str) -> (World, Arc<Core>) {
+/// Two gateways that share everything, before the same clouds.
+async fn two([first, second]: [Arc<dyn Shared>; 2], settings: &str) -> (World, Arc<Core>) {
     let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::new("store"));
-    let shared: Arc<dyn Shared> = Arc::new(MemoryShared::new());
-    let world = World::beside((Arc::clone(&ledger), Arc::clone(&shared)), Scenario::demo(7), settings).await;
+    let world = World::beside((Arc::clone(&ledger), first), Scenario::demo(7), settings).await;
     let info = world.sim.info();
-    let other = core_beside(&info, world.folder(), settings, (ledger, shared)).await;
+    let other = core_beside(&info, world.folder(), settings, (ledger, second)).await;
     (world, other)
 }
 
@@ -359,7 +359,8 @@ fn told(core: &Core) -> Vec<(String, Class, HeldBack, String)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_gateway_tells_the_same_and_what_one_is_told_to_ignore_none_removes() {
-    let (world, other) = two(REMOVE).await;
+    let shared: Arc<dyn Shared> = Arc::new(MemoryShared::new());
+    let (world, other) = two([Arc::clone(&shared), shared], REMOVE).await;
     run(&world, "web", EKSCI).await;
     let mut planted = Vec::new();
     for (region, key) in [(EKSCI, "one"), (EKSCI, "two"), (ECI, "three"), (ECI, "four")] {
@@ -403,7 +404,9 @@ async fn every_gateway_tells_the_same_and_what_one_is_told_to_ignore_none_remove
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_change_of_the_leader_the_brake_allows_no_more() {
-    let (world, other) = two(&format!("{REMOVE}\nremovalsMin = 2")).await;
+    let server = RedisServer::start(&[]);
+    let link = || RedisShared::new(Redis::connect(Options::single("127.0.0.1", server.port())).unwrap(), "test");
+    let (world, other) = two([link(), link()], &format!("{REMOVE}\nremovalsMin = 2")).await;
     let own = run(&world, "web", EKSCI).await;
     let mut orphans = Vec::new();
     for n in 0..6 {

@@ -1,6 +1,6 @@
 //! `meridian admin` before a running demo.
 
-use super::harness::Demo;
+use super::harness::{Demo, wait_until};
 
 #[test]
 fn an_operator_sees_and_settles_over_the_admin_listener() {
@@ -16,6 +16,12 @@ fn an_operator_sees_and_settles_over_the_admin_listener() {
     assert_eq!(backends["items"][0]["removalsLeft"], 5);
     let table = run(&["reconcile"]).ok();
     assert!(table.starts_with("BACKEND ") && table.lines().count() >= 5, "{table}");
+    wait_until("all were judged by the only gateway", || {
+        let table = run(&["reconcile"]).ok();
+        table.lines().skip(1).all(|row| row.trim_end().ends_with("this one"))
+    });
+    let judged = run(&["reconcile", "-o", "json"]).json()["items"][0]["judged"].clone();
+    assert!(judged["here"] == true && judged["agoMs"].is_u64() && judged["gateway"].is_string(), "{judged}");
 
     let backend = backends["items"][0]["backend"].as_str().unwrap().to_owned();
     let missing = run(&["import", &format!("{backend}/eksci-none"), "--as-tenant", "acme", "--name", "old"]);
