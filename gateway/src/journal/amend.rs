@@ -2,7 +2,7 @@
 //! person found out. Any gateway may make them: a step compares the fence and the revision that it read, so it is
 //! written in the owner's name or not at all, and the owner decides again from the changed record.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use meridian_ledger::{LedgerError, Step, Stepped};
 use meridian_model::{
@@ -137,12 +137,24 @@ impl Driver {
         })
     }
 
-    /// Settles an attempt in doubt by what a person found out. `Unchanged` when no attempt is in doubt.
+    /// Settles an attempt in doubt by what a person found out. `Unchanged` when no attempt is in doubt, or when one that is
+    /// said to be absent may still take effect ([`machine::may_be_settled_from`]).
     ///
     /// # Errors
     /// The ledger cannot be read or written.
     pub async fn settle(&self, tenant: &TenantId, op: &OperationId, what: Settlement) -> Result<Amended, LedgerError> {
-        self.amend(tenant, op, |record, now| machine::decided(record, &what, now)).await
+        let change = |record: OperationRecord, now| {
+            let bound = self.effect_bound(&record);
+            machine::decided(record, &what, bound, now)
+        };
+        self.amend(tenant, op, change).await
+    }
+
+    /// The effect bound of where the open attempt is; the longest of all when that backend is not configured any more.
+    pub(super) fn effect_bound(&self, record: &OperationRecord) -> Duration {
+        let pollers = &self.0.parts.pollers;
+        let own = record.open_attempt().and_then(|a| pollers.of(&a.backend).ok()).map(|p| p.backend().effect_bound());
+        own.or_else(|| pollers.all().iter().map(|p| p.backend().effect_bound()).max()).unwrap_or_default()
     }
 
     /// Ends the charges of instances that ended by themselves.

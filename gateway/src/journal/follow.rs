@@ -5,12 +5,13 @@
 //! last write. While a feed does not answer, reads go on from the fleet and say so ([`Driver::feed_age`]).
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use meridian_ledger::{Feed, FeedPosition, LedgerError};
-use meridian_model::operation::OperationRecord;
+use meridian_model::{ids::TenantId, operation::OperationRecord};
 use tokio::time::Instant;
 
 use super::{driver::Driver, running::key_of};
@@ -40,6 +41,28 @@ struct Followed {
     position: FeedPosition,
     /// When the last call that was answered began; none without a feed.
     answered_at: Option<Instant>,
+    /// Tenants that could not be read in it, with when they were last.
+    behind: BTreeMap<TenantId, Instant>,
+}
+
+impl Followed {
+    /// Notes an answer of `now` and the tenants that it could not tell of; the new among these.
+    fn answered(&mut self, position: FeedPosition, behind: &BTreeMap<TenantId, String>, now: Instant) -> Vec<TenantId> {
+        let before = self.answered_at.unwrap_or(now);
+        self.behind.retain(|tenant, _| behind.contains_key(tenant));
+        let new: Vec<TenantId> = behind.keys().filter(|tenant| !self.behind.contains_key(*tenant)).cloned().collect();
+        self.behind.extend(new.iter().map(|tenant| (tenant.clone(), before)));
+        (self.position, self.answered_at) = (position, Some(now));
+        new
+    }
+
+    fn heard_of(&self, tenant: &TenantId) -> Option<Instant> {
+        self.behind.get(tenant).copied().or(self.answered_at)
+    }
+
+    fn heard_of_all(&self) -> Option<Instant> {
+        self.behind.values().copied().chain(self.answered_at).min()
+    }
 }
 
 impl Feeding {
@@ -50,10 +73,17 @@ impl Feeding {
 }
 
 impl Driver {
-    /// The age of what is known of other gateways' writes; `None` when there are no other gateways.
+    /// The age of what is known of other gateways' writes, of the tenant of which it is oldest; `None` when there are no
+    /// other gateways.
     #[must_use]
     pub fn feed_age(&self) -> Option<Duration> {
-        self.0.feeding.lock().answered_at.map(|at| at.elapsed())
+        self.0.feeding.lock().heard_of_all().map(|at| at.elapsed())
+    }
+
+    /// The same of one tenant: one that cannot be read is not as fresh as the others.
+    #[must_use]
+    pub fn feed_age_of(&self, tenant: &TenantId) -> Option<Duration> {
+        self.0.feeding.lock().heard_of(tenant).map(|at| at.elapsed())
     }
 
     /// Reads the feed up to its end. False when the ledger has none.
@@ -106,7 +136,7 @@ impl Driver {
     /// One call: how many records came, or `None` from a ledger without a feed.
     async fn feed(&self, wait: Duration) -> Result<Option<usize>, LedgerError> {
         let (asked, position) = (Instant::now(), self.0.feeding.lock().position.clone());
-        let Some(Feed { records, position }) = self.0.parts.ledger.feed(&position, wait).await? else {
+        let Some(Feed { records, position, behind }) = self.0.parts.ledger.feed(&position, wait).await? else {
             return Ok(None);
         };
         let count = records.len();
@@ -114,11 +144,17 @@ impl Driver {
             self.take_in(record);
         }
         self.0.parts.fleet.reached(&position);
-        let mut followed = self.0.feeding.lock();
-        followed.position = position;
         // An answer that was held back is as old as its end; one that was not, as its beginning.
-        followed.answered_at = Some(if wait.is_zero() { asked } else { Instant::now() });
-        Ok(Some(count))
+        let now = if wait.is_zero() { asked } else { Instant::now() };
+        let new = self.0.feeding.lock().answered(position, &behind, now);
+        for (tenant, why) in behind.iter().filter(|(tenant, _)| new.contains(tenant)) {
+            tracing::warn!(%tenant, why, "the feed of a tenant failed; its reads go on from what is known");
+        }
+        match behind.into_iter().next() {
+            // Who starts has nothing to go on from.
+            Some((tenant, why)) if wait.is_zero() => Err(LedgerError::Unavailable(format!("tenant {tenant}: {why}"))),
+            _ => Ok(Some(count)),
+        }
     }
 
     /// A record that somebody wrote: readers see it, waiting requests are told, its task looks again if it was not
@@ -135,5 +171,25 @@ impl Driver {
         if is_new && rests && record.fence.owner == self.0.owner && record.due.is_some() {
             self.start(Box::new((*record).clone()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_that_fails_is_not_hidden_by_the_others() {
+        let (acme, lab): (TenantId, TenantId) = ("acme".parse().unwrap(), "lab".parse().unwrap());
+        let (mut followed, start) = (Followed::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let failing = BTreeMap::from([(acme.clone(), "damaged".to_owned())]);
+        assert!(followed.answered(FeedPosition::new(), &BTreeMap::new(), at(1)).is_empty());
+        assert_eq!(followed.answered(FeedPosition::new(), &failing, at(2)), [acme.clone()]);
+        assert!(followed.answered(FeedPosition::new(), &failing, at(3)).is_empty(), "said once");
+        let heard = |followed: &Followed| (followed.heard_of(&acme), followed.heard_of(&lab), followed.heard_of_all());
+        assert_eq!(heard(&followed), (Some(at(1)), Some(at(3)), Some(at(1))));
+        followed.answered(FeedPosition::new(), &BTreeMap::new(), at(4));
+        assert_eq!(heard(&followed), (Some(at(4)), Some(at(4)), Some(at(4))));
     }
 }

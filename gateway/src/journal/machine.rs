@@ -390,10 +390,33 @@ pub enum Settlement {
     Applied(CloudId),
 }
 
-/// The record after a person said what became of the attempt in doubt; `None` when none is.
+/// An instance is called absent on a person's word only this many effect bounds after its last request was armed, as an
+/// orphan is removed only then: the clocks of two gateways differ by less than one of them.
+const SETTLED_AFTER_BOUNDS: u32 = 2;
+
+/// When a person's word that the attempt in doubt made nothing can be taken: a request that its owner may be sending at
+/// this moment would make a second instance of the operation after that. Each request is journalled before it leaves, so
+/// none leaves after this look that the step's revision does not tell of. `None` when none is in doubt.
 #[must_use]
-pub fn decided(mut record: OperationRecord, what: &Settlement, now: Time) -> Option<OperationRecord> {
-    let attempt = record.open_attempt_mut().filter(|a| a.state == AttemptState::InDoubt)?;
+pub fn may_be_settled_from(record: &OperationRecord, effect_bound: Duration) -> Option<Time> {
+    let attempt = record.open_attempt().filter(|a| a.state == AttemptState::InDoubt)?;
+    Some(attempt.armed_at + effect_bound.saturating_mul(SETTLED_AFTER_BOUNDS))
+}
+
+/// The record after a person said what became of the attempt in doubt; `None` when none is, or when a request of it may
+/// still take effect of which the person cannot know.
+#[must_use]
+pub fn decided(
+    mut record: OperationRecord,
+    what: &Settlement,
+    effect_bound: Duration,
+    now: Time,
+) -> Option<OperationRecord> {
+    let from = may_be_settled_from(&record, effect_bound)?;
+    if *what == Settlement::Absent && now <= from {
+        return None;
+    }
+    let attempt = record.open_attempt_mut()?;
     attempt.fault = None;
     match what {
         Settlement::Absent => set(attempt, AttemptState::Absent, now),

@@ -1,5 +1,5 @@
 //! The create journal: what is decided ([`machine`]), who owns operations and when ([`driver`]), what is done about one
-//! (`task`), what was given up (`clearing`), how writes of other gateways arrive (`follow`), changes from outside the
+//! (`task`, `sending`), what was given up (`clearing`), how writes of other gateways arrive (`follow`), changes from outside the
 //! walk ([`amend`]), and the names that tie an instance at a cloud to its
 //! operation ([`identity`]).
 
@@ -21,6 +21,7 @@ pub mod rebuild;
 pub mod reconcile;
 pub mod reconciler;
 mod running;
+mod sending;
 mod strays;
 mod task;
 

@@ -11,7 +11,7 @@ use meridian_model::{
 use super::{
     amend::Amended,
     doubts::Outcome,
-    machine::Settlement,
+    machine::{self, Settlement},
     reconcile::{Class, Key},
     reconciler::Reconciler,
 };
@@ -83,9 +83,15 @@ impl Reconciler {
         let record = parts.ledger.operation(tenant, op).await.map_err(|e| store_refusal(&e))?;
         let attempt = record.as_ref().and_then(|r| r.open_attempt()).filter(|a| a.state == AttemptState::InDoubt);
         let none = |code| Refusal::new(code, format!("tenant {tenant} has no operation {op} in doubt"));
-        let Some(attempt) = attempt else {
+        let (Some(record), Some(attempt)) = (&record, attempt) else {
             return Err(none(if record.is_some() { ErrorCode::Conflict } else { ErrorCode::NotFound }));
         };
+        let from = machine::may_be_settled_from(record, self.driver().effect_bound(record));
+        if let (Outcome::Absent, Some(from)) = (&outcome, from.filter(|from| parts.clock.now() <= *from)) {
+            let why =
+                format!("its last request may still take effect; nothing of it can be called absent before {from}");
+            return Err(Refusal::new(ErrorCode::Conflict, why));
+        }
         if let Outcome::Applied(id) = &outcome {
             let poller = parts.pollers.of(&attempt.backend)?;
             if self.describe(poller.backend(), id).await?.is_none() {

@@ -32,7 +32,6 @@ use super::{
     clearing::{Clearing, is_gone},
     driver::{Inner, Parts},
     identity::{self, Deployment},
-    intent::Intent,
     machine::{self, LookUp, Names, Next, condemned},
     patience::{BACKOFF, Backoff, Doubt},
     running::{Key, Running, key_of, tell},
@@ -61,7 +60,7 @@ const REWRITES_MAX: usize = 8;
 
 /// Why a task ends before its operation does.
 #[derive(Debug)]
-enum Stop {
+pub(super) enum Stop {
     /// Another process owns the record.
     Fenced,
     /// This process ends.
@@ -72,10 +71,10 @@ enum Stop {
     Refused,
 }
 
-type Driven = Result<Box<OperationRecord>, Stop>;
+pub(super) type Driven = Result<Box<OperationRecord>, Stop>;
 
 /// The record as it was, and what the tenant's quota lacks for the change.
-type Short = (Box<OperationRecord>, QuotaShortage);
+pub(super) type Short = (Box<OperationRecord>, QuotaShortage);
 
 /// One operation's walk.
 pub(super) struct Task {
@@ -84,7 +83,7 @@ pub(super) struct Task {
 }
 
 impl Task {
-    fn parts(&self) -> &Parts {
+    pub(super) fn parts(&self) -> &Parts {
         &self.inner.parts
     }
 
@@ -242,7 +241,7 @@ impl Task {
         }
     }
 
-    async fn try_write(
+    pub(super) async fn try_write(
         &self,
         record: Box<OperationRecord>,
         change: impl Fn(OperationRecord, Time) -> Option<OperationRecord> + Send,
@@ -390,9 +389,10 @@ impl Task {
         let Some(attempt) = armed.open_attempt().filter(|a| a.state == AttemptState::Open).cloned() else {
             return Ok(armed);
         };
-        // Evidence for a rebuild, no authority: without it the send is as safe.
-        if let Err(error) = self.parts().intents.arm(Intent::of(&armed, &attempt)).await {
-            tracing::warn!(%error, "an attempt is sent without an entry in the intent journal");
+        // Readers, and who rebuilds the ledger should it be lost now, know of it before its request leaves.
+        self.publish(&armed);
+        if let Some(why) = self.unwritten(&armed, &attempt).await {
+            return self.write(armed, |r, now| Some(machine::never_sent(r, why.clone(), now))).await;
         }
         if arming.elapsed() >= self.parts().settings.arm_valid && !bugs::planted(bugs::NO_SEND_FENCE) {
             let why = fault("meridian.arm-expired", "the ledger took too long; nothing was sent");
@@ -400,7 +400,6 @@ impl Task {
         }
         // Only what is really sent probes a zone that was sold out.
         poller.backend().market.trying(&attempt.zone, &class_of(&armed, &attempt), self.now());
-        self.publish(&armed);
         let result = match early {
             Some(result) => result,
             None => self.create(poller.backend(), &armed, &attempt, attempt.armed_at).await,
@@ -413,10 +412,11 @@ impl Task {
         if first.is_some() {
             poller.backend().market.in_stock(&attempt.zone, &class_of(&armed, &attempt));
         }
-        self.write(armed, |r, now| {
-            let sent = machine::sent(r, &result, now);
-            let ran = first.as_ref().and_then(|seen| machine::sighted(sent.clone(), seen, now));
-            Some(ran.unwrap_or(sent))
+        self.answered(armed, (&attempt, &result), |r, result, now| {
+            let sent = machine::sent(r, result, now);
+            let own = |seen: &&Observed| sent.open_attempt().is_some_and(|a| a.cloud_id == seen.id);
+            let ran = first.as_ref().filter(own).and_then(|seen| machine::sighted(sent.clone(), seen, now));
+            ran.unwrap_or(sent)
         })
         .await
     }
@@ -552,7 +552,7 @@ impl Task {
             {
                 let result = self.create(backend, &record, &attempt, attempt.armed_at).await;
                 let settle = if is_late { machine::sent_late } else { machine::sent };
-                let next = self.write(record, |r, now| Some(settle(r, &result, now))).await?;
+                let next = self.answered(record, (&attempt, &result), settle).await?;
                 self.pause(backoff.next()).await?;
                 return self.reload(next).await;
             }
@@ -678,7 +678,7 @@ async fn first_sight(poller: &Poller, id: &CloudId) -> Option<Observed> {
     }
 }
 
-fn fault(code: &str, message: &str) -> AttemptFault {
+pub(super) fn fault(code: &str, message: &str) -> AttemptFault {
     AttemptFault {
         kind: FaultKind::Temporary,
         effect: Effect::NotApplied,

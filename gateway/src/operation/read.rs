@@ -30,17 +30,17 @@ const REVISION_WITHIN: Duration = Duration::from_secs(2);
 /// Kept free before the request's deadline to answer.
 const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 
-/// How old what is known of other gateways' writes is; `None` when there are no others. One answer takes its mark, its
+/// How old what is known of other gateways' writes to a tenant is; `None` when there are no others. One answer takes its mark, its
 /// header and its body's entry from one such look.
 ///
 /// # Errors
 /// It is too old to be shown, or was never read.
-fn heard(core: &Core) -> Result<Option<views::LedgerFreshness>, Refusal> {
+fn heard(core: &Core, tenant: &TenantId) -> Result<Option<views::LedgerFreshness>, Refusal> {
     let refuse = |detail| Err(Refusal::new(ErrorCode::StoreUnavailable, detail));
     if !core.has_books() {
         return refuse("the ledger was not read since this gateway started");
     }
-    let Some(age) = core.driver.feed_age() else { return Ok(None) };
+    let Some(age) = core.driver.feed_age_of(tenant) else { return Ok(None) };
     if age > READS_WITHIN {
         return refuse("the ledger has been away for so long that nothing can be shown any more");
     }
@@ -81,7 +81,7 @@ pub async fn shown(
 /// # Errors
 /// There is no such instance, or what is known is too old to be shown.
 pub fn instance(core: &Core, tenant: &TenantId, wish: &InstanceRef) -> Result<Outcome, Refusal> {
-    let ledger = heard(core)?;
+    let ledger = heard(core, tenant)?;
     let found = core.fleet.answer(tenant, &wish.name, is_behind(ledger.as_ref())).ok_or_else(Refusal::not_found)?;
     Ok(Outcome::Instance(found, ledger))
 }
@@ -91,7 +91,7 @@ pub fn instance(core: &Core, tenant: &TenantId, wish: &InstanceRef) -> Result<Ou
 /// # Errors
 /// A partial answer was not wanted and a region is unreachable.
 pub fn instances(core: &Core, tenant: &TenantId, query: &ListInstances) -> Result<Outcome, Refusal> {
-    let ledger = heard(core)?;
+    let ledger = heard(core, tenant)?;
     let freshness: Vec<views::Freshness> = core.pollers.all().iter().map(|p| p.freshness()).collect();
     let mut unreachable: Vec<String> = freshness
         .iter()

@@ -277,7 +277,10 @@ async fn a_doubt_that_a_person_settles_goes_on() {
     let settle = |outcome| world.core.reconciler.settle(&doubt.tenant, &doubt.operation, outcome);
     let unseen = settle(Settlement::Applied("eksci-none".parse().unwrap())).await.unwrap_err();
     assert!([ErrorCode::RegionUnavailable, ErrorCode::BackendError].contains(&unseen.problem.code), "{unseen:?}");
-    settle(Settlement::Absent).await.unwrap();
+    let early = settle(Settlement::Absent).await.unwrap_err();
+    assert_eq!(early.problem.code, ErrorCode::Conflict, "a request may still take effect");
+    assert!(early.problem.detail.contains("before"), "{early:?}");
+    until("a person's word is taken", || async { settle(Settlement::Absent).await.is_ok() }).await;
     assert_eq!(settle(Settlement::Absent).await.unwrap_err().problem.code, ErrorCode::Conflict, "once");
     world.control("DELETE", "/v1/faults", Value::Null).await;
     match creating.await.unwrap() {

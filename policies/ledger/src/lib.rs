@@ -266,6 +266,8 @@ pub struct Feed {
     pub records: Vec<OperationRecord>,
     /// Where to go on; for a tenant in it, everything up to there was seen.
     pub position: FeedPosition,
+    /// Tenants that could not be read while others could, and why; their position is as it was.
+    pub behind: BTreeMap<TenantId, String>,
 }
 
 /// Whether a store can be worked with.

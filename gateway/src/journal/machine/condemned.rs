@@ -5,6 +5,7 @@
 //! then. Two things lead here: a doubt that the spec will not wait for (`onDoubt: replace`), and an instance of ours
 //! that a sweep shows beside the adopted one.
 
+use meridian_adapters::AdapterError;
 use meridian_model::{
     ids::{CloudId, CloudName},
     instance::OnDoubt,
@@ -85,6 +86,29 @@ pub fn stray(mut record: OperationRecord, stray: &Attempt, charged: bool, now: T
     record.due = Some(now);
     record.updated_at = now;
     Some(record)
+}
+
+/// The record after the create of `attempt` was answered; `None` when that changes nothing. Usually the attempt is the
+/// open one, and `settle` says what becomes of it. When it was closed or followed by another meanwhile, an instance that
+/// the answer names exists all the same: it is condemned, charged if the quota holds it (`charged`). Only where the
+/// operation is gone it is nobody's, and the reconciler's to find.
+#[must_use]
+pub fn answered(
+    record: OperationRecord,
+    (attempt, result): (&Attempt, &Result<CloudId, AdapterError>),
+    settle: impl Fn(OperationRecord, &Result<CloudId, AdapterError>, Time) -> OperationRecord,
+    charged: bool,
+    now: Time,
+) -> Option<OperationRecord> {
+    let is_open = record.open_attempt().is_some_and(|open| open.name == attempt.name);
+    let record = if is_open { settle(record, result, now) } else { record };
+    if let Ok(id) = result {
+        let made = Attempt { cloud_id: Some(id.clone()), ..attempt.clone() };
+        if let Some(condemned) = stray(record.clone(), &made, charged, now) {
+            return Some(condemned);
+        }
+    }
+    is_open.then_some(record)
 }
 
 /// The record after something was found out about a condemned attempt; `None` when that changes nothing.

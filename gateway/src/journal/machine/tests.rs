@@ -385,15 +385,55 @@ fn what_may_have_run_and_been_forgotten_is_for_a_person() {
     assert!(looked(open.clone(), &[], true, at(9999)).is_none(), "time changes nothing");
     let found = looked(open.clone(), &[seen(ObservedPhase::Running)], false, at(9999)).unwrap();
     assert_eq!(found.attempts[0].state, AttemptState::Applied, "seen after all");
-    let absent = decided(open.clone(), &Settlement::Absent, at(9999)).unwrap();
+    let absent = decided(open.clone(), &Settlement::Absent, BOUND, at(9999)).unwrap();
     assert!(matches!(next(&absent), Next::Arm(c) if c.backend.as_str() == "b"));
-    assert!(decided(absent, &Settlement::Absent, at(9999)).is_none());
-    let applied = decided(open.clone(), &Settlement::Applied(id()), at(9999)).unwrap();
+    assert!(decided(absent, &Settlement::Absent, BOUND, at(9999)).is_none());
+    let applied = decided(open.clone(), &Settlement::Applied(id()), BOUND, at(9999)).unwrap();
     assert_eq!((applied.attempts[0].state, applied.attempts[0].cloud_id.clone()), (AttemptState::Applied, Some(id())));
     let mut deleted = open;
     deleted.removal = Some(Removal { requested_at: at(9999), completed_at: None });
     let absent = looked(deleted, &[], true, at(10_000)).unwrap();
     assert_eq!(next(&absent), Next::Cancel, "a delete asks for nothing but absence");
+}
+
+#[test]
+fn a_person_is_not_believed_while_a_request_may_take_effect() {
+    let absent = |r: &OperationRecord, now| decided(r.clone(), &Settlement::Absent, BOUND, at(now)).is_some();
+    let doubt = in_doubt(with_plan(&[("a", "1"), ("b", "1")]), at(0));
+    assert!(!absent(&doubt, 800) && absent(&doubt, 801));
+    let resent = rearmed(doubt, at(150));
+    assert!(!absent(&resent, 801), "its owner may be sending once more");
+    assert!(absent(&resent, 951));
+    assert!(decided(resent, &Settlement::Applied(id()), BOUND, at(151)).is_some(), "what exists, exists");
+}
+
+#[test]
+fn an_answer_to_what_was_closed_condemns_what_it_names() {
+    let answered =
+        |r: &OperationRecord, to: &Attempt, result| condemned::answered(r.clone(), (to, &result), sent, true, at(3));
+    let doubt = in_doubt(with_plan(&[("a", "1"), ("b", "1")]), at(0));
+    let attempt = doubt.attempts[0].clone();
+    assert_eq!(answered(&doubt, &attempt, Ok(id())), Some(sent(doubt.clone(), &Ok(id()), at(3))), "nothing was closed");
+    let closed = looked(doubt, &[], true, at(2000)).unwrap();
+    let replaced = armed(closed.clone(), at(2));
+    for record in [&closed, &replaced] {
+        let late = answered(record, &attempt, Ok(id())).unwrap();
+        assert_eq!(late.attempts, record.attempts, "it is not the other attempt's");
+        assert_eq!(late.condemned.iter().map(|a| a.cloud_id.clone()).collect::<Vec<_>>(), [Some(id())]);
+        assert_eq!((late.charge.instances, late.condemned[0].state), (2, AttemptState::Removing), "beside its plan");
+        assert!(answered(&late, &attempt, Ok(id())).is_none(), "once");
+        assert!(answered(record, &attempt, error(FaultKind::NoCapacity, Effect::NotApplied)).is_none());
+    }
+    let other = decided(
+        in_doubt(with_plan(&[("a", "1")]), at(0)),
+        &Settlement::Applied("i-other".parse().unwrap()),
+        BOUND,
+        at(1),
+    );
+    let late = answered(&other.unwrap(), &attempt, Ok(id())).unwrap();
+    assert_eq!((late.condemned.len(), late.attempts[0].state), (1, AttemptState::Applied), "two of one name");
+    let over = failed(closed, Problem::new(ErrorCode::NoCapacity, "over"), at(2));
+    assert!(answered(&over, &attempt, Ok(id())).is_none(), "the reconciler's");
 }
 
 /// What may happen to an operation, in any order.

@@ -1,21 +1,28 @@
 //! What becomes of attempts that are given up, of instances too many, and of those that are lost.
 
+use std::sync::Arc;
+
 use meridian_gateway::{
-    journal::{amend::Amended, machine::Settlement},
+    journal::{
+        amend::Amended,
+        intent::{Intent, IntentFuture, IntentLog},
+        machine::Settlement,
+    },
     operation::Outcome,
 };
+use meridian_ledger::{Ledger, conformance::MemoryLedger, shared::MemoryShared};
 use meridian_model::{
     error::ErrorCode,
-    ids::{BackendId, CloudId, OperationId, TenantId},
+    ids::{BackendId, CloudId, CloudName, OperationId, TenantId},
     instance::InstanceSpec,
-    operation::AttemptState,
+    operation::{AttemptState, Charge},
     status::{Observed, ObservedPhase, Phase},
 };
 use serde_json::{Value, json};
 
 use super::{
     created, in_region,
-    world::{World, spec_from, until},
+    world::{World, core_noting, spec_from, until},
 };
 
 /// First where a create cannot be repeated safely, then where it can; the doubt is not waited for.
@@ -143,7 +150,7 @@ async fn a_person_settles_a_doubt() {
     // Nothing can be looked up, so nothing can be found out.
     world.fault(json!({"kind": "serverError", "when": "before", "action": "CreateEKSContainerInstances"})).await;
     world.fault(json!({"kind": "serverError", "when": "before", "action": "Describe*"})).await;
-    let core = std::sync::Arc::clone(&world.core);
+    let core = Arc::clone(&world.core);
     let creating = tokio::spawn(async move {
         super::world::ask(&core, "acme", super::world::create("acme", "web", "k", &in_region("ap-guangzhou"))).await
     });
@@ -166,4 +173,33 @@ async fn a_person_settles_a_doubt() {
     let refusal = creating.await.unwrap().unwrap_err();
     assert_eq!(refusal.problem.code, ErrorCode::NoCapacity);
     assert_eq!(world.used_instances("acme").await, 0);
+}
+
+/// A journal on a disk that does not answer.
+#[derive(Debug)]
+struct Stuck;
+
+impl IntentLog for Stuck {
+    fn arm(&self, _: Intent) -> IntentFuture<'_> {
+        Box::pin(std::future::pending())
+    }
+
+    fn settle(&self, _: &CloudName) {}
+
+    fn pending(&self) -> Vec<Intent> {
+        Vec::new()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_leaves_that_the_intent_journal_does_not_take() {
+    let world = World::start().await;
+    let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::new("store"));
+    let others = (ledger, Arc::new(MemoryShared::alone()) as Arc<_>);
+    let core = core_noting(&world.sim.info(), world.folder(), "", others, Arc::new(Stuck)).await;
+    let refused =
+        super::world::ask(&core, "acme", super::world::create("acme", "web", "k", &in_region("ap-guangzhou"))).await;
+    assert_eq!(refused.unwrap_err().problem.code, ErrorCode::RegionUnavailable);
+    assert!(world.ever().await.is_empty());
+    assert_eq!(core.ledger.usage(&acme()).await.unwrap().used, Charge::default());
 }

@@ -9,7 +9,7 @@ use meridian_gateway::{
     clock::{Clock, Entropy},
     config::{Config, Store},
     core::{Core, Deps},
-    journal::intent::NoIntents,
+    journal::intent::{IntentLog, NoIntents},
     operation::{
         self, Action, Caller, CreateInstance, DeleteInstance, InstanceRef, ListInstances, Operation, Outcome,
         PageRequest, Refusal,
@@ -105,7 +105,18 @@ pub async fn core_beside(
     info: &CloudsimInfo,
     folder: &Path,
     extra: &str,
+    others: (Arc<dyn Ledger>, Arc<dyn Shared>),
+) -> Arc<Core> {
+    core_noting(info, folder, extra, others, Arc::new(NoIntents)).await
+}
+
+/// A gateway with an intent journal.
+pub async fn core_noting(
+    info: &CloudsimInfo,
+    folder: &Path,
+    extra: &str,
     (ledger, shared): (Arc<dyn Ledger>, Arc<dyn Shared>),
+    intents: Arc<dyn IntentLog>,
 ) -> Arc<Core> {
     let config = config(info, folder, extra);
     let deps = Deps {
@@ -114,7 +125,7 @@ pub async fn core_beside(
         ledger,
         shared,
         recovery: None,
-        intents: Arc::new(NoIntents),
+        intents,
         metrics: CoreMetrics::detached(),
         draining: CancellationToken::new(),
     };

@@ -1,9 +1,10 @@
 //! A ledger that can be taken away and given back, and be slow to write.
 
 use std::{
+    collections::BTreeMap,
     future::ready,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
@@ -24,11 +25,13 @@ pub struct Flaky {
     inner: Arc<MemoryLedger>,
     mood: AtomicU8,
     success_takes_ms: AtomicU64,
+    /// The tenants that the feed cannot read.
+    behind: Mutex<BTreeMap<TenantId, String>>,
 }
 
 impl Flaky {
     pub fn new(inner: Arc<MemoryLedger>) -> Self {
-        Self { inner, mood: AtomicU8::new(0), success_takes_ms: AtomicU64::new(0) }
+        Self { inner, mood: AtomicU8::new(0), success_takes_ms: AtomicU64::new(0), behind: Mutex::default() }
     }
 
     /// From now on an operation's success is written so much later than it is asked for.
@@ -43,6 +46,11 @@ impl Flaky {
             Standing::Recovering => 2,
         };
         self.mood.store(mood, Ordering::Release);
+    }
+
+    pub fn hide(&self, tenants: &[&str]) {
+        let why = |tenant: &&str| (tenant.parse().unwrap(), "damaged".to_owned());
+        *self.behind.lock().unwrap() = tenants.iter().map(why).collect();
     }
 
     fn or<'a, T: Send + 'a>(&'a self, answer: impl FnOnce() -> LedgerFuture<'a, T>) -> LedgerFuture<'a, T> {
@@ -101,7 +109,14 @@ impl Ledger for Flaky {
 
     fn feed(&self, after: &FeedPosition, wait: Duration) -> LedgerFuture<'_, Option<Feed>> {
         let after = after.clone();
-        self.or(|| self.inner.feed(&after, wait))
+        self.or(|| {
+            let feed = self.inner.feed(&after, wait);
+            Box::pin(async move {
+                let Some(mut feed) = feed.await? else { return Ok(None) };
+                feed.behind.clone_from(&self.behind.lock().unwrap());
+                Ok(Some(feed))
+            })
+        })
     }
 
     fn standing(&self) -> Standing {

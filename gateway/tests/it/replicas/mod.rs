@@ -322,6 +322,24 @@ async fn while_the_ledger_is_away_reads_go_on_and_say_so_and_what_is_open_ends_a
     until("reads are fresh again", || async { marks(&world, "open").await == [false; 3] }).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_cannot_be_read_says_so_while_others_are_written() {
+    let flaky = Arc::new(Flaky::new(Arc::new(MemoryLedger::new("store"))));
+    let world = World::on(flaky.clone(), Scenario::demo(7), LEASE).await;
+    created(world.create("acme", "web", "a", &spec()).await);
+    until("reads are fresh", || async { marks(&world, "web").await == [false; 3] }).await;
+    flaky.hide(&["acme"]);
+    let mut n = 0;
+    while marks(&world, "web").await != [true; 3] {
+        n += 1;
+        created(world.create("lab", &format!("job-{n}"), &n.to_string(), &spec()).await);
+        assert!(n < 30, "the others' traffic hides it");
+    }
+    assert!(world.list("lab").await.ledger.is_some_and(|l| l.state == FreshnessState::Fresh));
+    flaky.hide(&[]);
+    until("reads are fresh again", || async { marks(&world, "web").await == [false; 3] }).await;
+}
+
 /// Whether a list says that its ledger is stale, whether its items do, and whether a single read does.
 async fn marks(world: &World, name: &str) -> [bool; 3] {
     let list = world.list("acme").await;

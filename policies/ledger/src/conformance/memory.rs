@@ -64,7 +64,7 @@ impl State {
         let seen = |tenant: &TenantId| after.get(tenant).copied().unwrap_or_default();
         let mut records: Vec<_> = self.records.values().filter(|r| r.seq > seen(&r.tenant)).cloned().collect();
         records.sort_by(|a, b| (&a.tenant, a.seq).cmp(&(&b.tenant, b.seq)));
-        Feed { records, position: self.seqs.clone() }
+        Feed { records, position: self.seqs.clone(), ..Feed::default() }
     }
 
     fn used(&self, tenant: &TenantId) -> Charge {
@@ -269,7 +269,7 @@ impl Ledger for MemoryLedger {
                 }
             };
             let feed = tokio::time::timeout(wait, changed).await;
-            Ok(Some(feed.unwrap_or_else(|_| Feed { records: Vec::new(), position: after.clone() })))
+            Ok(Some(feed.unwrap_or_else(|_| Feed { position: after.clone(), ..Feed::default() })))
         })
     }
 

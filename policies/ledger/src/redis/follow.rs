@@ -76,9 +76,11 @@ impl RedisLedger {
         }
     }
 
-    /// What was written since a position, without waiting. A tenant that cannot be read does not hold up the others.
+    /// What was written since a position, without waiting. A tenant that cannot be read does not hold up the others, and
+    /// is not hidden by them.
     async fn collect(&self, after: &FeedPosition) -> Result<Feed, LedgerError> {
         let tenants = self.list_tenants().await?;
+        let asked = tenants.len();
         let mut answers = stream::iter(tenants)
             .map(async |tenant| {
                 let seen = after.get(&tenant).copied().unwrap_or_default();
@@ -86,7 +88,7 @@ impl RedisLedger {
                 (tenant, seen, written)
             })
             .buffered(TENANTS_AT_ONCE);
-        let mut feed = Feed { records: Vec::new(), position: after.clone() };
+        let mut feed = Feed { position: after.clone(), ..Feed::default() };
         let mut failed = None;
         while let Some((tenant, seen, written)) = answers.next().await {
             match written {
@@ -95,11 +97,14 @@ impl RedisLedger {
                     feed.position.insert(tenant, seq);
                 }
                 Ok(_) => {}
-                Err(error) => failed = Some(error),
+                Err(error) => {
+                    feed.behind.insert(tenant, error.to_string());
+                    failed = Some(error);
+                }
             }
         }
         match failed {
-            Some(error) if feed.position == *after => Err(error),
+            Some(error) if feed.behind.len() == asked => Err(error),
             _ => Ok(feed),
         }
     }

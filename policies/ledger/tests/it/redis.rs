@@ -295,6 +295,22 @@ async fn a_write_of_one_gateway_wakes_the_other() {
     assert_eq!(two.seen().get(&record.tenant).unwrap().seq, record.seq);
 }
 
+#[tokio::test]
+async fn a_tenant_that_cannot_be_read_is_named_and_holds_up_no_other() {
+    let server = RedisServer::start(&[]);
+    let ledger = fresh(&server, LeaseTime::Server).await;
+    let acme = claim_new(&ledger, sample_claim("acme", "op1", "web")).await;
+    let beta = claim_new(&ledger, sample_claim("beta", "op1", "web")).await;
+    assert_eq!(server.ask(&["HSET", "test{t:acme}:op:op1", "b", "junk"]), "0");
+    let feed = ledger.feed(&FeedPosition::new(), Duration::ZERO).await.unwrap().unwrap();
+    assert_eq!(feed.records, [*beta.clone()]);
+    assert_eq!(feed.behind.keys().collect::<Vec<_>>(), [&acme.tenant]);
+    assert_eq!(feed.position.get(&acme.tenant), None);
+    // Also while nothing is written of the others.
+    let feed = ledger.feed(&feed.position, Duration::ZERO).await.unwrap().unwrap();
+    assert_eq!((feed.records.len(), feed.behind.len()), (0, 1));
+}
+
 /// Bytes and keys of a fleet of ten thousand: printed for the documentation, and bounded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_instances_fit() {

@@ -1,0 +1,85 @@
+//! Around the send of a create: its intent on disk before, its answer in the record after.
+
+use std::time::Duration;
+
+use meridian_adapters::AdapterError;
+use meridian_model::{
+    ids::CloudId,
+    operation::{Attempt, AttemptFault, OperationRecord},
+    time::Time,
+};
+
+use super::{
+    intent::Intent,
+    machine::condemned,
+    task::{Driven, Task, fault},
+};
+
+/// Longest wait for the intent journal: what an armed attempt is valid for (RELIABILITY 2.3). A disk that takes longer
+/// is one that does not answer, and must not hold the operation.
+const INTENT_WITHIN: Duration = Duration::from_secs(2);
+
+/// Records under which an answer is written: what was taken over by this very process meanwhile has another fence.
+const FENCES_MAX: usize = 3;
+
+impl Task {
+    /// Writes what is about to be sent into the intent journal. When that fails nothing may leave, and the answer is why:
+    /// a rebuild that cannot see the attempt's region would not know of it.
+    pub(super) async fn unwritten(&self, record: &OperationRecord, attempt: &Attempt) -> Option<AttemptFault> {
+        let arming = self.parts().intents.arm(Intent::of(record, attempt));
+        let why = match tokio::time::timeout(INTENT_WITHIN, arming).await {
+            Ok(Ok(())) => return None,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("the intent journal did not answer within {} s", INTENT_WITHIN.as_secs()),
+        };
+        tracing::error!(
+            why,
+            meridian.tenant.id = %record.tenant,
+            meridian.operation.id = %record.op_id,
+            "nothing is sent: the intent journal of this gateway cannot be written, look at its disk"
+        );
+        Some(fault(
+            "meridian.intent-unwritten",
+            "the gateway could not note what it was about to send; nothing was sent",
+        ))
+    }
+
+    /// Writes what the answer to the create of an attempt makes of the record, whatever became of the attempt meanwhile:
+    /// an instance that the answer names exists, and is adopted or condemned, never forgotten.
+    pub(super) async fn answered(
+        &self,
+        mut record: Box<OperationRecord>,
+        (attempt, result): (&Attempt, &Result<CloudId, AdapterError>),
+        settle: impl Fn(OperationRecord, &Result<CloudId, AdapterError>, Time) -> OperationRecord + Copy + Send + Sync,
+    ) -> Driven {
+        let mut charged = true;
+        for _ in 0..FENCES_MAX {
+            let fence = record.fence.clone();
+            let change = |r, now| condemned::answered(r, (attempt, result), settle, charged, now);
+            match self.try_write(record, change).await? {
+                // A refusal says nothing of what others may have sent under the token in between; an id does.
+                Ok(written) if written.fence == fence || result.is_err() => {
+                    record = written;
+                    break;
+                }
+                Ok(taken_over) => record = taken_over,
+                // It exists whether or not the quota holds it; what matters is that it goes.
+                Err((kept, _)) => {
+                    record = kept;
+                    charged = false;
+                }
+            }
+        }
+        if let Ok(id) = result
+            && record.attempts.iter().chain(&record.condemned).all(|a| a.cloud_id.as_ref() != Some(id))
+        {
+            tracing::error!(
+                cloud_id = %id,
+                meridian.tenant.id = %record.tenant,
+                meridian.operation.id = %record.op_id,
+                "a create was answered after its operation had ended: the reconciler removes the instance"
+            );
+        }
+        Ok(record)
+    }
+}
