@@ -84,6 +84,24 @@ impl Driver {
         self.amend(tenant, op, |record, now| machine::lost(record, id, why, now)).await
     }
 
+    /// Takes a lost instance that is shown again back into its operation, if the quota holds it; else it is condemned: its
+    /// tenant was told that it is lost, and has used what it was charged otherwise. `Unchanged` when it was not lost.
+    ///
+    /// # Errors
+    /// The ledger cannot be read or written.
+    pub async fn take_back(
+        &self,
+        tenant: &TenantId,
+        op: &OperationId,
+        backend: &BackendId,
+        observed: &Observed,
+    ) -> Result<Amended, LedgerError> {
+        match self.amend(tenant, op, |record, now| machine::returned(record, observed, now)).await? {
+            Amended::Short(_) => self.condemn_stray(tenant, op, backend, observed).await,
+            other => Ok(other),
+        }
+    }
+
     /// Condemns an instance of an operation that a sweep showed beside what its record says: a duplicate, or a zombie
     /// of a lower epoch. The driver deletes it and proves it gone; it is charged until then if the quota holds it.
     /// `Unchanged` when the record knows the instance, or is gone.

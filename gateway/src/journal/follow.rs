@@ -185,7 +185,7 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let failing = BTreeMap::from([(acme.clone(), "damaged".to_owned())]);
         assert!(followed.answered(FeedPosition::new(), &BTreeMap::new(), at(1)).is_empty());
-        assert_eq!(followed.answered(FeedPosition::new(), &failing, at(2)), [acme.clone()]);
+        assert_eq!(followed.answered(FeedPosition::new(), &failing, at(2)), std::slice::from_ref(&acme));
         assert!(followed.answered(FeedPosition::new(), &failing, at(3)).is_empty(), "said once");
         let heard = |followed: &Followed| (followed.heard_of(&acme), followed.heard_of(&lab), followed.heard_of_all());
         assert_eq!(heard(&followed), (Some(at(1)), Some(at(3)), Some(at(1))));

@@ -244,6 +244,10 @@ fn next_of(class: Class, held_back: HeldBack) -> &'static str {
     }
     match held_back {
         HeldBack::Nothing if class == Class::Orphan => "its delete is repeated until a complete sweep does not show it",
+        HeldBack::Nothing if class == Class::Returned => {
+            "its operation takes it back, or removes it if the quota does not hold it any more"
+        }
+        HeldBack::Quarantine if class == Class::Returned => "its operation takes it back when it is seen once more",
         HeldBack::Nothing | HeldBack::Driver => "its operation's driver removes it and proves it gone",
         HeldBack::ReportOnly => "nothing: orphans are only reported; adopt it, remove it, or set reconcile.orphans",
         HeldBack::Quarantine => "it is removed when it was seen long and often enough",

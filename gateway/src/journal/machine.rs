@@ -575,6 +575,23 @@ pub fn lost(mut record: OperationRecord, id: &CloudId, why: &str, now: Time) -> 
     Some(condemned::rested(record, now))
 }
 
+/// The record of a lost instance that is shown again: it is the operation's once more, and charged. `None` when it was
+/// not lost, or is to be removed.
+#[must_use]
+pub fn returned(mut record: OperationRecord, seen: &Observed, now: Time) -> Option<OperationRecord> {
+    if !is_lost(&record) || record.removal.is_some() {
+        return None;
+    }
+    let attempt = record.attempts.last_mut().filter(|a| a.cloud_id.is_some() && a.cloud_id == seen.id)?;
+    attempt.fault = None;
+    set(attempt, AttemptState::Running, now);
+    record.last_seen = Some((now, seen.clone()));
+    record.charge = quota::max(record.charge, condemned::held(&record));
+    record.due = (next(&record) != Next::Done).then_some(now);
+    record.updated_at = now;
+    Some(record)
+}
+
 /// The record of an instance that ended by itself: it cannot run or be billed any more, so its charge ends.
 #[must_use]
 pub fn ended(mut record: OperationRecord, seen: &Observed, now: Time) -> Option<OperationRecord> {

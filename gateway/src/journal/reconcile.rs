@@ -295,6 +295,13 @@ pub enum Action {
         /// `duplicate` or `zombie`.
         class: Class,
     },
+    /// Take a lost instance that is there again back into its operation, or give it up if the quota does not hold it.
+    TakeBack {
+        /// The operation.
+        key: Key,
+        /// The instance.
+        observed: Box<Observed>,
+    },
     /// Delete an orphan.
     Delete {
         /// The instance.
@@ -429,6 +436,11 @@ pub fn reconcile(
                 let observed = Box::new(shown.observed.clone());
                 verdict.actions.push(Action::Condemn { key: key(record), observed, class });
             }
+            (Held::Record(record), Class::Returned) => {
+                stray.deletes = stray.deletes.saturating_add(1);
+                let observed = Box::new(shown.observed.clone());
+                verdict.actions.push(Action::TakeBack { key: key(record), observed });
+            }
             (Held::Record(_) | Held::Missing, Class::Orphan) => {
                 stray.deletes = stray.deletes.saturating_add(1);
                 verdict.actions.push(Action::Delete { id: shown.id.clone(), name: shown.observed.name.clone() });
@@ -500,9 +512,10 @@ fn held_back(stray: &Stray, shown: &Shown, company: &Company, (rules, sure): (&R
     }
     match stray.class {
         Class::Condemned => HeldBack::Driver,
-        Class::Ahead | Class::Returned | Class::Belongs | Class::InDoubt | Class::Unread | Class::Missing => {
-            HeldBack::Person
-        }
+        Class::Ahead | Class::Belongs | Class::InDoubt | Class::Unread | Class::Missing => HeldBack::Person,
+        // The first sight may be of before it was proven lost.
+        Class::Returned if stray.sights < SIGHTS_MIN => HeldBack::Quarantine,
+        Class::Returned => HeldBack::Nothing,
         Class::Duplicate if !sure && stray.sights < SIGHTS_MIN => HeldBack::Quarantine,
         Class::Duplicate | Class::Zombie => HeldBack::Nothing,
         Class::Orphan => orphan_held_back(stray, shown, company, rules, now),

@@ -351,6 +351,7 @@ impl Reconciler {
         match action {
             Action::Wake(key) => self.wake(&key).await,
             Action::Condemn { key, observed, class } => self.condemn(backend, &key, &observed, class).await,
+            Action::TakeBack { key, observed } => self.take_back(backend, &key, &observed).await,
             Action::Delete { id, name } => {
                 if self.is_imported(backend, &id).await != Some(false) {
                     tracing::warn!(backend = %backend.id, cloud.id = %id, "an orphan may have been imported; it is left alone");

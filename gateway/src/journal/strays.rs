@@ -54,6 +54,23 @@ impl Reconciler {
         }
     }
 
+    /// Has a lost instance that is there again be its operation's and charged again, or removed.
+    pub(super) async fn take_back(&self, backend: &Backend, (tenant, op): &Key, observed: &Observed) {
+        match self.driver().take_back(tenant, op, &backend.id, observed).await {
+            Ok(Amended::Written(record)) => tracing::warn!(
+                audit = true,
+                backend = %backend.id,
+                cloud.region = %backend.region,
+                cloud.id = observed.id.as_ref().map_or("", |id| id.as_str()),
+                meridian.operation.id = %op,
+                taken_back = record.open_attempt().is_some(),
+                "an instance that was lost is there again"
+            ),
+            Ok(other) => tracing::debug!(?other, meridian.operation.id = %op, "nothing was taken back"),
+            Err(error) => tracing::debug!(%error, meridian.operation.id = %op, "a lost instance is not taken back yet"),
+        }
+    }
+
     /// Ends the charge of an instance that was proven gone without a delete of ours.
     pub(super) async fn lose(&self, backend: &Backend, (tenant, op): &Key, id: &CloudId) {
         match self.driver().mark_lost(tenant, op, id, LOST_WHY).await {

@@ -7,6 +7,7 @@ use meridian_cloudsim::Scenario;
 use meridian_gateway::{
     core::Core,
     journal::{
+        amend::Amended,
         doubts::{Outcome as Settlement, State},
         identity::Deployment,
         import::Import,
@@ -26,7 +27,7 @@ use meridian_model::{
     error::ErrorCode,
     ids::{BackendId, CloudId, CloudName},
     instance::{InstanceSpec, Shape},
-    operation::OperationState,
+    operation::{OperationState, QuotaLimits},
     quantity::{MemoryMib, MilliCpu},
     status::Phase,
 };
@@ -236,7 +237,7 @@ async fn an_instance_that_was_there_before_becomes_a_tenants() {
 async fn an_orphan_can_be_adopted_also_over_the_quota_and_lives_on() {
     let world = world(REMOVE).await;
     run(&world, "web", EKSCI).await;
-    let limit = |n| meridian_model::operation::QuotaLimits { instances: Some(n), ..Default::default() };
+    let limit = |n| QuotaLimits { instances: Some(n), ..Default::default() };
     world.core.ledger.set_limits(&"lab".parse().unwrap(), limit(0)).await.unwrap();
     let orphan = plant(&world, EKSCI, our_name("lab", "lost", 1, 1)).await;
     until("it is listed", || async { stray(&world, &orphan).is_some() }).await;
@@ -328,6 +329,30 @@ async fn an_instance_deleted_behind_our_back_is_lost_and_charged_no_longer() {
         assert_eq!(world.get("acme", &format!("i-{n}")).await.unwrap().status.phase, Phase::Running);
     }
     assert_eq!(world.existing().await.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_instance_that_is_there_again_is_charged_again_or_removed() {
+    let world = world(REPORT).await;
+    let (acme, id) = ("acme".parse().unwrap(), run(&world, "web", EKSCI).await);
+    let op = world.get("acme", "web").await.unwrap().status.operation.unwrap();
+    let lose = async || {
+        let lost = world.core.driver.mark_lost(&acme, &op, &id, "not shown").await.unwrap();
+        assert!(matches!(lost, Amended::Written(_)), "{lost:?}");
+        assert_eq!(world.used_instances("acme").await, 0);
+    };
+    lose().await;
+    until("it is charged", || async { world.used_instances("acme").await == 1 }).await;
+    until("it is shown", || async { world.get("acme", "web").await.unwrap().status.phase == Phase::Running }).await;
+    until("nothing is listed", || async { world.core.reconciler.strays(None, 10).items.is_empty() }).await;
+    // Once more, and what it was charged is somebody else's by then.
+    let limits = QuotaLimits { instances: Some(1), ..QuotaLimits::default() };
+    world.core.ledger.set_limits(&acme, limits).await.unwrap();
+    lose().await;
+    let other = run(&world, "other", ECI).await;
+    until("the quota is kept", || async { !exists(&world, &id).await }).await;
+    assert!(exists(&world, &other).await);
+    assert_eq!(world.used_instances("acme").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

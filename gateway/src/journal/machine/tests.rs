@@ -397,6 +397,24 @@ fn what_may_have_run_and_been_forgotten_is_for_a_person() {
 }
 
 #[test]
+fn a_lost_instance_that_is_there_again_is_charged_again() {
+    let running =
+        sighted(sent(armed(with_plan(&[("a", "1")]), at(0)), &Ok(id()), at(1)), &seen(ObservedPhase::Running), at(2))
+            .unwrap();
+    let shown = Observed { id: Some(id()), ..seen(ObservedPhase::Running) };
+    assert!(returned(running.clone(), &shown, at(3)).is_none(), "it was not lost");
+    let gone = lost(running.clone(), &id(), "why", at(3)).unwrap();
+    assert_eq!(gone.charge, Charge::default());
+    let back = returned(gone.clone(), &shown, at(4)).unwrap();
+    assert_eq!((back.charge, next(&back), back.attempts[0].state), (running.charge, Next::Done, AttemptState::Running));
+    assert!(!is_lost(&back) && back.adopted == running.adopted && back.due.is_none());
+    let other = Observed { id: Some("i-other".parse().unwrap()), ..shown.clone() };
+    assert!(returned(gone.clone(), &other, at(4)).is_none());
+    let removed = OperationRecord { removal: Some(Removal { requested_at: at(3), completed_at: None }), ..gone };
+    assert!(returned(removed, &shown, at(4)).is_none(), "deleted stays deleted");
+}
+
+#[test]
 fn a_person_is_not_believed_while_a_request_may_take_effect() {
     let absent = |r: &OperationRecord, now| decided(r.clone(), &Settlement::Absent, BOUND, at(now)).is_some();
     let doubt = in_doubt(with_plan(&[("a", "1"), ("b", "1")]), at(0));
