@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 
-use crate::{metadata::Metadata, tidy};
+use crate::{metadata::Metadata, proofs, tidy};
 
 /// Where the SDKs' pinned versions stand.
 const SDK_REQUIREMENTS: &str = "region-adapters/cloudsim/tests/sdk/requirements.txt";
@@ -26,6 +26,7 @@ pub fn test() -> anyhow::Result<()> {
     docs.env("RUSTDOCFLAGS", "-D warnings");
     step("docs", docs)?;
     step("doc tests", cargo(&["test", "--workspace", "--doc", "--locked", "--quiet"]))?;
+    proofs::run()?;
     let mut nextest = cargo(&["nextest", "--version"]);
     nextest.stdout(Stdio::null()).stderr(Stdio::null());
     if nextest.status().is_ok_and(|s| s.success()) {
@@ -36,17 +37,28 @@ pub fn test() -> anyhow::Result<()> {
     }
 }
 
-fn cargo(arguments: &[&str]) -> Command {
+/// A call of cargo.
+pub fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO"));
     command.args(arguments);
     command
 }
 
-fn step(name: &str, mut command: Command) -> anyhow::Result<()> {
+/// Runs one step; its output is the reader's.
+///
+/// # Errors
+/// It does not start, or fails.
+pub fn step(name: &str, mut command: Command) -> anyhow::Result<()> {
     println!("== {name}");
     let status = command.status().with_context(|| format!("{name} could not be started"))?;
     ensure!(status.success(), "{name} failed ({status})");
     Ok(())
+}
+
+/// The proofs alone.
+pub fn proofs() -> anyhow::Result<()> {
+    redis_server()?;
+    proofs::run()
 }
 
 /// Makes the Python environment with the vendors' SDKs, unless it is there and of the same pinned versions.

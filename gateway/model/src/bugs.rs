@@ -11,12 +11,19 @@ pub const RESEND_BLIND: &str = "resend-blind";
 pub const CHARGE_FREED: &str = "charge-freed";
 /// Takes an unknown outcome for a refusal, and tries the next candidate.
 pub const FAILOVER_ON_TIMEOUT: &str = "failover-on-timeout";
-/// Sends however long ago the attempt was journalled.
+/// Sends however long ago the attempt was journalled, under a signature of now. Either fence alone covers for the other:
+/// without the check a late request bears the old signature, and the vendor refuses it.
 pub const NO_SEND_FENCE: &str = "no-send-fence";
-/// Believes a look-up that shows nothing at once.
+/// Believes a look-up that shows nothing at once, whatever clock is asked: either clock alone waits the bound out.
 pub const SILENCE_BELIEVED: &str = "silence-believed";
-/// Forgets a removal in the rebuild of a ledger.
+/// Forgets removals that were accepted and not carried out, in the rebuild of a ledger.
 pub const REMOVAL_FORGOTTEN: &str = "removal-forgotten";
+/// Believes a sweep that shows nothing where all that was known has gone silent.
+pub const EMPTY_BELIEVED: &str = "empty-believed";
+/// Confirms a ledger that lost writes as whole.
+pub const LOSS_CONFIRMED: &str = "loss-confirmed";
+/// Hands nothing in of what a gateway remembers when a ledger is rebuilt.
+pub const NOTHING_REMEMBERED: &str = "nothing-remembered";
 /// Drives on as if no removal had been asked for.
 pub const REMOVAL_IGNORED: &str = "removal-ignored";
 

@@ -32,6 +32,7 @@ use meridian_ledger::{
     recovery::{Begun, Confirmation, Finish, Member, Recovery, RemainingPage, TenantStanding, Token},
 };
 use meridian_model::{
+    bugs,
     ids::{BackendId, TenantId},
     operation::{OperationRecord, QuotaLimits},
     time::Time,
@@ -280,7 +281,10 @@ impl Rebuilder {
             if self.contributed.get(tenant) == Some(&standing.server) {
                 continue;
             }
-            let records = self.parts.fleet.remembered(tenant);
+            let mut records = self.parts.fleet.remembered(tenant);
+            if bugs::planted(bugs::NOTHING_REMEMBERED) {
+                records.clear();
+            }
             let recovery = &self.parts.recovery;
             stream::iter(records.into_iter().map(Ok))
                 .try_for_each_concurrent(AT_ONCE, |record| async move { recovery.contribute(record).await.map(drop) })

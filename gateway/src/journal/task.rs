@@ -402,7 +402,10 @@ impl Task {
         poller.backend().market.trying(&attempt.zone, &class_of(&armed, &attempt), self.now());
         let result = match early {
             Some(result) => result,
-            None => self.create(poller.backend(), &armed, &attempt, attempt.armed_at).await,
+            None => {
+                let signed_at = if bugs::planted(bugs::NO_SEND_FENCE) { self.now() } else { attempt.armed_at };
+                self.create(poller.backend(), &armed, &attempt, signed_at).await
+            }
         };
         self.learn(poller.backend(), &armed, &attempt, result.as_ref().err());
         let first = match &result {
@@ -515,7 +518,8 @@ impl Task {
         let mut shows_none = false;
         if let Ok(found) = backend.find(attempt.name.clone()).await {
             shows_none = found.is_empty();
-            let proven = poller.silence_is_proof() && doubt.lasted(attempt.armed_at) > backend.effect_bound();
+            let proven = poller.silence_is_proof()
+                && (doubt.lasted(attempt.armed_at) > backend.effect_bound() || bugs::planted(bugs::SILENCE_BELIEVED));
             let (effect_bound, forgets_ended) = (backend.effect_bound(), backend.capability.forgets_ended);
             let look = LookUp { found: &found, proven, effect_bound, forgets_ended };
             if machine::looked_up((*record).clone(), &look, asked).is_some() {

@@ -6,7 +6,9 @@ use anyhow::{Context as _, ensure};
 
 use super::{
     mutants::{self, MUTANTS, Mutant},
-    runner, world,
+    runner,
+    schedules::Directed,
+    world,
 };
 
 /// `simulate`.
@@ -21,6 +23,9 @@ pub struct Args {
     /// A planted bug, which must be found
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
+    /// What the faults of every history are about; three seeds in eight have such a schedule by themselves
+    #[arg(long, value_enum)]
+    schedule: Option<Directed>,
     /// Every planted bug, each with its own number of seeds; one that is not found is a failure
     #[arg(long, conflicts_with_all = ["mutant", "trace"])]
     mutants: bool,
@@ -47,7 +52,8 @@ fn seeds(text: &str) -> anyhow::Result<RangeInclusive<u64>> {
 /// # Errors
 /// A history failed, or could not be run.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let mut options = world::Options { trace: args.trace, wire: args.wire, ..world::Options::default() };
+    let mut options =
+        world::Options { trace: args.trace, wire: args.wire, schedule: args.schedule, ..world::Options::default() };
     let here = args.history.is_some() || args.trace;
     if let Some(name) = args.mutant.as_ref().filter(|_| here) {
         mutants::find(name).with_context(|| format!("there is no mutant {name}"))?.plant(&mut options)?;
@@ -63,7 +69,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         return runtime.block_on(all_mutants(args.jobs));
     }
     let (seeds, mutant) = (args.seeds.clone(), args.mutant.clone());
-    let run = runner::Run { seeds, mutant, jobs: args.jobs, first_only: false };
+    let run = runner::Run { seeds, mutant, schedule: args.schedule, jobs: args.jobs, first_only: false };
     let total = runtime.block_on(runner::run(&run, say))?;
     print(&total.table())?;
     ensure!(total.is_clean(), "{} of {} histories failed", total.failed.len(), total.histories);
@@ -95,10 +101,11 @@ async fn hunt(mutant: &Mutant, jobs: usize) -> anyhow::Result<Option<(u64, Strin
     let mut from = 1;
     while from <= mutant.budget {
         let name = Some(mutant.name.to_owned());
-        let run = runner::Run { seeds: from..=mutant.budget, mutant: name, jobs, first_only: true };
+        let schedule = mutant.schedule;
+        let run = runner::Run { seeds: from..=mutant.budget, mutant: name, schedule, jobs, first_only: true };
         let total = runner::run(&run, |_| {}).await?;
         let Some((seed, what)) = total.failed.into_iter().min() else { return Ok(None) };
-        let plain = runner::Run { seeds: seed..=seed, mutant: None, jobs, first_only: true };
+        let plain = runner::Run { seeds: seed..=seed, mutant: None, schedule, jobs, first_only: true };
         if runner::run(&plain, |_| {}).await?.is_clean() {
             return Ok(Some((seed, what)));
         }

@@ -25,6 +25,23 @@ const FAULTS: (u64, u64) = (5, 14);
 /// How far a gateway's wall clock may be off. The effect bound has room for it.
 pub const SKEW_MS_MAX: i64 = 2_000;
 
+/// What happens to a gateway that has journalled an attempt and not sent it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caught {
+    /// It is not run for a time.
+    Stall {
+        /// How long.
+        ms: u64,
+    },
+    /// What it sends waits on its way, and it dies meanwhile.
+    Held {
+        /// How long the messages wait.
+        ms: u64,
+        /// Until it is back.
+        down_ms: u64,
+    },
+}
+
 /// One thing that goes wrong.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
@@ -43,6 +60,15 @@ pub enum Fault {
         after: usize,
         /// Until it is back.
         down_ms: u64,
+    },
+    /// A gateway is caught between the journal and the send of an attempt.
+    AtArm {
+        /// Which.
+        gateway: usize,
+        /// Attempts until then.
+        after: usize,
+        /// What happens.
+        what: Caught,
     },
     /// A gateway is not run for a time.
     Stall {
@@ -92,6 +118,13 @@ pub enum Fault {
         /// Until it takes calls.
         down_ms: u64,
     },
+    /// The same, as soon as one more delete was accepted.
+    FailoverAtDelete {
+        /// Writes that are lost.
+        lost: usize,
+        /// Until it takes calls.
+        down_ms: u64,
+    },
 }
 
 impl Fault {
@@ -101,6 +134,8 @@ impl Fault {
         match self {
             Self::Crash { .. } => "crash".to_owned(),
             Self::CrashAtCreate { .. } => "crash at a create".to_owned(),
+            Self::AtArm { what: Caught::Stall { .. }, .. } => "stall before a send".to_owned(),
+            Self::AtArm { what: Caught::Held { .. }, .. } => "request held, sender dead".to_owned(),
             Self::Stall { .. } => "stall".to_owned(),
             Self::Partition { one_way: true, .. } => "partition, one way".to_owned(),
             Self::Partition { .. } => "partition".to_owned(),
@@ -112,6 +147,7 @@ impl Fault {
             Self::ClockJump { .. } => "clock jump".to_owned(),
             Self::RedisRestart { .. } => "redis restart".to_owned(),
             Self::RedisFailover { .. } => "redis failover with loss".to_owned(),
+            Self::FailoverAtDelete { .. } => "redis failover with loss at a delete".to_owned(),
         }
     }
 }

@@ -17,7 +17,6 @@ use meridian_gateway::{
     config::Config,
     core::{Core, Deps},
     http::{Http, Parts, authenticate},
-    journal::intent::MemoryIntents,
     operation,
     server::{Server, Setup},
     telemetry::{Metrics, core::CoreMetrics},
@@ -27,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     clouds::{Clouds, LATE_EFFECT_MS_MAX, LIST_LAG_MS_MAX, SIGNATURE_WINDOW_SECS},
+    disk::Disk,
     faults::{SKEW_MS_MAX, gateway_name},
     net::{Host, PORT},
     store::Store,
@@ -148,7 +148,7 @@ pub struct Machine {
     /// Where the ledger is.
     pub store: Store,
     /// Its disk.
-    pub intents: Arc<MemoryIntents>,
+    pub intents: Arc<Disk>,
     /// Time and digest.
     pub trace: Arc<Trace>,
     /// How often it was started.

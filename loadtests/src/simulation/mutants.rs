@@ -5,7 +5,7 @@
 
 use meridian_model::bugs;
 
-use super::world::Options;
+use super::{schedules::Directed, world::Options};
 
 /// A bug and how many seeds may pass before it is found.
 #[derive(Debug, Clone, Copy)]
@@ -14,27 +14,42 @@ pub struct Mutant {
     pub name: &'static str,
     /// Seeds from the first on.
     pub budget: u64,
-    /// What it does to the world.
-    world: fn(&mut Options),
+    /// What the faults must be about for it to show.
+    pub schedule: Option<Directed>,
+    /// What it does to the world; a bug of the product leaves it alone.
+    world: Option<fn(&mut Options)>,
 }
 
 const fn product(name: &'static str, budget: u64) -> Mutant {
-    Mutant { name, budget, world: |_| {} }
+    Mutant { name, budget, schedule: None, world: None }
 }
 
-/// Every mutant. A budget is about three times what was needed when it was set.
-pub const MUTANTS: [Mutant; 9] = [
-    product(bugs::NO_WRITE_AHEAD, 60),
-    product(bugs::RESEND_BLIND, 60),
-    product(bugs::CHARGE_FREED, 60),
+const fn directed(schedule: Directed, name: &'static str, budget: u64) -> Mutant {
+    Mutant { name, budget, schedule: Some(schedule), world: None }
+}
+
+/// Every mutant. A budget is about three times what was needed when it was set, and at least 30.
+pub const MUTANTS: [Mutant; 13] = [
+    product(bugs::NO_WRITE_AHEAD, 30),
+    product(bugs::RESEND_BLIND, 96),
+    product(bugs::CHARGE_FREED, 30),
     product(bugs::FAILOVER_ON_TIMEOUT, 30),
-    product(bugs::SILENCE_BELIEVED, 60),
-    product(bugs::REMOVAL_FORGOTTEN, 200),
+    product(bugs::SILENCE_BELIEVED, 48),
+    directed(Directed::Silent, bugs::EMPTY_BELIEVED, 30),
     product(bugs::REMOVAL_IGNORED, 30),
-    // The vendors take signatures of any age as well: each of the two fences covers for the other.
-    Mutant { name: bugs::NO_SEND_FENCE, budget: 200, world: |options| options.old_signatures = true },
+    directed(Directed::Undone, bugs::REMOVAL_FORGOTTEN, 30),
+    directed(Directed::Undone, bugs::NOTHING_REMEMBERED, 66),
+    product(bugs::LOSS_CONFIRMED, 30),
+    directed(Directed::Frozen, bugs::NO_SEND_FENCE, 96),
+    // The vendors take signatures of any age: nothing else stops what a dead gateway sent from arriving.
+    Mutant {
+        name: "old-signatures",
+        budget: 60,
+        schedule: Some(Directed::Late),
+        world: Some(|options| options.old_signatures = true),
+    },
     // A Redis that lost writes keeps its run id, so that the incarnation guard is blind.
-    Mutant { name: "no-recovery", budget: 60, world: |options| options.keeps_run_id = true },
+    Mutant { name: "no-recovery", budget: 60, schedule: None, world: Some(|options| options.keeps_run_id = true) },
 ];
 
 /// The mutant of a name.
@@ -49,14 +64,13 @@ impl Mutant {
     /// # Errors
     /// This build has no bugs to plant.
     pub fn plant(&self, options: &mut Options) -> anyhow::Result<()> {
-        (self.world)(options);
+        if let Some(change) = self.world {
+            change(options);
+            return Ok(());
+        }
+        anyhow::ensure!(cfg!(feature = "mutants"), "build with --features mutants to plant {}", self.name);
         #[cfg(feature = "mutants")]
         bugs::plant(self.name);
-        anyhow::ensure!(
-            cfg!(feature = "mutants") || self.name == "no-recovery",
-            "build with --features mutants to plant {}",
-            self.name
-        );
         Ok(())
     }
 }

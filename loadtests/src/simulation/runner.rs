@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, ops::RangeInclusive, process::
 use anyhow::{Context as _, bail};
 use tokio::{process::Command, task::JoinSet, time::Instant};
 
-use super::world::Verdict;
+use super::{schedules::Directed, world::Verdict};
 
 /// Longest time of one history; beyond it the simulation itself hangs.
 const HISTORY_MAX: Duration = Duration::from_secs(180);
@@ -21,6 +21,8 @@ pub struct Run {
     pub seeds: RangeInclusive<u64>,
     /// The planted bug, if any.
     pub mutant: Option<String>,
+    /// The schedule of every seed; each seed's own if nothing is said.
+    pub schedule: Option<Directed>,
     /// Processes at once.
     pub jobs: usize,
     /// Whether the first seed that fails is enough.
@@ -105,10 +107,11 @@ impl Total {
 
 /// The command that repeats a history.
 #[must_use]
-pub fn command(seed: u64, mutant: Option<&str>) -> String {
+pub fn command(seed: u64, mutant: Option<&str>, schedule: Option<Directed>) -> String {
     let mutant = mutant.map(|m| format!(" --mutant {m}")).unwrap_or_default();
+    let schedule = schedule.map(|s| format!(" --schedule {}", s.name())).unwrap_or_default();
     let features = if mutant.is_empty() { "" } else { " --features mutants" };
-    format!("cargo run -p meridian-loadtests{features} -- simulate --seeds {seed}..{seed}{mutant} --trace")
+    format!("cargo run -p meridian-loadtests{features} -- simulate --seeds {seed}..{seed}{mutant}{schedule} --trace")
 }
 
 /// Runs every seed in a process of its own. `say` gets a line per failing seed.
@@ -126,7 +129,7 @@ pub async fn run(run: &Run, say: impl Fn(&str)) -> anyhow::Result<Total> {
                 break;
             }
             let Some(seed) = seeds.next() else { break };
-            under_way.spawn(history(seed, run.mutant.clone()));
+            under_way.spawn(history(seed, run.mutant.clone(), run.schedule));
         }
         let Some(ended) = under_way.join_next().await else { break };
         let verdict = ended??;
@@ -134,7 +137,7 @@ pub async fn run(run: &Run, say: impl Fn(&str)) -> anyhow::Result<Total> {
             && total.failed.len() < SHOWN_MAX
         {
             say(&format!("seed {}: {} at {} ms: {}", verdict.seed, first.promise, first.at_ms, first.what));
-            say(&format!("  {}", command(verdict.seed, run.mutant.as_deref())));
+            say(&format!("  {}", command(verdict.seed, run.mutant.as_deref(), run.schedule)));
         }
         total.add(&verdict);
     }
@@ -142,12 +145,15 @@ pub async fn run(run: &Run, say: impl Fn(&str)) -> anyhow::Result<Total> {
     Ok(total)
 }
 
-async fn history(seed: u64, mutant: Option<String>) -> anyhow::Result<Verdict> {
+async fn history(seed: u64, mutant: Option<String>, schedule: Option<Directed>) -> anyhow::Result<Verdict> {
     let program = std::env::current_exe().context("this program has no path")?;
     let mut command = Command::new(program);
     command.args(["simulate", "--history", &seed.to_string()]);
     if let Some(mutant) = &mutant {
         command.args(["--mutant", mutant]);
+    }
+    if let Some(schedule) = schedule {
+        command.args(["--schedule", schedule.name()]);
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let output = tokio::time::timeout(HISTORY_MAX, command.output());

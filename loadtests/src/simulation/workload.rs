@@ -135,12 +135,16 @@ impl Client {
         Self { http: HttpClient::over(Arc::new(host)), keys, trace: Arc::clone(trace), book: Rc::clone(book) }
     }
 
-    /// Runs every client of a seed to its end.
-    pub async fn run(self, seed: u64) {
+    /// Runs every client of a seed to its end; `haste` is how probable a delete is before the end is known, each time.
+    pub async fn run(self, seed: u64, haste: f64) {
         let tasks: Vec<_> = (0..KEYS * CLIENTS)
             .map(|n| {
                 let salt = u64::try_from(n).unwrap_or(0).wrapping_mul(0x9e37_79b9);
-                tokio::task::spawn_local(self.clone().live(n % KEYS, n / KEYS, Rng::new(seed ^ salt ^ 0x0063_6c69)))
+                tokio::task::spawn_local(self.clone().live(
+                    (n % KEYS, n / KEYS),
+                    haste,
+                    Rng::new(seed ^ salt ^ 0x0063_6c69),
+                ))
             })
             .collect();
         for task in tasks {
@@ -150,7 +154,7 @@ impl Client {
         }
     }
 
-    async fn live(self, at: usize, which: usize, mut rng: Rng) {
+    async fn live(self, (at, which): (usize, usize), haste: f64, mut rng: Rng) {
         // A third of the keys are sent by both clients at once.
         let begin = if at.is_multiple_of(3) {
             BEGIN_MS_MAX / 12 * u64::try_from(at).unwrap_or(0)
@@ -169,7 +173,7 @@ impl Client {
                 gateway = 1 - gateway;
             }
             // Some delete before they know.
-            if which == 1 && rng.chance(0.04) {
+            if which == 1 && rng.chance(haste) {
                 self.delete(at, gateway).await;
             }
             tokio::time::sleep(Duration::from_millis(between(&mut rng, (200, 2_500)))).await;

@@ -3,7 +3,6 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow};
-use meridian_gateway::journal::intent::MemoryIntents;
 use meridian_ledger::{Ledger as _, redis::RedisLedger};
 use meridian_model::ids::TenantId;
 use serde::{Deserialize, Serialize};
@@ -12,10 +11,12 @@ use turmoil::Sim;
 use super::{
     checkers::{Checkers, Finding, Held},
     clouds::{Clouds, REGIONS},
-    faults::{self, CALM_FROM_MS, Fault, GATEWAYS, Planned, gateway_name},
+    disk::Disk,
+    faults::{self, CALM_FROM_MS, Caught, Fault, GATEWAYS, Planned, gateway_name},
     gateways::{self, Keys, Machine},
     net::Host,
     redis::server::Server,
+    schedules::Directed,
     store::Store,
     trace::Trace,
     watch::Watch,
@@ -60,9 +61,14 @@ pub struct Verdict {
     pub events: Vec<String>,
 }
 
+/// From the send of what is held on its way until its sender dies.
+const HELD_DIES_MS: u64 = 100;
+
 /// A fault that is still on, and what ends it.
 enum Ending {
     Bounce(usize),
+    /// A gateway dies, and comes back after so long.
+    Die(usize, u64),
     /// Redis is back; without the last writes, if some are lost.
     Redis(Option<usize>),
     Repair(&'static str, &'static str),
@@ -74,11 +80,14 @@ struct World<'a> {
     trace: Arc<Trace>,
     clouds: Clouds,
     server: Server,
+    disks: Vec<Arc<Disk>>,
     book: Book,
     checkers: Checkers,
     endings: Vec<(u64, Ending)>,
     /// Gateways that die when the clouds have made so many instances.
     ambushes: Vec<(usize, usize, u64)>,
+    /// Failovers that come when so many deletes were accepted: writes lost, and until Redis is back.
+    undoings: Vec<(usize, usize, u64)>,
     faults: BTreeMap<String, usize>,
 }
 
@@ -93,6 +102,8 @@ pub struct Options {
     pub old_signatures: bool,
     /// A Redis that lost writes pretends that it is the one it was: a mutant of the world.
     pub keeps_run_id: bool,
+    /// What the faults are about; the seed's own choice if nothing is said.
+    pub schedule: Option<Directed>,
 }
 
 /// Runs the history of a seed.
@@ -134,13 +145,14 @@ pub fn run(seed: u64, options: Options) -> anyhow::Result<Verdict> {
         let (redis, host) = (redis.clone(), host.clone());
         async move { Ok(redis.serve(host).await?) }
     });
-    for (which, name) in GATEWAYS.into_iter().enumerate() {
+    let disks: Vec<_> = GATEWAYS.into_iter().map(|name| Arc::new(Disk::new(name, &trace))).collect();
+    for (which, (name, disk)) in GATEWAYS.into_iter().zip(&disks).enumerate() {
         let machine = Rc::new(Machine {
             which,
             seed,
             config: Rc::clone(&config),
             store: store.clone(),
-            intents: Arc::new(MemoryIntents::default()),
+            intents: Arc::clone(disk),
             trace: Arc::clone(&trace),
             boots: std::cell::Cell::new(0),
         });
@@ -150,30 +162,37 @@ pub fn run(seed: u64, options: Options) -> anyhow::Result<Verdict> {
         });
     }
     let client = Client::new(Host::new(CLIENTS, &trace), keys, &trace, &book);
-    sim.client(CLIENTS, clients(client, seed, (store.clone(), Rc::clone(&held)), Arc::clone(&trace)));
+    let schedule = options.schedule.or_else(|| Directed::of_seed(seed));
+    sim.client(
+        CLIENTS,
+        clients(client, (seed, Directed::haste(schedule)), (store.clone(), Rc::clone(&held)), Arc::clone(&trace)),
+    );
     let mut world = World {
         sim,
         trace,
         clouds,
         server,
+        disks,
         book,
         checkers: Checkers::default(),
         endings: Vec::new(),
         ambushes: Vec::new(),
+        undoings: Vec::new(),
         faults: BTreeMap::new(),
     };
-    world.play(faults::plan(seed)).with_context(|| format!("seed {seed}"))?;
+    let plan = schedule.map_or_else(|| faults::plan(seed), |schedule| schedule.plan(seed));
+    world.play(plan).with_context(|| format!("seed {seed}"))?;
     let held = held.borrow_mut().take().unwrap_or_default();
     Ok(world.judge(seed, &held))
 }
 
 async fn clients(
     client: Client,
-    seed: u64,
+    (seed, haste): (u64, f64),
     (store, held): (Store, Rc<RefCell<Option<Held>>>),
     trace: Arc<Trace>,
 ) -> turmoil::Result {
-    client.clone().run(seed).await;
+    client.clone().run(seed, haste).await;
     tokio::time::sleep(Duration::from_millis(AUDIT_MS.saturating_sub(trace.elapsed_ms()))).await;
     client.audit().await;
     let ledger = store.open(&Host::new(CLIENTS, &trace))?;
@@ -215,6 +234,8 @@ impl World<'_> {
                 watch.look(&existing, &self.server, &self.trace);
             }
             self.spring();
+            self.catch();
+            self.undo();
             if finished {
                 return Ok(());
             }
@@ -232,6 +253,11 @@ impl World<'_> {
             Fault::CrashAtCreate { gateway, after, down_ms } => {
                 self.ambushes.push((self.clouds.made() + after, gateway, down_ms));
             }
+            Fault::AtArm { gateway, after, what } => {
+                if let Some(disk) = self.disks.get(gateway) {
+                    disk.set_trap(after, what);
+                }
+            }
             Fault::Stall { gateway, ms } => self.trace.stall(gateway_name(gateway), ms),
             Fault::Partition { a, b, one_way, ms } => {
                 if one_way {
@@ -248,6 +274,7 @@ impl World<'_> {
             Fault::Cloud(input) => self.clouds.fault(*input).map_err(|e| anyhow!("a fault of the plan: {e}"))?,
             Fault::ClockJump { gateway, skew_ms } => self.trace.set_skew(gateway_name(gateway), skew_ms),
             Fault::RedisRestart { down_ms } => self.crash_redis(None, now + down_ms),
+            Fault::FailoverAtDelete { lost, down_ms } => self.undoings.push((self.deletes() + 1, lost, down_ms)),
             Fault::RedisFailover { lost, down_ms } => self.crash_redis(Some(lost), now + down_ms),
         }
         Ok(())
@@ -283,6 +310,48 @@ impl World<'_> {
         }
     }
 
+    /// Does to gateways what they were caught for, before they send.
+    fn catch(&mut self) {
+        let now = self.trace.elapsed_ms();
+        for which in 0..GATEWAYS.len() {
+            let sprung = self.disks.get(which).map(|disk| disk.sprung()).unwrap_or_default();
+            let name = gateway_name(which);
+            for (backend, what) in sprung {
+                self.trace.note(&format!("{name} is caught before a create at {backend}: {what:?}"));
+                let region = REGIONS.iter().find(|r| r.name == backend.as_str());
+                match (what, region) {
+                    (Caught::Stall { ms }, _) => self.trace.stall(name, ms),
+                    (Caught::Held { ms, down_ms }, Some(region)) => {
+                        self.sim.hold(name, region.name);
+                        self.endings.push((now + HELD_DIES_MS, Ending::Die(which, down_ms)));
+                        self.endings.push((now + ms, Ending::Release(name, region.name)));
+                    }
+                    (Caught::Held { .. }, None) => {}
+                }
+            }
+        }
+    }
+
+    /// Deletes that were accepted.
+    fn deletes(&self) -> usize {
+        self.book.borrow().iter().filter(|t| t.delete_accepted_ms.is_some()).count()
+    }
+
+    /// Lets Redis lose what was just accepted.
+    fn undo(&mut self) {
+        if self.undoings.is_empty() {
+            return;
+        }
+        let (deletes, now) = (self.deletes(), self.trace.elapsed_ms());
+        let (due, waiting) = std::mem::take(&mut self.undoings).into_iter().partition(|(at, _, _)| deletes >= *at);
+        self.undoings = waiting;
+        let due: Vec<(usize, usize, u64)> = due;
+        if let Some((_, lost, down_ms)) = due.first() {
+            self.trace.note(&format!("redis fails over and loses {lost} writes"));
+            self.crash_redis(Some(*lost), now + down_ms);
+        }
+    }
+
     fn end_what_is_due(&mut self, now: u64) {
         let (due, later) = std::mem::take(&mut self.endings).into_iter().partition(|(at, _)| *at <= now);
         self.endings = later;
@@ -294,6 +363,7 @@ impl World<'_> {
 
     fn end(&mut self, ending: Ending) {
         match ending {
+            Ending::Die(gateway, down_ms) => self.crash(gateway, self.trace.elapsed_ms() + down_ms),
             Ending::Bounce(gateway) => self.sim.bounce(gateway_name(gateway)),
             Ending::Redis(lost) => {
                 match lost {
@@ -314,6 +384,11 @@ impl World<'_> {
     fn calm(&mut self) {
         self.trace.note("calm");
         self.ambushes.clear();
+        self.undoings.clear();
+        self.endings.retain(|(_, ending)| !matches!(ending, Ending::Die(..)));
+        for disk in &self.disks {
+            disk.clear();
+        }
         for (_, ending) in std::mem::take(&mut self.endings) {
             self.end(ending);
         }

@@ -137,7 +137,7 @@ fn newer(a: OperationRecord, b: OperationRecord) -> OperationRecord {
     let (rev, seq) = (newer.rev.max(older.rev), newer.seq.max(older.seq));
     if older.is_gone() && !newer.is_gone() {
         newer = older;
-    } else if newer.removal.is_none() && !newer.is_gone() && !bugs::planted(bugs::REMOVAL_FORGOTTEN) {
+    } else if newer.removal.is_none() && !newer.is_gone() {
         // Also of a version that another history left behind: a delete that was accepted once is carried out.
         newer.removal = older.removal.map(|r| Removal { completed_at: None, ..r });
     }
@@ -216,6 +216,9 @@ impl Seen<'_> {
     /// Brings revision, charge and turn of a record in order.
     fn finish(&self, record: &mut OperationRecord) {
         record.rev = record.rev.saturating_add(REV_LEAP);
+        if bugs::planted(bugs::REMOVAL_FORGOTTEN) {
+            record.removal.take_if(|r| r.completed_at.is_none());
+        }
         if record.is_gone() {
             record.charge = Charge::default();
             record.due = None;

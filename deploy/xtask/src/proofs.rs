@@ -1,0 +1,53 @@
+//! The short version of what proves "exactly once": the simulation, its planted bugs, and the chaos, from one optimised
+//! build. One after the other, because each counts on the machine; about eight minutes on two quiet cores.
+
+use std::{path::Path, process::Command, time::Instant};
+
+use crate::{
+    metadata::Metadata,
+    tasks::{cargo, step},
+};
+
+/// What is run, in order: the name of the step and the arguments of `meridian-loadtests`. The long versions are in
+/// `loadtests/README.md`.
+const PROOFS: [(&str, &[&str]); 9] = [
+    ("200 simulated histories", &["simulate", "--seeds", "1..200"]),
+    ("planted bugs", &["simulate", "--mutants"]),
+    ("chaos", &["chaos", "--rounds", "12", "--jobs", "2", "--max-time", "5m"]),
+    (
+        "chaos that must double",
+        &["chaos", "--embedded", "--rounds", "3", "--jobs", "2", "--dishonest", "--max-time", "3m"],
+    ),
+    ("one key at two gateways", &["chaos", "keys", "--keys", "100", "--per-second", "10", "--max-time", "2m"]),
+    ("one quota at two gateways", &["chaos", "quota", "--limit", "20", "--max-time", "3m"]),
+    ("a failover that loses writes", &["chaos", "failover", "--creates", "12", "--max-time", "3m"]),
+    ("an outage of Redis", &["chaos", "outage", "--seconds", "8", "--max-time", "3m"]),
+    ("creates beside the bare script calls", &["redis", "--turns", "2", "--creates", "200", "--ratio-min", "0.1"]),
+];
+
+/// Builds the load tests with bugs to plant, and the gateway, and runs every proof.
+///
+/// # Errors
+/// A build or a proof failed.
+pub fn run() -> anyhow::Result<()> {
+    let began = Instant::now();
+    // One build of both: the gateway's program has no way to plant a bug.
+    let features = ["--features", "meridian-loadtests/mutants"];
+    let build = ["build", "--profile", "ci", "--locked", "-p", "meridian-loadtests", "-p", "meridian-gateway"];
+    step("build for the proofs", cargo(&[&build[..], &features[..]].concat()))?;
+    let program = Metadata::read()?.target_directory.join("ci/meridian-loadtests");
+    for (name, arguments) in PROOFS {
+        prove(name, &program, arguments)?;
+    }
+    println!("proofs took {} s with their build", began.elapsed().as_secs());
+    Ok(())
+}
+
+fn prove(name: &str, program: &Path, arguments: &[&str]) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let mut command = Command::new(program);
+    command.args(arguments);
+    step(&format!("{name}: meridian-loadtests {}", arguments.join(" ")), command)?;
+    println!("({} s)", began.elapsed().as_secs());
+    Ok(())
+}

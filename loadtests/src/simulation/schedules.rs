@@ -1,0 +1,169 @@
+//! Directed schedules: histories whose faults are drawn from the few that a rare interleaving is made of. A search at
+//! random over all faults meets these too seldom to say anything about what defends against them.
+//!
+//! Six seeds in sixteen are directed ([`Directed::of_seed`]); a mutant may ask for one in all of its seeds.
+
+use meridian_cloudsim::core::{FaultInput, Rng};
+
+use super::{
+    clouds::REGIONS,
+    faults::{self, CALM_FROM_MS, Caught, FAULTS_FROM_MS, Fault, Planned, between},
+};
+
+/// What the faults of a history are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Directed {
+    /// A gateway is not run from between journal and send until after another one has taken over and concluded.
+    Frozen,
+    /// A gateway dies, and what it sent arrives after another one has taken over and concluded.
+    Late,
+    /// Redis fails over and loses writes right after a delete was accepted, with creates in doubt.
+    Undone,
+    /// A region goes silent for longer than the effect bound.
+    Silent,
+}
+
+/// Taking over, looking for as long as the effect bound and the longest wait between two looks.
+const CONCLUDED_MS: (u64, u64) = (28_000, 44_000);
+/// What needs so long begins before this.
+const BEGUN_BY_MS: u64 = 16_000;
+/// Ordinary faults beside those of the schedule.
+const ORDINARY_MAX: u64 = 2;
+
+impl Directed {
+    /// The schedule of a seed that none was asked for.
+    #[must_use]
+    pub const fn of_seed(seed: u64) -> Option<Self> {
+        match seed % 16 {
+            5 | 13 => Some(Self::Frozen),
+            6 => Some(Self::Late),
+            7 | 15 => Some(Self::Undone),
+            14 => Some(Self::Silent),
+            _ => None,
+        }
+    }
+
+    /// The faults of a seed under this schedule, by time.
+    #[must_use]
+    pub fn plan(self, seed: u64) -> Vec<Planned> {
+        let mut rng = Rng::new(seed ^ 0x6469_7265_6374);
+        let mut all: Vec<Planned> = faults::plan(seed);
+        all.truncate(usize::try_from(rng.below(ORDINARY_MAX + 1)).unwrap_or(0));
+        match self {
+            Self::Frozen => all.extend(frozen(&mut rng)),
+            Self::Late => all.extend(late(&mut rng)),
+            Self::Undone => all.extend(undone(&mut rng)),
+            Self::Silent => all.extend(silent(&mut rng)),
+        }
+        all.sort_by_key(|p| p.at_ms);
+        all
+    }
+
+    /// What arguments call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Frozen => "frozen",
+            Self::Late => "late",
+            Self::Undone => "undone",
+            Self::Silent => "silent",
+        }
+    }
+
+    /// How probable it is that a client deletes before it knows, each time it asks.
+    #[must_use]
+    pub const fn haste(schedule: Option<Self>) -> f64 {
+        match schedule {
+            Some(Self::Undone) => 0.3,
+            Some(Self::Frozen | Self::Late | Self::Silent) | None => 0.04,
+        }
+    }
+}
+
+fn count(rng: &mut Rng, range: (u64, u64)) -> usize {
+    usize::try_from(between(rng, range)).unwrap_or(1)
+}
+
+fn frozen(rng: &mut Rng) -> Vec<Planned> {
+    let gateway = count(rng, (0, 1));
+    // One stall: what is armed meanwhile waits with it. The other gateway must live.
+    let what = Caught::Stall { ms: between(rng, CONCLUDED_MS) };
+    vec![Planned {
+        at_ms: between(rng, (FAULTS_FROM_MS, BEGUN_BY_MS)),
+        fault: Fault::AtArm { gateway, after: count(rng, (1, 2)), what },
+    }]
+}
+
+fn late(rng: &mut Rng) -> Vec<Planned> {
+    let gateway = count(rng, (0, 1));
+    (0..2)
+        .map(|_| {
+            let what = Caught::Held { ms: between(rng, CONCLUDED_MS), down_ms: between(rng, (100, 3_000)) };
+            let at_ms = between(rng, (FAULTS_FROM_MS, BEGUN_BY_MS));
+            Planned { at_ms, fault: Fault::AtArm { gateway, after: count(rng, (1, 2)), what } }
+        })
+        .collect()
+}
+
+fn undone(rng: &mut Rng) -> Vec<Planned> {
+    let doubts = REGIONS.map(|region| {
+        let input = FaultInput {
+            kind: "replyLost".to_owned(),
+            region: Some(region.name.to_owned()),
+            action: Some("Create*".to_owned()),
+            for_ms: i64::try_from(between(rng, (8_000, 20_000))).ok(),
+            ..FaultInput::default()
+        };
+        Planned { at_ms: between(rng, (FAULTS_FROM_MS, 24_000)), fault: Fault::Cloud(Box::new(input)) }
+    });
+    let failovers = (0..2).map(|_| {
+        let (lost, down_ms) = (count(rng, (1, 3)), between(rng, (50, 1_000)));
+        let at_ms = between(rng, (FAULTS_FROM_MS, CALM_FROM_MS - 20_000));
+        Planned { at_ms, fault: Fault::FailoverAtDelete { lost, down_ms } }
+    });
+    let failovers: Vec<_> = failovers.collect();
+    doubts.into_iter().chain(failovers).collect()
+}
+
+fn silent(rng: &mut Rng) -> Vec<Planned> {
+    // Only this vendor shows nothing to who may not list.
+    let region = REGIONS.iter().rev().map(|r| r.name).next().unwrap_or_default();
+    let input = FaultInput {
+        kind: "emptyList".to_owned(),
+        region: Some(region.to_owned()),
+        for_ms: i64::try_from(between(rng, CONCLUDED_MS)).ok(),
+        ..FaultInput::default()
+    };
+    let at_ms = between(rng, (FAULTS_FROM_MS, BEGUN_BY_MS));
+    vec![Planned { at_ms, fault: Fault::Cloud(Box::new(input)) }]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_directed_seed_is_one_plan_with_the_faults_of_its_schedule() {
+        for (schedule, kind) in [
+            (Directed::Frozen, "stall before a send"),
+            (Directed::Late, "request held, sender dead"),
+            (Directed::Undone, "redis failover with loss at a delete"),
+            (Directed::Silent, "cloud: emptyList"),
+        ] {
+            for seed in 1..50 {
+                let plan = schedule.plan(seed);
+                assert_eq!(plan, schedule.plan(seed));
+                assert!(plan.iter().any(|p| p.fault.kind() == kind), "{schedule:?} {seed}: {plan:?}");
+                assert!(plan.is_sorted_by_key(|p| p.at_ms));
+            }
+        }
+    }
+
+    #[test]
+    fn ordinary_seeds_come_by_every_schedule() {
+        let all: BTreeSet<String> = (1..=16).map(|seed| format!("{:?}", Directed::of_seed(seed))).collect();
+        assert_eq!(all.len(), 5);
+    }
+}
