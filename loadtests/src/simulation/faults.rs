@@ -35,7 +35,9 @@ pub enum Caught {
     },
     /// What it sends waits on its way, and it dies meanwhile.
     Held {
-        /// How long the messages wait.
+        /// From the journal on until messages wait: connecting and sending take a moment.
+        after_ms: u64,
+        /// How long the messages wait, from the journal on.
         ms: u64,
         /// Until it is back.
         down_ms: u64,

@@ -25,6 +25,8 @@ pub enum Directed {
 
 /// Taking over, looking for as long as the effect bound and the longest wait between two looks.
 const CONCLUDED_MS: (u64, u64) = (28_000, 44_000);
+/// From the journal on until a request is under way: a connection may have to be made first.
+const UNDER_WAY_MS: (u64, u64) = (15, 70);
 /// What needs so long begins before this.
 const BEGUN_BY_MS: u64 = 16_000;
 /// Ordinary faults beside those of the schedule.
@@ -98,7 +100,9 @@ fn late(rng: &mut Rng) -> Vec<Planned> {
     let gateway = count(rng, (0, 1));
     (0..2)
         .map(|_| {
-            let what = Caught::Held { ms: between(rng, CONCLUDED_MS), down_ms: between(rng, (100, 3_000)) };
+            // It stays away until another one has concluded: it could not, without this region.
+            let (ms, down_ms) = (between(rng, CONCLUDED_MS), between(rng, CONCLUDED_MS));
+            let what = Caught::Held { after_ms: between(rng, UNDER_WAY_MS), ms, down_ms };
             let at_ms = between(rng, (FAULTS_FROM_MS, BEGUN_BY_MS));
             Planned { at_ms, fault: Fault::AtArm { gateway, after: count(rng, (1, 2)), what } }
         })

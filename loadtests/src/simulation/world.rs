@@ -61,12 +61,14 @@ pub struct Verdict {
     pub events: Vec<String>,
 }
 
-/// From the send of what is held on its way until its sender dies.
+/// From the journal entry of what is held on its way until its sender dies.
 const HELD_DIES_MS: u64 = 100;
 
 /// A fault that is still on, and what ends it.
 enum Ending {
     Bounce(usize),
+    /// Messages between two hosts wait from now on.
+    Hold(&'static str, &'static str),
     /// A gateway dies, and comes back after so long.
     Die(usize, u64),
     /// Redis is back; without the last writes, if some are lost.
@@ -106,6 +108,18 @@ pub struct Options {
     pub schedule: Option<Directed>,
 }
 
+/// The network of a seed, without hosts.
+fn network<'a>(seed: u64) -> Sim<'a> {
+    turmoil::Builder::new()
+        .simulation_duration(Duration::from_millis(END_MS + 10_000))
+        .tick_duration(TICK)
+        .min_message_latency(LATENCY.0)
+        .max_message_latency(LATENCY.1)
+        .tcp_capacity(TCP_CAPACITY)
+        .rng_seed(seed)
+        .build()
+}
+
 /// Runs the history of a seed.
 ///
 /// # Errors
@@ -125,14 +139,7 @@ pub fn run(seed: u64, options: Options) -> anyhow::Result<Verdict> {
     let store = Store(server.clone());
     let book = workload::book(seed);
     let held = Rc::new(RefCell::new(None));
-    let mut sim = turmoil::Builder::new()
-        .simulation_duration(Duration::from_millis(END_MS + 10_000))
-        .tick_duration(TICK)
-        .min_message_latency(LATENCY.0)
-        .max_message_latency(LATENCY.1)
-        .tcp_capacity(TCP_CAPACITY)
-        .rng_seed(seed)
-        .build();
+    let mut sim = network(seed);
     for region in REGIONS {
         let (clouds, host) = (clouds.clone(), Host::new(region.name, &trace));
         sim.host(region.name, move || {
@@ -321,8 +328,8 @@ impl World<'_> {
                 let region = REGIONS.iter().find(|r| r.name == backend.as_str());
                 match (what, region) {
                     (Caught::Stall { ms }, _) => self.trace.stall(name, ms),
-                    (Caught::Held { ms, down_ms }, Some(region)) => {
-                        self.sim.hold(name, region.name);
+                    (Caught::Held { after_ms, ms, down_ms }, Some(region)) => {
+                        self.endings.push((now + after_ms, Ending::Hold(name, region.name)));
                         self.endings.push((now + HELD_DIES_MS, Ending::Die(which, down_ms)));
                         self.endings.push((now + ms, Ending::Release(name, region.name)));
                     }
@@ -363,6 +370,7 @@ impl World<'_> {
 
     fn end(&mut self, ending: Ending) {
         match ending {
+            Ending::Hold(a, b) => self.sim.hold(a, b),
             Ending::Die(gateway, down_ms) => self.crash(gateway, self.trace.elapsed_ms() + down_ms),
             Ending::Bounce(gateway) => self.sim.bounce(gateway_name(gateway)),
             Ending::Redis(lost) => {
@@ -385,7 +393,7 @@ impl World<'_> {
         self.trace.note("calm");
         self.ambushes.clear();
         self.undoings.clear();
-        self.endings.retain(|(_, ending)| !matches!(ending, Ending::Die(..)));
+        self.endings.retain(|(_, ending)| !matches!(ending, Ending::Die(..) | Ending::Hold(..)));
         for disk in &self.disks {
             disk.clear();
         }
