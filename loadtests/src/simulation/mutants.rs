@@ -29,7 +29,7 @@ const fn directed(schedule: Directed, name: &'static str, budget: u64) -> Mutant
 }
 
 /// Every mutant. A budget is about three times what was needed when it was set, and at least 30.
-pub const MUTANTS: [Mutant; 13] = [
+pub const MUTANTS: [Mutant; 12] = [
     product(bugs::NO_WRITE_AHEAD, 30),
     product(bugs::RESEND_BLIND, 96),
     product(bugs::CHARGE_FREED, 30),
@@ -41,13 +41,6 @@ pub const MUTANTS: [Mutant; 13] = [
     directed(Directed::Undone, bugs::NOTHING_REMEMBERED, 66),
     product(bugs::LOSS_CONFIRMED, 30),
     directed(Directed::Frozen, bugs::NO_SEND_FENCE, 96),
-    // The vendors take signatures of any age: nothing else stops what a dead gateway sent from arriving.
-    Mutant {
-        name: "old-signatures",
-        budget: 60,
-        schedule: Some(Directed::Late),
-        world: Some(|options| options.old_signatures = true),
-    },
     // A Redis that lost writes keeps its run id, so that the incarnation guard is blind.
     Mutant { name: "no-recovery", budget: 60, schedule: None, world: Some(|options| options.keeps_run_id = true) },
 ];
