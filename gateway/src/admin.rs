@@ -160,7 +160,11 @@ impl Admin {
                         Standing::Recovering => "recovering",
                     };
                     let age = core.driver.feed_age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-                    object.insert("ledger".to_owned(), json!({ "standing": standing, "feedAgeMs": age }));
+                    let mut ledger = json!({ "standing": standing, "feedAgeMs": age });
+                    if let (Some(why), Some(ledger)) = (core.ledger.trouble(), ledger.as_object_mut()) {
+                        ledger.insert("detail".to_owned(), why.into());
+                    }
+                    object.insert("ledger".to_owned(), ledger);
                 }
             }
         }

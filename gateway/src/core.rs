@@ -247,7 +247,9 @@ impl Core {
         match self.open_books().await {
             Ok(()) => {}
             // Reads are served from what the clouds show, and the ledger answers for itself.
-            Err(error @ (LedgerError::Unavailable(_) | LedgerError::Recovering(_))) if is_shared => {
+            Err(error @ (LedgerError::Unavailable(_) | LedgerError::Unanswered(_) | LedgerError::Recovering(_)))
+                if is_shared =>
+            {
                 tracing::error!(%error, "the gateway starts without its ledger; creates are refused until it is there");
                 self.tasks.spawn(Arc::clone(self).open_books_later());
             }

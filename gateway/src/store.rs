@@ -100,11 +100,8 @@ pub async fn open(config: &Config, fatal: impl FnOnce(&str) + Send + 'static) ->
 async fn shared(config: &Config, settings: &config::Redis) -> Result<Opened, StoreError> {
     let opened = shared_ledger(config, settings)?;
     match opened.check_server().await {
-        Ok(warnings) => {
-            for warning in warnings {
-                tracing::warn!(warning = warning.0, "the Redis weakens what the ledger promises");
-            }
-        }
+        // What weakens it was logged when the connection was made, and is again for each new server.
+        Ok(_) => {}
         Err(CheckError::Ledger(error)) => tracing::warn!(%error, "the Redis does not answer yet"),
         Err(refused) => return Err(refused.into()),
     }
@@ -138,7 +135,9 @@ async fn shared(config: &Config, settings: &config::Redis) -> Result<Opened, Sto
 /// # Errors
 /// [`StoreError`].
 pub fn shared_ledger(config: &Config, settings: &config::Redis) -> Result<RedisLedger, StoreError> {
-    let redis = redis::Redis::connect(redis_options(settings)?).map_err(StoreError::Options)?;
+    let mut options = redis_options(settings)?;
+    options.vetted = true;
+    let redis = redis::Redis::connect(options).map_err(StoreError::Options)?;
     let replicas = settings.min_replica_acks;
     let acks = (replicas > 0).then_some(redis::Acks { replicas, disk: false, within: ACKS_WITHIN });
     let options = redis::LedgerOptions {

@@ -11,7 +11,7 @@
 //! GET  /reconcile                              how the reconciler stands with each backend
 //! ```
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
@@ -169,30 +169,48 @@ async fn perform(core: &Core, route: Route, body: Incoming) -> Result<Reply, Ref
         Route::Orphans(after) => Ok(json_answer(StatusCode::OK, &json!(reconciler.strays(after.as_ref(), LIST_MAX)))),
         Route::Reconcile => Ok(list(reconciler.status())),
         Route::Operations(state) => Ok(list(reconciler.doubts(state))),
-        Route::Ignore(backend, id) => reconciler.ignore(&backend, &id).await.map(|()| accepted()),
-        Route::Remove(backend, id) => reconciler.remove(&backend, &id).await.map(|()| accepted()),
+        Route::Ignore(backend, id) => {
+            let reconciler = reconciler.clone();
+            to_the_end(core, async move { reconciler.ignore(&backend, &id).await }).await.map(|()| accepted())
+        }
+        Route::Remove(backend, id) => {
+            let reconciler = reconciler.clone();
+            to_the_end(core, async move { reconciler.remove(&backend, &id).await }).await.map(|()| accepted())
+        }
         Route::Adopt(backend, cloud_id) => {
             let Adopt { tenant, name, force } = read(body).await?;
-            import(core, &Import { backend, cloud_id, tenant, name, force }).await
+            import(core, Import { backend, cloud_id, tenant, name, force }).await
         }
         Route::Import => {
             let ImportBody { backend, cloud_id, tenant, name, force } = read(body).await?;
-            import(core, &Import { backend, cloud_id, tenant, name, force }).await
+            import(core, Import { backend, cloud_id, tenant, name, force }).await
         }
         Route::Settle(tenant, op) => {
             let outcome = match read(body).await? {
                 Settle::Absent => Outcome::Absent,
                 Settle::Applied { cloud_id } => Outcome::Applied(cloud_id),
             };
-            reconciler.settle(&tenant, &op, outcome).await.map(|()| accepted())
+            let reconciler = reconciler.clone();
+            let settling = async move { reconciler.settle(&tenant, &op, outcome).await };
+            to_the_end(core, settling).await.map(|()| accepted())
         }
     }
 }
 
-async fn import(core: &Core, wish: &Import) -> Result<Reply, Refusal> {
-    let record = core.reconciler.import(wish).await?;
+/// An operator who goes away leaves nothing half done.
+async fn to_the_end<T: Send + 'static>(
+    core: &Core,
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    let done = core.driver.to_the_end(work).await;
+    done.unwrap_or_else(|| Err(Refusal::internal("the task of an operator's wish panicked")))
+}
+
+async fn import(core: &Core, wish: Import) -> Result<Reply, Refusal> {
+    let (reconciler, cloud_id) = (core.reconciler.clone(), wish.cloud_id.clone());
+    let record = to_the_end(core, async move { reconciler.import(&wish).await }).await?;
     let name = format!("tenants/{}/instances/{}", record.tenant, record.name);
-    let body = json!({ "instance": name, "uid": record.uid, "operation": record.op_id, "cloudId": wish.cloud_id });
+    let body = json!({ "instance": name, "uid": record.uid, "operation": record.op_id, "cloudId": cloud_id });
     Ok(json_answer(StatusCode::CREATED, &body))
 }
 

@@ -72,7 +72,7 @@ pub(super) struct Inner {
     pub(super) owner: String,
     registry: Registry,
     pub(super) feeding: Feeding,
-    tasks: TaskTracker,
+    pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
 }
 
@@ -122,10 +122,12 @@ impl Driver {
         self.0.parts.settings.lease
     }
 
-    /// Whether one more operation may be begun.
+    /// Whether one more operation may be begun. What is being begun by requests that nobody waits for any more counts
+    /// too.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.0.registry().running.len() < self.0.parts.settings.open_max
+        let max = self.0.parts.settings.open_max;
+        self.0.registry().running.len() < max && self.0.tasks.len() < max.saturating_mul(2)
     }
 
     /// Whether any operation is under way.

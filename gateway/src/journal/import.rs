@@ -27,7 +27,7 @@ use super::{
     running::Key,
 };
 use crate::{
-    operation::{Refusal, store_refusal},
+    operation::{Refusal, store_refusal, write_refusal},
     planner::quota_problem,
     regions::Backend,
 };
@@ -173,7 +173,8 @@ impl Reconciler {
     }
 
     async fn step(&self, step: Step) -> Result<Stepped, Refusal> {
-        self.parts().ledger.step(step).await.map_err(|e| store_refusal(&e))
+        let op = step.next.op_id.clone();
+        self.parts().ledger.step(step).await.map_err(|e| write_refusal(&e, op))
     }
 
     /// The record of an import that was made before, if it still has the instance.
@@ -243,7 +244,8 @@ impl Reconciler {
             now,
             lease: self.driver().lease(),
         };
-        match parts.ledger.claim(claim).await.map_err(|e| store_refusal(&e))? {
+        let op = claim.op_id.clone();
+        match parts.ledger.claim(claim).await.map_err(|e| write_refusal(&e, op))? {
             Claimed::New(record) => Ok((record, writing)),
             Claimed::NameTaken(_) => {
                 let why = format!("tenants/{}/instances/{} exists already", wish.tenant, wish.name);

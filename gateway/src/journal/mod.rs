@@ -1,9 +1,10 @@
 //! The create journal: what is decided ([`machine`]), who owns operations and when ([`driver`]), what is done about one
-//! (`task`, `sending`), what was given up (`clearing`), how writes of other gateways arrive (`follow`), changes from outside the
-//! walk ([`amend`]), and the names that tie an instance at a cloud to its
-//! operation ([`identity`]).
+//! (`task`, `sending`), what was given up (`clearing`), how writes of other gateways arrive (`follow`), how requests begin
+//! what a task carries on ([`begin`]), changes from outside the walk ([`amend`]), and the names that tie an instance at a
+//! cloud to its operation ([`identity`]).
 
 pub mod amend;
+pub mod begin;
 mod budget;
 mod clearing;
 pub mod doubts;

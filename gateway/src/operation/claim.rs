@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use meridian_ledger::{Claim, Claimed};
+use meridian_ledger::Claim;
 use meridian_model::{
     error::{ErrorCode, Problem},
     operation::OperationRecord,
@@ -18,9 +18,13 @@ use tracing::Instrument as _;
 use super::{
     Action, CreateInstance, Operation, Outcome, Refusal,
     authorize::{Admitted, OutcomeFuture},
-    store_refusal,
+    write_refusal,
 };
-use crate::{core::Core, journal::identity, telemetry::core::ADMISSION_CLAIM};
+use crate::{
+    core::Core,
+    journal::{begin::Taken, identity},
+    telemetry::core::ADMISSION_CLAIM,
+};
 
 /// The route part of an operation id.
 pub const ROUTE: &str = "POST instances";
@@ -46,7 +50,7 @@ pub struct Follow {
     pub key: Arc<str>,
     /// The record when it was claimed or joined.
     pub record: Arc<OperationRecord>,
-    /// Where its changes show, unless it is final.
+    /// Where its changes show, unless it is final or nobody could say.
     pub updates: Option<watch::Receiver<Arc<OperationRecord>>>,
     /// It was final before this request came.
     pub replayed: bool,
@@ -131,28 +135,26 @@ async fn claim(core: &Core, operation: Operation, create: CreateInstance) -> Res
         now,
         lease: core.driver.lease(),
     };
-    let (tenant, name) = (wish.tenant.clone(), wish.name.clone());
-    match core.ledger.claim(wish).await.map_err(|e| with_key(store_refusal(&e)))? {
-        Claimed::New(record) => {
-            let seen = Arc::new((*record).clone());
-            let updates = Some(core.driver.start(record));
-            Ok(Follow { operation, key, record: seen, updates, replayed: false })
+    let (tenant, name, op_id) = (wish.tenant.clone(), wish.name.clone(), wish.op_id.clone());
+    let taken = core.driver.claim(wish).await.map_err(|e| with_key(write_refusal(&e, op_id)))?;
+    let follow = |(record, updates): (Box<OperationRecord>, _), replayed| Follow {
+        operation,
+        key: Arc::clone(&key),
+        record: Arc::new(*record),
+        updates,
+        replayed,
+    };
+    match taken {
+        Taken::New(begun) => Ok(follow(begun, false)),
+        Taken::Joined(begun) => {
+            let replayed = begun.0.state.is_final();
+            Ok(follow(begun, replayed))
         }
-        Claimed::Joined(record) => {
-            let seen = Arc::new((*record).clone());
-            let replayed = record.state.is_final();
-            let updates = if replayed {
-                None
-            } else {
-                Some(core.driver.adopt(record).await.map_err(|e| with_key(store_refusal(&e)))?)
-            };
-            Ok(Follow { operation, key, record: seen, updates, replayed })
-        }
-        Claimed::KeyReused(_) => Err(with_key(Refusal::new(
+        Taken::KeyReused => Err(with_key(Refusal::new(
             ErrorCode::IdempotencyKeyReused,
             "this Idempotency-Key was used with a request that differs from this one",
         ))),
-        Claimed::NameTaken(_) => Err(with_key(Refusal::new(
+        Taken::NameTaken => Err(with_key(Refusal::new(
             ErrorCode::AlreadyExists,
             format!("tenants/{tenant}/instances/{name} exists already"),
         ))),

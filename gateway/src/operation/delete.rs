@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use meridian_model::ids::TenantId;
+use meridian_model::ids::{OperationId, TenantId};
 use tokio::time::Instant;
 
-use super::{DeleteInstance, Outcome, Refusal, create::settled, store_refusal};
-use crate::{core::Core, status::render, views};
+use super::{DeleteInstance, Outcome, Refusal, create::settled, store_refusal, write_refusal};
+use crate::{
+    core::Core,
+    status::render::{self, DELETE_SUFFIX},
+    views,
+};
 
 /// Deletes, or says what a delete would do.
 ///
@@ -27,15 +31,13 @@ pub async fn delete(
         let nothing = views::Validation { spec: None, placement: None, quota: None, warnings: Vec::new() };
         return Ok(Outcome::Validated(Box::new(nothing)));
     }
-    let accepted =
-        core.ledger.request_removal(tenant, &record.op_id, core.clock.now()).await.map_err(|e| store_refusal(&e))?;
-    let Some(record) = accepted else { return Err(Refusal::not_found()) };
-    core.fleet.put(Arc::new((*record).clone()));
-    if record.is_gone() {
-        return Ok(Outcome::Deleted);
-    }
-    let updates = core.driver.adopt(record).await.map_err(|e| store_refusal(&e))?;
-    let latest = settled(core, updates, (Instant::now() + wish.wait).min(deadline), |r| r.is_gone()).await;
+    let removal = OperationId::new(format!("{}{DELETE_SUFFIX}", record.op_id)).map_err(Refusal::internal)?;
+    let accepted = core.driver.remove(tenant, &record.op_id).await.map_err(|e| write_refusal(&e, removal))?;
+    let Some((record, updates)) = accepted else { return Err(Refusal::not_found()) };
+    let latest = match updates {
+        Some(updates) => settled(core, updates, (Instant::now() + wish.wait).min(deadline), |r| r.is_gone()).await,
+        None => Arc::new(*record),
+    };
     if latest.is_gone() {
         return Ok(Outcome::Deleted);
     }

@@ -428,6 +428,21 @@ fn come_back(mut refusal: Refusal, seconds_left: u32) -> Refusal {
     refusal
 }
 
+/// What the caller of a write learns of a ledger that failed: as of [`store_refusal`], unless the write may have been
+/// made all the same; then the outcome is unknown (R4), and the operation says it when the ledger answers again.
+pub(crate) fn write_refusal(error: &LedgerError, operation: OperationId) -> Refusal {
+    if !matches!(error, LedgerError::Unanswered(_)) {
+        return store_refusal(error);
+    }
+    let detail = "the ledger did not answer: the request may be carried out or not; follow the operation, which may not \
+                  exist, or repeat the request with the same key";
+    let mut problem = Problem::new(ErrorCode::DeadlineExceeded, detail);
+    problem.operation = Some(operation);
+    let mut refusal: Refusal = problem.into();
+    refusal.internal = Some(error.to_string());
+    refusal
+}
+
 /// What a caller learns of a ledger that failed: nothing was sent for this request, and repeating it is safe. When to
 /// repeat it is told by [`come_back`].
 pub(crate) fn store_refusal(error: &LedgerError) -> Refusal {
@@ -436,7 +451,10 @@ pub(crate) fn store_refusal(error: &LedgerError) -> Refusal {
             ErrorCode::StoreRecovering,
             "the ledger may have lost writes and is being rebuilt; repeating the request with the same key is safe",
         ),
-        LedgerError::Unavailable(_) | LedgerError::Damaged { .. } | LedgerError::Invalid { .. } => Problem::new(
+        LedgerError::Unavailable(_)
+        | LedgerError::Unanswered(_)
+        | LedgerError::Damaged { .. }
+        | LedgerError::Invalid { .. } => Problem::new(
             ErrorCode::StoreUnavailable,
             "the ledger cannot be used now; repeating the request with the same key is safe",
         ),
@@ -449,6 +467,23 @@ pub(crate) fn store_refusal(error: &LedgerError) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_write_that_may_have_been_made_has_an_unknown_outcome() {
+        let why = || "why".to_owned();
+        let op = OperationId::new("op1").unwrap();
+        for (error, read, write) in [
+            (LedgerError::Unavailable(why()), ErrorCode::StoreUnavailable, ErrorCode::StoreUnavailable),
+            (LedgerError::Recovering(why()), ErrorCode::StoreRecovering, ErrorCode::StoreRecovering),
+            (LedgerError::Unanswered(why()), ErrorCode::StoreUnavailable, ErrorCode::DeadlineExceeded),
+        ] {
+            assert_eq!(store_refusal(&error).problem.code, read, "{error:?}");
+            let refusal = write_refusal(&error, op.clone());
+            assert_eq!(refusal.problem.code, write, "{error:?}");
+            let told = refusal.problem.operation.is_some();
+            assert_eq!(told, write == ErrorCode::DeadlineExceeded, "who is left in doubt is told where to look");
+        }
+    }
 
     #[test]
     fn who_is_refused_by_a_rebuild_is_told_how_long_it_takes() {

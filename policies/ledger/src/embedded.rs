@@ -230,7 +230,8 @@ impl EmbeddedLedger {
         let (reply, answer) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or_else(|| self.store.unavailable())?;
         queue.send(writer::job(run, reply)).await.map_err(|_| self.store.unavailable())?;
-        answer.await.map_err(|_| self.store.unavailable())?
+        // Its transaction was not seen to end: what the disk holds is not known.
+        answer.await.map_err(|_| LedgerError::Unanswered(self.store.unavailable().to_string()))?
     }
 
     /// Reads from the last commit.

@@ -29,12 +29,15 @@ pub use self::rules::{broken_rule, tombstone};
 /// A boxed future of the ledger.
 pub type LedgerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;
 
-/// Why the ledger could not do a step. Whether it was done is then unknown unless the variant says otherwise.
+/// Why the ledger could not do a step, and whether it may have been done all the same.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// The store cannot be reached or has stopped.
+    /// The store cannot be reached, refuses or has stopped. A store that several share did nothing, and will not.
     #[error("the ledger is unavailable: {0}")]
     Unavailable(String),
+    /// It was asked and did not answer, or not as was asked for: it may have done it, may still, and may lose it again.
+    #[error("the ledger did not answer, the outcome is not known: {0}")]
+    Unanswered(String),
     /// The store may have lost writes that it had acknowledged, and takes none before it is rebuilt; nothing was done.
     #[error("the ledger is recovering: {0}")]
     Recovering(String),
@@ -169,7 +172,7 @@ pub struct RecordPage {
 /// Durable operations and usage. Every answer that says something was written means it is on disk.
 ///
 /// # Cancel safety
-/// A call whose future is dropped may or may not have been carried out, like one that ends `Unavailable`.
+/// A call whose future is dropped may or may not have been carried out, like one that ends `Unanswered`.
 pub trait Ledger: Debug + Send + Sync + 'static {
     /// Takes an idempotency key, or joins who has it. Nothing is charged.
     fn claim(&self, claim: Claim) -> LedgerFuture<'_, Claimed>;
@@ -215,6 +218,11 @@ pub trait Ledger: Debug + Send + Sync + 'static {
     /// Whether the store can be worked with, as far as its last answers tell; asks nothing and never blocks.
     fn standing(&self) -> Standing {
         Standing::Serving
+    }
+
+    /// Why the store cannot be worked with, for who operates it; none while nothing is known against it.
+    fn trouble(&self) -> Option<String> {
+        None
     }
 
     /// Reads one operation, or what an expired one left.

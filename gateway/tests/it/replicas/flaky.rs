@@ -1,4 +1,4 @@
-//! A ledger that can be taken away and given back, and be slow to write.
+//! A ledger that can be taken away and given back, be slow to write, and whose answers to writes can be held up or lost.
 
 use std::{
     collections::BTreeMap,
@@ -12,31 +12,61 @@ use std::{
 
 use meridian_ledger::{
     Claim, Claimed, Feed, FeedPosition, Ledger, LedgerError, LedgerFuture, RecordPage, Standing, Step, Stepped,
-    TakeOver, TakenOver, Usage, conformance::MemoryLedger,
+    TakeOver, TakenOver, Usage,
 };
 use meridian_model::{
     ids::{InstanceName, OperationId, TenantId},
     operation::{OperationRecord, OperationState, QuotaLimits},
     time::Time,
 };
+use tokio::sync::watch;
+
+/// What becomes of the answer to a claim or a removal that was carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answers {
+    Given,
+    /// Comes when they are given again.
+    Held,
+    Lost,
+}
 
 #[derive(Debug)]
 pub struct Flaky {
-    inner: Arc<MemoryLedger>,
+    inner: Arc<dyn Ledger>,
     mood: AtomicU8,
     success_takes_ms: AtomicU64,
+    answers: watch::Sender<Answers>,
     /// The tenants that the feed cannot read.
     behind: Mutex<BTreeMap<TenantId, String>>,
 }
 
 impl Flaky {
-    pub fn new(inner: Arc<MemoryLedger>) -> Self {
-        Self { inner, mood: AtomicU8::new(0), success_takes_ms: AtomicU64::new(0), behind: Mutex::default() }
+    pub fn new(inner: Arc<dyn Ledger>) -> Self {
+        Self {
+            inner,
+            mood: AtomicU8::new(0),
+            success_takes_ms: AtomicU64::new(0),
+            answers: watch::Sender::new(Answers::Given),
+            behind: Mutex::default(),
+        }
     }
 
     /// From now on an operation's success is written so much later than it is asked for.
     pub fn delay_success(&self, ms: u64) {
         self.success_takes_ms.store(ms, Ordering::Release);
+    }
+
+    pub fn answer(&self, answers: Answers) {
+        self.answers.send_replace(answers);
+    }
+
+    fn after<'a, T: Send + 'a>(&'a self, write: LedgerFuture<'a, T>) -> LedgerFuture<'a, T> {
+        Box::pin(async move {
+            let answer = write.await?;
+            let mut answers = self.answers.subscribe();
+            let how = *answers.wait_for(|how| *how != Answers::Held).await.unwrap();
+            if how == Answers::Lost { Err(LedgerError::Unanswered("the line was cut".to_owned())) } else { Ok(answer) }
+        })
     }
 
     pub fn set(&self, standing: Standing) {
@@ -64,7 +94,7 @@ impl Flaky {
 
 impl Ledger for Flaky {
     fn claim(&self, claim: Claim) -> LedgerFuture<'_, Claimed> {
-        self.or(|| self.inner.claim(claim))
+        self.or(|| self.after(self.inner.claim(claim)))
     }
 
     fn step(&self, step: Step) -> LedgerFuture<'_, Stepped> {
@@ -85,7 +115,7 @@ impl Ledger for Flaky {
         now: Time,
     ) -> LedgerFuture<'_, Option<Box<OperationRecord>>> {
         let (tenant, op) = (tenant.clone(), op.clone());
-        self.or(|| self.inner.request_removal(&tenant, &op, now))
+        self.or(|| self.after(self.inner.request_removal(&tenant, &op, now)))
     }
 
     fn take_over(&self, wish: TakeOver) -> LedgerFuture<'_, TakenOver> {

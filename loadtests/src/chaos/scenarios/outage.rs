@@ -27,8 +27,9 @@ const ANSWERS_MAX: Duration = Duration::from_secs(30);
 /// Creates and reads a second while it is away.
 const CREATES_PER_SECOND: u64 = 5;
 const READS_PER_SECOND: u64 = 20;
-/// What is on its way when Redis goes may still be answered within this: a call of the ledger and its time-out.
-const GRACE: Duration = Duration::from_secs(2);
+/// What is on its way when Redis goes has an unknown outcome, not a refusal. Within this a gateway knows that it is gone:
+/// a second between two of its own calls, the time-out of one, and that of a create beside it.
+const GRACE: Duration = Duration::from_secs(5);
 /// From when on every read must say that it is stale: a feed is a second old, and two make it stale.
 const MARKED_AFTER: Duration = Duration::from_secs(3);
 /// Longest time from the return to the first good create: a rebuild.

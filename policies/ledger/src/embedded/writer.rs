@@ -3,7 +3,7 @@
 //!
 //! A failed commit ends it for good. What the disk holds is unknown then, and the system may answer a second
 //! fsync with success although pages of the first were lost; only a new start from what is on disk is honest.
-//! So every waiting and later command is answered `Unavailable`, and the owner is told through its hook, once.
+//! So every waiting command is answered `Unanswered` and every later one `Unavailable`, and the owner is told through its hook, once.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

@@ -1,8 +1,8 @@
 //! What a server must be like to hold a ledger, and what it should be like.
 
-use redis::Value;
+use redis::RedisError;
 
-use super::{RedisLedger, values};
+use super::{RedisLedger, dial::Connection, link::gives_up, values};
 use crate::LedgerError;
 
 /// The least version: `WAIT` in scripts' replication, ACL channels and `LIMIT`s behave as is relied on (6.2).
@@ -27,7 +27,7 @@ pub enum CheckError {
 
 /// What a server says of itself; none where it does not say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Settings {
+pub(crate) struct Settings {
     version: Option<(u64, u64)>,
     replicas: Option<u64>,
     /// From `INFO` where `CONFIG` is forbidden.
@@ -44,32 +44,39 @@ impl RedisLedger {
     /// # Errors
     /// [`CheckError::Refused`] where writes would be lost without a crash.
     pub async fn check_server(&self) -> Result<Vec<Warning>, CheckError> {
-        let info = self.info().await?;
-        let mut settings = from_info(&info);
-        for name in ["appendonly", "appendfsync", "maxmemory-policy", "min-replicas-to-write"] {
-            if let Some(value) = self.config(name).await? {
-                settings.set(name, &value);
-            }
+        match self.redis.inspect(&self.keys.common("meta")).await {
+            Ok(found) => judge(&found.settings, self.acks.is_some_and(|a| a.disk)),
+            Err(error) => Err(self.redis.unfit().map_or(CheckError::Ledger(error), CheckError::Refused)),
         }
-        judge(&settings, self.acks.is_some_and(|a| a.disk))
     }
+}
 
-    async fn info(&self) -> Result<String, LedgerError> {
-        let place = self.keys.common("meta");
-        let answer = self.redis.command_beside(&place, &redis::cmd("INFO")).await?;
-        Ok(values::text(&answer).unwrap_or_default())
-    }
+/// A server, and how it is set up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Inspected {
+    /// Its `run_id`.
+    pub(super) process: String,
+    pub(super) settings: Settings,
+}
 
-    /// One setting; none when the server does not tell.
-    async fn config(&self, name: &str) -> Result<Option<String>, LedgerError> {
-        let place = self.keys.common("meta");
+/// Asks the server that holds a key. What it may not be asked stays unknown.
+pub(super) async fn inspect(connection: &mut Connection, place: &[u8]) -> Result<Inspected, RedisError> {
+    let info = connection.send_beside(place, &redis::cmd("INFO")).await?;
+    let info = values::text(&info).unwrap_or_default();
+    let mut settings = from_info(&info);
+    for name in ["appendonly", "appendfsync", "maxmemory-policy", "min-replicas-to-write"] {
         let mut ask = redis::cmd("CONFIG");
         ask.arg("GET").arg(name);
-        match self.redis.command_beside_if_allowed(&place, &ask).await? {
-            Some(Value::Array(pair)) => Ok(pair.get(1).and_then(values::text)),
-            _ => Ok(None),
+        let answer = match connection.send_beside(place, &ask).await {
+            Ok(answer) => answer,
+            Err(error) if !gives_up(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        if let Some(value) = values::list(&answer).and_then(|pair| pair.get(1)).and_then(values::text) {
+            settings.set(name, &value);
         }
     }
+    Ok(Inspected { process: field(&info, "run_id").unwrap_or_default(), settings })
 }
 
 impl Settings {
@@ -84,10 +91,12 @@ impl Settings {
     }
 }
 
+fn field(info: &str, name: &str) -> Option<String> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(|v| v.trim().to_owned())
+}
+
 fn from_info(info: &str) -> Settings {
-    let field = |name: &str| {
-        info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(|v| v.trim().to_owned())
-    };
+    let field = |name: &str| field(info, name);
     let version = field("redis_version").and_then(|v| {
         let mut parts = v.split('.').map(str::parse);
         Some((parts.next()?.ok()?, parts.next()?.ok()?))
@@ -101,7 +110,7 @@ fn from_info(info: &str) -> Settings {
     }
 }
 
-fn judge(found: &Settings, wants_waitaof: bool) -> Result<Vec<Warning>, CheckError> {
+pub(super) fn judge(found: &Settings, wants_waitaof: bool) -> Result<Vec<Warning>, CheckError> {
     let refuse = |why: &str| Err(CheckError::Refused(why.to_owned()));
     if found.version.is_some_and(|v| v < VERSION_MIN) {
         return refuse("its version is below 6.2");

@@ -3,7 +3,12 @@
 //! A connection is handed out when it has answered a `PING`, so that a server that accepts and says nothing is not
 //! taken for one that serves. Time is bounded by the caller.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use redis::{
     AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisError,
@@ -16,6 +21,7 @@ use redis::{
 use secrecy::ExposeSecret;
 
 use super::{
+    check::{self, CheckError, Warning},
     connect::{Connect, Stream, TlsConnect},
     options::{Address, Options, Servers, Tls, User},
     values,
@@ -26,6 +32,10 @@ use super::{
 const CALLS_MAX: usize = 256;
 /// Redirections that a cluster's client follows for one call.
 const REDIRECTS_MAX: u32 = 4;
+/// A key of the slot of what belongs to no tenant, whatever the prefix is.
+const COMMON_PLACE: &[u8] = b"{all}";
+/// Server processes that are remembered as judged; a process restarts more seldom than a log is read.
+const JUDGED_MAX: usize = 64;
 
 /// A connection that takes many calls at once.
 #[derive(Clone)]
@@ -77,6 +87,16 @@ impl From<RedisError> for NoConnection {
 pub(super) struct Dialer {
     options: Options,
     connect: Arc<dyn Connect>,
+    judged: Mutex<Judged>,
+}
+
+/// What was found about servers.
+#[derive(Debug, Default)]
+struct Judged {
+    /// Processes whose judgement was logged.
+    told: BTreeSet<String>,
+    /// Why the last one is not used.
+    unfit: Option<String>,
 }
 
 impl Dialer {
@@ -97,7 +117,50 @@ impl Dialer {
             Some(tls) => Arc::new(TlsConnect::new(Arc::clone(&options.connect), tls)?),
             None => Arc::clone(&options.connect),
         };
-        Ok(Self { options, connect })
+        Ok(Self { options, connect, judged: Mutex::default() })
+    }
+
+    fn judged(&self) -> MutexGuard<'_, Judged> {
+        self.judged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the last server that was reached is not used.
+    pub(super) fn unfit(&self) -> Option<String> {
+        self.judged().unfit.clone()
+    }
+
+    /// Refuses a server whose settings lose writes; what only weakens it is logged once for each process.
+    async fn vet(&self, connection: &mut Connection) -> Result<(), NoConnection> {
+        if !self.options.vetted {
+            return Ok(());
+        }
+        let found = check::inspect(connection, COMMON_PLACE).await?;
+        let verdict = check::judge(&found.settings, false);
+        let mut judged = self.judged();
+        if judged.told.len() >= JUDGED_MAX {
+            judged.told.clear();
+        }
+        let unheard = judged.told.insert(found.process);
+        match verdict {
+            Ok(warnings) => {
+                judged.unfit = None;
+                for Warning(warning) in warnings.into_iter().filter(|_| unheard) {
+                    tracing::warn!(warning, "the Redis weakens what the ledger promises");
+                }
+                Ok(())
+            }
+            Err(CheckError::Refused(why)) => {
+                if unheard {
+                    tracing::error!(
+                        why,
+                        "the Redis cannot hold a ledger and is not used until its settings are mended"
+                    );
+                }
+                judged.unfit = Some(why.clone());
+                Err(NoConnection(format!("the Redis cannot hold a ledger: {why}")))
+            }
+            Err(CheckError::Ledger(error)) => Err(NoConnection(error.to_string())),
+        }
     }
 
     /// A connection that answers, and its driver.
@@ -107,17 +170,23 @@ impl Dialer {
             cluster
                 .route_command(redis::cmd("PING"), RoutingInfo::SingleNode(SingleNodeRoutingInfo::RandomPrimary))
                 .await?;
-            return Ok((Connection::Cluster(cluster), Box::pin(std::future::pending())));
+            let mut connection = Connection::Cluster(cluster);
+            self.vet(&mut connection).await?;
+            return Ok((connection, Box::pin(std::future::pending())));
         }
         let stream = self.stream().await?;
-        let (mut node, mut driver) = multiplexed(&user_info(&self.options.user, self.options.database), stream).await?;
-        let ping = redis::cmd("PING");
+        let (node, mut driver) = multiplexed(&user_info(&self.options.user, self.options.database), stream).await?;
+        let mut connection = Connection::Node(node);
+        let tried = async {
+            connection.send(&redis::cmd("PING")).await?;
+            self.vet(&mut connection).await
+        };
         tokio::select! {
             biased;
-            answer = node.send_packed_command(&ping) => answer?.extract_error()?,
+            answer = tried => answer?,
             () = &mut driver => return Err(NoConnection("closed by the server".to_owned())),
         };
-        Ok((Connection::Node(node), driver))
+        Ok((connection, driver))
     }
 
     /// A connection for messages.

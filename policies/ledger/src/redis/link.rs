@@ -1,9 +1,9 @@
 //! How scripts and commands reach Redis, whatever form it has.
 //!
 //! One task keeps one connection: it connects, watches, and connects again with growing pauses. Calls never wait for
-//! it beyond the first connection: while there is none they fail at once, so that a gateway answers quickly. A call
-//! that gets no answer in time, or whose connection breaks under it, ends [`LedgerError::Unavailable`] with an unknown
-//! outcome and is never repeated here; the connection is given up then, since answers come in order and whatever
+//! it beyond the first connection: while there is none they fail at once ([`LedgerError::Unavailable`]), so that a
+//! gateway answers quickly. A call that gets no answer in time, or whose connection breaks under it, ends
+//! [`LedgerError::Unanswered`] and is never repeated here; the connection is given up then, since answers come in order and whatever
 //! follows is stuck behind it. (A cluster's client follows redirections by itself, and repeats a call whose connection
 //! broke; every script of the ledger can be repeated.)
 
@@ -25,6 +25,7 @@ use tokio::{
 };
 
 use super::{
+    check::{self, Inspected},
     dial::{Connection, Dialer, NoConnection},
     options::Options,
     values,
@@ -193,7 +194,7 @@ impl Redis {
     /// Runs a script (as [`Redis::eval_unguarded`]), and when its answer is one that `must_last`, waits until replicas have what it wrote.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`] when too few confirm: it was written, and may be lost.
+    /// [`LedgerError::Unanswered`] when too few confirm: it was written, and may be lost.
     pub(crate) async fn eval_acked(
         &self,
         call: Call<'_>,
@@ -202,12 +203,14 @@ impl Redis {
     ) -> Result<Value, LedgerError> {
         let Call { script, keys, args } = call;
         let Some(acks) = acks else { return self.eval_unguarded(script, keys, args).await };
-        let (value, enough) = self
+        let mut wrote = false;
+        let answer = self
             .call_numbered(async |number, mut connection| {
                 let value = evaluate(&mut connection, script, keys, args).await?;
                 if !must_last(&value) {
                     return Ok((value, true));
                 }
+                wrote = true;
                 let place = keys.first().copied().unwrap_or_default();
                 let enough = match &connection {
                     Connection::Node(_) => self.0.shared.cover(number, &mut connection, acks).await?,
@@ -218,12 +221,32 @@ impl Redis {
                 };
                 Ok((value, enough))
             })
-            .await?;
-        if enough {
-            Ok(value)
-        } else {
-            Err(LedgerError::Unavailable("too few replicas confirmed the write in time".to_owned()))
+            .await;
+        match answer {
+            Ok((value, true)) => Ok(value),
+            Ok((_, false)) => Err(LedgerError::Unanswered("too few replicas confirmed the write in time".to_owned())),
+            // Only the confirmation was refused.
+            Err(LedgerError::Unavailable(why)) if wrote => Err(LedgerError::Unanswered(why)),
+            Err(error) => Err(error),
         }
+    }
+
+    /// Why there is no connection; none while there is one, or the first attempt is under way.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        match &*self.0.shared.state.borrow() {
+            State::Down(why) => Some(why.clone()),
+            State::Up(..) | State::Connecting => None,
+        }
+    }
+
+    /// Why the last server that was reached may not hold a ledger.
+    pub(crate) fn unfit(&self) -> Option<String> {
+        self.0.shared.dialer.unfit()
+    }
+
+    /// What the server that holds a key says of itself.
+    pub(crate) async fn inspect(&self, place: &[u8]) -> Result<Inspected, LedgerError> {
+        self.call(async |mut connection| check::inspect(&mut connection, place).await).await
     }
 
     /// Runs one command.
@@ -232,18 +255,9 @@ impl Redis {
     }
 
     /// Runs a command that names no key at the server that holds one.
+    #[cfg(test)]
     pub(crate) async fn command_beside(&self, key: &[u8], cmd: &Cmd) -> Result<Value, LedgerError> {
         self.call(async |mut connection| connection.send_beside(key, cmd).await).await
-    }
-
-    /// The same for a command that the server may forbid to us: then nothing.
-    pub(crate) async fn command_beside_if_allowed(&self, key: &[u8], cmd: &Cmd) -> Result<Option<Value>, LedgerError> {
-        self.call(async |mut connection| match connection.send_beside(key, cmd).await {
-            Ok(value) => Ok(Some(value)),
-            Err(error) if !gives_up(&error) => Ok(None),
-            Err(error) => Err(error),
-        })
-        .await
     }
 
     /// Listens on a channel, from whenever the connection for it is there.
@@ -273,11 +287,12 @@ impl Redis {
                 ledger_error(&error)
             })
         });
-        let answer = answer.await.unwrap_or_else(|_| {
-            if let Some(number) = generation {
+        let answer = answer.await.unwrap_or_else(|_| match generation {
+            Some(number) => {
                 shared.give_up(number);
+                Err(LedgerError::Unanswered("no answer in time".to_owned()))
             }
-            Err(LedgerError::Unavailable("no answer in time; the outcome is not known".to_owned()))
+            None => Err(LedgerError::Unavailable("no connection in time".to_owned())),
         });
         if let Err(error) = &answer {
             shared.note(error);
@@ -337,7 +352,7 @@ impl Shared {
             // What was found came from behind the guard.
             LedgerError::Damaged { .. } | LedgerError::Invalid { .. } => SERVING,
             LedgerError::Recovering(_) => RECOVERING,
-            LedgerError::Unavailable(_) => UNAVAILABLE,
+            LedgerError::Unavailable(_) | LedgerError::Unanswered(_) => UNAVAILABLE,
         };
         self.standing.store(standing, Ordering::Relaxed);
     }
@@ -412,7 +427,7 @@ fn is_acked(answer: &Value, acks: Acks) -> bool {
 }
 
 /// The connection is of no use any more: it is broken, or leads to a server that is not the primary.
-fn gives_up(error: &RedisError) -> bool {
+pub(super) fn gives_up(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed | ErrorKind::ClusterConnectionNotFound => {
             true
@@ -430,7 +445,17 @@ fn ledger_error(error: &RedisError) -> LedgerError {
     match error.code() {
         Some(CODE_RECOVERING) => LedgerError::Recovering(detail()),
         Some(CODE_DAMAGED) => LedgerError::Damaged { place: "redis".to_owned(), detail: detail() },
+        _ if leaves_open(error) => LedgerError::Unanswered(error.to_string()),
         _ => LedgerError::Unavailable(error.to_string()),
+    }
+}
+
+/// The command may have reached the server, and no answer says what it did.
+fn leaves_open(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::Io | ErrorKind::Parse => true,
+        ErrorKind::AuthenticationFailed | ErrorKind::ClusterConnectionNotFound | ErrorKind::Server(_) => false,
+        _ => error.is_unrecoverable_error() || error.code() == Some("UNBLOCKED"),
     }
 }
 

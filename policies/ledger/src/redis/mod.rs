@@ -328,6 +328,10 @@ impl Ledger for RedisLedger {
         self.redis.standing()
     }
 
+    fn trouble(&self) -> Option<String> {
+        self.redis.trouble()
+    }
+
     fn operation(&self, tenant: &TenantId, op: &OperationId) -> LedgerFuture<'_, Option<Box<OperationRecord>>> {
         let (tenant, op) = (tenant.clone(), op.clone());
         Box::pin(async move { self.find(&self.scripts.read, &tenant, op.as_str()).await })

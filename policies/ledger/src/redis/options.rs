@@ -88,6 +88,9 @@ pub struct Options {
     pub tls: Option<Tls>,
     /// For how long a call is waited for, the time for the connection included.
     pub call_timeout: Duration,
+    /// A server is used only when its settings are fit for a ledger ([`super::RedisLedger::check_server`]): each time a
+    /// connection is made, since after a failover it is another. Of a cluster, the one that holds the list of tenants.
+    pub vetted: bool,
     /// Opens the byte streams. Not used for the commands of a cluster, whose client opens its own.
     pub connect: Arc<dyn Connect>,
 }
@@ -102,6 +105,7 @@ impl Options {
             database: 0,
             tls: None,
             call_timeout: CALL_TIMEOUT,
+            vetted: false,
             connect: Arc::new(TcpConnect),
         }
     }

@@ -3,6 +3,7 @@
 
 mod crash;
 mod damage;
+mod fitness;
 mod lockstep;
 mod recovery;
 mod redis;

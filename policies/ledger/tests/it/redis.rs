@@ -262,10 +262,12 @@ async fn a_flush_is_noticed() {
 }
 
 /// Repeats what may find no connection until it finds one.
-async fn reached<T>(mut run: impl AsyncFnMut() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+pub(crate) async fn reached<T>(mut run: impl AsyncFnMut() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
     for _ in 0..200 {
         match run().await {
-            Err(LedgerError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(LedgerError::Unavailable(_) | LedgerError::Unanswered(_)) => {
+                tokio::time::sleep(Duration::from_millis(50)).await
+            }
             other => return other,
         }
     }
@@ -390,7 +392,7 @@ async fn a_line_cut_under_a_call_leaves_its_outcome_open() {
     reached(async || ledger.usage(&id("acme")).await).await.unwrap();
     cut.store(true, Ordering::SeqCst);
     let lost = ledger.step(Step::within(next.clone())).await;
-    assert!(matches!(lost, Err(LedgerError::Unavailable(_))), "{lost:?}");
+    assert!(matches!(lost, Err(LedgerError::Unanswered(_))), "{lost:?}");
     assert_eq!(truth.usage(&id("acme")).await.unwrap().used.instances, 1, "it was written all the same, once");
     // The same step again says so, and writes nothing.
     let again = reached(async || ledger.step(Step::within(next.clone())).await).await.unwrap();
@@ -400,7 +402,7 @@ async fn a_line_cut_under_a_call_leaves_its_outcome_open() {
     }
     let claim = sample_claim("acme", "op2", "db");
     cut.store(true, Ordering::SeqCst);
-    assert!(matches!(ledger.claim(claim.clone()).await, Err(LedgerError::Unavailable(_))));
+    assert!(matches!(ledger.claim(claim.clone()).await, Err(LedgerError::Unanswered(_))));
     let joined = reached(async || ledger.claim(claim.clone()).await).await.unwrap();
     assert!(matches!(joined, Claimed::Joined(record) if record.uid == claim.uid), "the claim was this one's own");
 }
@@ -480,14 +482,14 @@ async fn a_write_counts_when_replicas_have_it() {
     replica.stop();
     let since = tokio::time::Instant::now();
     for answer in burst(50).await {
-        assert!(matches!(answer, Err(LedgerError::Unavailable(_))), "{answer:?}");
+        assert!(matches!(answer, Err(LedgerError::Unanswered(_))), "{answer:?}");
     }
     assert!(since.elapsed() < within * 5, "they wait together: {:?}", since.elapsed());
     assert!(ledger.operation(&id("acme"), &id("op0")).await.unwrap().is_some(), "reads wait for nobody");
     let redis = Redis::connect(Options::single("127.0.0.1", server.port())).unwrap();
     let other = RedisLedger::new(redis, LedgerOptions { acks, ..ledger_options("test", LeaseTime::Server) }).unwrap();
     let again = claim_new_or(&other, sample_claim("acme", "op50", "n50")).await;
-    assert!(matches!(again, Err(LedgerError::Unavailable(_))), "joining it confirms no more than making it: {again:?}");
+    assert!(matches!(again, Err(LedgerError::Unanswered(_))), "joining it confirms no more than making it: {again:?}");
     replica.cont();
     reached(async || claim_new_or(&ledger, sample_claim("acme", "last", "last")).await).await.unwrap();
 }

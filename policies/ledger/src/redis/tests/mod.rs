@@ -16,7 +16,9 @@ fn options(server: &RedisServer) -> Options {
 async fn settled<T>(mut run: impl AsyncFnMut() -> Result<T, LedgerError>) -> T {
     for _ in 0..200 {
         match run().await {
-            Err(LedgerError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(LedgerError::Unavailable(_) | LedgerError::Unanswered(_)) => {
+                tokio::time::sleep(Duration::from_millis(50)).await
+            }
             other => return other.unwrap(),
         }
     }
