@@ -246,12 +246,15 @@ impl Rebuilder {
         let recovery = &self.parts.recovery;
         let mut tenants: BTreeSet<TenantId> = self.parts.tenants.keys().cloned().collect();
         let roll = recovery.roll().await?;
-        tenants.extend(roll.tenants);
+        tenants.extend(roll.tenants.iter().cloned());
+        tenants.extend(recovery.seen().into_keys());
         let standings = recovery.standings(tenants.into_iter().collect()).await?;
         let whole: Vec<TenantId> = standings.iter().filter(|(_, s)| s.is_whole()).map(|(t, _)| t.clone()).collect();
         let mut lost = standings;
         lost.retain(|_, standing| !standing.is_whole() && !standing.is_new);
-        if lost.is_empty() && !roll.whole {
+        // A list can come back older than it was, under the same server: then it lacks tenants that were made since.
+        let is_listed = roll.whole && whole.iter().all(|tenant| roll.tenants.contains(tenant));
+        if lost.is_empty() && !is_listed {
             recovery.enlist(whole).await?;
         }
         let seen = recovery.seen();

@@ -41,7 +41,7 @@ pub const MUTANTS: [Mutant; 12] = [
     directed(Directed::Undone, bugs::NOTHING_REMEMBERED, 66),
     product(bugs::LOSS_CONFIRMED, 30),
     directed(Directed::Frozen, bugs::NO_SEND_FENCE, 96),
-    // A Redis that lost writes keeps its run id, so that the incarnation guard is blind.
+    // A Redis that lost writes keeps its run id and is told nothing of what was seen: the incarnation guard is blind.
     Mutant { name: "no-recovery", budget: 60, schedule: None, world: Some(|options| options.keeps_run_id = true) },
 ];
 

@@ -2,7 +2,9 @@
 //!
 //! The incarnation guard: each tenant's data carries the `run_id` of the server process under which it was last known
 //! to be whole. Every script compares it with the server's own; a different or missing one is
-//! [`crate::LedgerError::Recovering`], and nothing is written. Only what is in this trait works then.
+//! [`crate::LedgerError::Recovering`], and nothing is written. Only what is in this trait works then. A server that was
+//! replaced and comes back without a restart has its old `run_id`: so each finish also raises a generation, every script
+//! is told what its caller saw last ([`Mark`]), and data that lacks it is marked as [`BEHIND`], for everybody.
 //!
 //! A tenant is rebuilt by one process at a time. [`Recovery::begin`] gives it a [`Token`] by compare-and-set on the
 //! tenant's `rebuild` mark, with a lease in the server's time; every later call compares the token, and
@@ -27,6 +29,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::LedgerFuture;
 
+/// In place of an incarnation: somebody saw more of the data than is there.
+pub const BEHIND: &str = "behind";
+
 /// The last that a process saw of a tenant's data.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Mark {
@@ -36,6 +41,22 @@ pub struct Mark {
     /// The place of the last write seen.
     #[serde(rename = "s")]
     pub seq: u64,
+    /// How often the tenant was confirmed or rebuilt. One of two states of a tenant that has the lower one was left
+    /// behind, whatever server holds it.
+    #[serde(rename = "g", default)]
+    pub generation: u64,
+}
+
+impl Mark {
+    /// Takes in what was seen now. A late answer of a state that was left behind is not believed.
+    pub fn advance(&mut self, now: Self) {
+        let first = self.incarnation.is_empty();
+        if first || now.generation > self.generation {
+            *self = now;
+        } else if now.generation == self.generation && now.incarnation == self.incarnation {
+            self.seq = self.seq.max(now.seq);
+        }
+    }
 }
 
 /// How a tenant's data stands.
@@ -60,10 +81,13 @@ impl TenantStanding {
     #[must_use]
     pub fn holds(&self, seen: Option<&Mark>) -> bool {
         match (&self.data, seen) {
+            (Some(data), _) if data.incarnation == BEHIND => false,
             (_, None) => true,
             (None, Some(_)) => false,
             // A rebuild sets a new incarnation and leaves out no place below: only equal ones can be compared.
-            (Some(data), Some(seen)) => data.incarnation == seen.incarnation && data.seq >= seen.seq,
+            (Some(data), Some(seen)) => {
+                data.generation == seen.generation && data.incarnation == seen.incarnation && data.seq >= seen.seq
+            }
         }
     }
 }
@@ -220,7 +244,8 @@ mod tests {
 
     #[test]
     fn data_confirms_only_what_it_was_seen_with() {
-        let mark = |incarnation: &str, seq| Mark { incarnation: incarnation.to_owned(), seq };
+        let mark = |incarnation: &str, seq| Mark { incarnation: incarnation.to_owned(), seq, generation: 1 };
+        let older = |mark: Mark| Mark { generation: 0, ..mark };
         let held = |data: Option<Mark>, seen: Option<Mark>| {
             TenantStanding { server: "now".to_owned(), data, is_new: false }.holds(seen.as_ref())
         };
@@ -232,8 +257,28 @@ mod tests {
             (Some(mark("a", 4)), Some(mark("a", 5)), false),
             (Some(mark("a", 9)), Some(mark("b", 5)), false),
             (Some(mark("b", 5)), None, true),
+            (Some(older(mark("a", 9))), Some(mark("a", 5)), false),
+            (Some(mark(BEHIND, 5)), None, false),
+            (Some(mark(BEHIND, 5)), Some(mark("a", 5)), false),
         ] {
             assert_eq!(held(data.clone(), seen.clone()), expected, "{data:?} {seen:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_seen_only_advances() {
+        let mark = |incarnation: &str, generation, seq| Mark { incarnation: incarnation.to_owned(), seq, generation };
+        for (held, now, expected) in [
+            (Mark::default(), mark("a", 0, 0), mark("a", 0, 0)),
+            (mark("a", 1, 5), mark("a", 1, 7), mark("a", 1, 7)),
+            (mark("a", 1, 5), mark("a", 1, 3), mark("a", 1, 5)),
+            (mark("a", 1, 5), mark("b", 2, 3), mark("b", 2, 3)),
+            (mark("b", 2, 3), mark("a", 1, 9), mark("b", 2, 3)),
+            (mark("b", 2, 3), mark("a", 2, 9), mark("b", 2, 3)),
+        ] {
+            let mut seen = held.clone();
+            seen.advance(now.clone());
+            assert_eq!(seen, expected, "{held:?} {now:?}");
         }
     }
 }

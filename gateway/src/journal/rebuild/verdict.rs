@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     fn lost(data: bool) -> BTreeMap<TenantId, TenantStanding> {
-        let data = data.then(|| Mark { incarnation: "before".to_owned(), seq: 5 });
+        let data = data.then(|| Mark { incarnation: "before".to_owned(), seq: 5, generation: 0 });
         BTreeMap::from([("acme".parse().unwrap(), TenantStanding { server: "now".to_owned(), data, is_new: false })])
     }
 

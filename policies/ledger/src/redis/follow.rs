@@ -120,7 +120,7 @@ impl RedisLedger {
             Some(last) if records.len() == SCRIPT_PAGE => last.seq,
             _ => seq,
         };
-        self.saw(tenant, &reply.incarnation, seq);
+        self.saw(tenant, &reply.mark, seq);
         Ok((records, seq))
     }
 }

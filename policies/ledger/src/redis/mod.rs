@@ -6,7 +6,7 @@
 //!
 //! | key | type | what |
 //! |---|---|---|
-//! | `T:meta` | hash | `incarnation`: `run_id` of the server under which all this is whole; `seq`: place of the last write; `joining` while the tenant is being made |
+//! | `T:meta` | hash | `incarnation`: `run_id` of the server under which all this is whole, or `behind` when somebody saw more of it; `generation`: how often it was confirmed or rebuilt; `seq`: place of the last write; `joining` while the tenant is being made |
 //! | `T:op:OP` | hash | a record: `b` JSON without spec, `s` sealed spec, `h` digest of the spec, `r` revision, `q` place, `f` fence (store, counter, owner in lines), `d` due or empty, `m` last write, `x` removal asked for or empty, `u` uid, `i` creation, name, fingerprint in lines, `w` gone, epoch, five charges in words; `z` in what an expired record left, which has no `s h w d` |
 //! | `T:names` | hash | name -> operation that is not gone |
 //! | `T:usage`, `T:limits` | hash | dimension 1 to 5 (instances, cpu, memory, gpu, public addresses) -> amount |
@@ -138,7 +138,8 @@ impl Drop for RedisLedger {
 #[derive(Debug)]
 struct Reply {
     status: String,
-    incarnation: Value,
+    /// Under what the answer was given; its place is 0.
+    mark: Mark,
     rest: Vec<Value>,
 }
 
@@ -201,7 +202,9 @@ impl RedisLedger {
     ) -> Result<Option<Reply>, LedgerError> {
         let meta = self.keys.meta(tenant);
         let keys = [meta.as_slice()];
-        let call = link::Call { script, keys: &keys, args };
+        let seen = self.seen_text(tenant);
+        let args: Vec<&[u8]> = args.iter().copied().chain([seen.as_bytes()]).collect();
+        let call = link::Call { script, keys: &keys, args: &args };
         let acks = self.acks.filter(|_| must_last);
         // What was written before counts like what was written now: the answer to the writer may have been lost. The
         // server waits for everything up to the script, whoever wrote it.
@@ -215,9 +218,9 @@ impl RedisLedger {
         self.redis.proved();
         let Value::Array(mut rest) = value else { return Err(record::damaged("redis", "a script gave no list")) };
         let mut head = rest.drain(..rest.len().min(2));
-        let incarnation = head.nth(1).unwrap_or_default();
+        let mark = head.nth(1).as_ref().and_then(mark_of).unwrap_or_default();
         drop(head);
-        Ok(Some(Reply { status, incarnation, rest }))
+        Ok(Some(Reply { status, mark, rest }))
     }
 
     /// As [`RedisLedger::run`], for what needs no acknowledgement; a tenant that is not known is made sure to be new.
@@ -267,13 +270,26 @@ impl RedisLedger {
     }
 
     /// Notes what was seen of a tenant.
-    fn saw(&self, tenant: &TenantId, incarnation: &Value, seq: u64) {
-        let Some(incarnation) = values::text(incarnation) else { return };
+    fn saw(&self, tenant: &TenantId, mark: &Mark, seq: u64) {
+        if mark.incarnation.is_empty() {
+            return;
+        }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let mark = seen.entry(tenant.clone()).or_default();
-        let seq = if mark.incarnation == incarnation { seq.max(mark.seq) } else { seq };
-        *mark = Mark { incarnation, seq };
+        seen.entry(tenant.clone()).or_default().advance(Mark { seq, ..mark.clone() });
     }
+
+    /// What was seen of a tenant, for a script.
+    fn seen_text(&self, tenant: &TenantId) -> String {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mark = seen.get(tenant);
+        mark.map(|m| format!("{} {} {}", m.generation, m.seq, m.incarnation)).unwrap_or_default()
+    }
+}
+
+/// Incarnation and generation from the second part of a script's answer.
+fn mark_of(value: &Value) -> Option<Mark> {
+    let [incarnation, generation] = values::list(value)? else { return None };
+    Some(Mark { incarnation: values::text(incarnation)?, seq: 0, generation: values::number(generation)? })
 }
 
 /// The first element of a script's answer.

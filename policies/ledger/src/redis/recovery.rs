@@ -22,6 +22,7 @@ use redis::Value;
 use super::{
     LAYOUT, RedisLedger, Script,
     record::{self, damaged},
+    scripts::LACKS,
     status,
     tenants::{SEAL_PLACE, SEAL_TEXT},
     values,
@@ -31,7 +32,7 @@ use crate::{
     recovery::{Begun, Finish, Mark, Member, NotePage, Recovery, RemainingPage, Roll, TenantStanding, Token},
 };
 
-static RECOVERY: LazyLock<Script> = LazyLock::new(|| Script::new(&[include_str!("lua/recovery.lua")]));
+static RECOVERY: LazyLock<Script> = LazyLock::new(|| Script::new(&[LACKS, include_str!("lua/recovery.lua")]));
 static ROLL: LazyLock<Script> = LazyLock::new(|| Script::new(&[include_str!("lua/roll.lua")]));
 
 /// Tenants that are asked at the same time.
@@ -40,7 +41,9 @@ const AT_ONCE: usize = 16;
 impl RedisLedger {
     async fn recover(&self, tenant: &TenantId, args: &[&[u8]]) -> Result<(String, Vec<Value>), LedgerError> {
         let meta = self.keys.meta(tenant);
-        let answer = self.redis.eval_unguarded(&RECOVERY, &[&meta], args).await?;
+        let seen = self.seen_text(tenant);
+        let args: Vec<&[u8]> = args.iter().copied().chain([seen.as_bytes()]).collect();
+        let answer = self.redis.eval_unguarded(&RECOVERY, &[&meta], &args).await?;
         let status = status(&answer).ok_or_else(|| damaged("redis", "a script gave no answer"))?;
         let Value::Array(mut parts) = answer else { return Err(damaged("redis", "a script gave no list")) };
         parts.drain(..1);
@@ -83,11 +86,11 @@ impl RedisLedger {
                 let (_, parts) = self.recover(&tenant, &[b"standing"]).await?;
                 let part = |n: usize| parts.get(n).and_then(values::text);
                 let server = part(0).ok_or_else(|| damaged("redis", "the server has no run_id"))?;
-                let data = part(1).map(|incarnation| Mark {
-                    incarnation,
-                    seq: parts.get(2).and_then(values::number).unwrap_or_default(),
-                });
-                let is_new = data.is_none() && roll.whole && !ready.contains(&tenant);
+                let number = |n: usize| parts.get(n).and_then(values::number).unwrap_or_default();
+                let data = part(1).map(|incarnation| Mark { incarnation, seq: number(2), generation: number(3) });
+                // A list can come back older than it was, too: what was seen once is not new.
+                let was_seen = !self.seen_text(&tenant).is_empty();
+                let is_new = data.is_none() && roll.whole && !ready.contains(&tenant) && !was_seen;
                 Ok::<_, LedgerError>((tenant, TenantStanding { server, data, is_new }))
             })
             .buffered(AT_ONCE)
@@ -95,7 +98,7 @@ impl RedisLedger {
             .await?;
         for (tenant, standing) in &standings {
             if let Some(mark) = standing.data.as_ref().filter(|_| standing.is_whole()) {
-                self.saw(tenant, &Value::BulkString(mark.incarnation.clone().into_bytes()), mark.seq);
+                self.saw(tenant, mark, mark.seq);
             }
         }
         Ok(standings.into_iter().collect())

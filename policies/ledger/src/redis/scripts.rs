@@ -2,6 +2,8 @@
 
 use super::Script;
 
+/// Compares the data with what the caller saw of it; the first part of whatever works on a tenant.
+pub(super) const LACKS: &str = include_str!("lua/lacks.lua");
 const PRELUDE: &str = include_str!("lua/prelude.lua");
 
 macro_rules! scripts {
@@ -21,7 +23,7 @@ macro_rules! scripts {
         impl Scripts {
             pub(super) fn new() -> Self {
                 Self {
-                    $($name: Script::new(&[PRELUDE, include_str!(concat!("lua/", stringify!($name), ".lua"))]),)*
+                    $($name: Script::new(&[LACKS, PRELUDE, include_str!(concat!("lua/", stringify!($name), ".lua"))]),)*
                     leases: Script::new(&[include_str!("lua/leases.lua")]),
                     tenants: Script::new(&[include_str!("lua/tenants.lua")]),
                     join: Script::new(&[include_str!("lua/join.lua")]),

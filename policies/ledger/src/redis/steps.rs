@@ -44,7 +44,7 @@ impl RedisLedger {
         };
         match reply.status.as_str() {
             "new" => {
-                record.fence.store = values::text(&reply.incarnation).unwrap_or_default();
+                record.fence.store = reply.mark.incarnation.clone();
                 record.seq = self.written(&record.tenant, &reply)?;
                 // The claim stands also without a lease: somebody else may drive it then, and the fence says who.
                 let _ = self.lean_on_lease(&owner, now, lease).await;
@@ -65,14 +65,14 @@ impl RedisLedger {
     /// The record of an answer. What this process has learned must not be lost unseen, whoever wrote it.
     pub(super) fn noted(&self, tenant: &TenantId, reply: &Reply) -> Result<Box<OperationRecord>, LedgerError> {
         let record = self.decode(reply.part(0))?;
-        self.saw(tenant, &reply.incarnation, record.seq);
+        self.saw(tenant, &reply.mark, record.seq);
         Ok(record)
     }
 
     /// The place of a write from its answer.
     fn written(&self, tenant: &TenantId, reply: &Reply) -> Result<u64, LedgerError> {
         let seq = values::number(reply.part(0)).ok_or_else(|| reply.unexpected())?;
-        self.saw(tenant, &reply.incarnation, seq);
+        self.saw(tenant, &reply.mark, seq);
         Ok(seq)
     }
 
@@ -151,7 +151,7 @@ impl RedisLedger {
             "missing" => Ok(None),
             "same" | "written" => {
                 let record = self.decode(reply.part(0))?;
-                self.saw(tenant, &reply.incarnation, record.seq);
+                self.saw(tenant, &reply.mark, record.seq);
                 Ok(Some(record))
             }
             _ => Err(reply.unexpected()),
@@ -181,7 +181,7 @@ impl RedisLedger {
             match reply.status.as_str() {
                 "written" => {
                     let record = self.decode(reply.part(0))?;
-                    self.saw(&wish.tenant, &reply.incarnation, record.seq);
+                    self.saw(&wish.tenant, &reply.mark, record.seq);
                     return Ok(TakenOver::Taken(record));
                 }
                 "missing" => return Ok(TakenOver::Missing),

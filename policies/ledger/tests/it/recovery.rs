@@ -1,16 +1,26 @@
 //! The verbs of a rebuild on a real Redis: fenced by their token, and seen by the ledger only when they are finished.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
 
 use meridian_ledger::{
     Claimed, Ledger, LedgerError,
-    conformance::{redis_server::RedisServer, sample_claim},
+    conformance::{
+        claim_new,
+        redis_server::{RedisServer, wait_until},
+        sample_claim,
+    },
     recovery::{Begun, Finish, Recovery, Token},
-    redis::LeaseTime,
+    redis::{Address, Connect, Connecting, LeaseTime, Options, Redis, RedisLedger, TcpConnect},
 };
-use meridian_model::operation::{Charge, QuotaLimits};
+use meridian_model::operation::{Charge, OperationRecord, QuotaLimits};
 
-use crate::redis::fresh;
+use crate::redis::{fresh, ledger_options, reached};
 
 const LEASE: Duration = Duration::from_secs(60);
 
@@ -32,10 +42,8 @@ async fn a_rebuilder_that_was_overtaken_changes_nothing() {
     server.kill();
     server.restart();
     // The first call finds the old connection broken.
-    while matches!(ledger.standings(vec![tenant.clone()]).await, Err(LedgerError::Unavailable(_))) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let standing = ledger.standings(vec![tenant.clone()]).await.unwrap().remove(&tenant).unwrap();
+    let mut standings = reached(async || ledger.standings(vec![tenant.clone()]).await).await.unwrap();
+    let standing = standings.remove(&tenant).unwrap();
     assert!(!standing.is_whole() && standing.holds(Recovery::seen(&ledger).get(&tenant)), "{standing:?}");
     assert!(matches!(ledger.claim(claim.clone()).await, Err(LedgerError::Recovering(_))));
 
@@ -86,4 +94,123 @@ async fn a_rebuilder_that_was_overtaken_changes_nothing() {
     assert!(next.seq > 1_000, "{}", next.seq);
     let abandoned = ledger.abandoned("somebody", record.created_at, 10).await.unwrap();
     assert!(abandoned.iter().any(|r| r.op_id == record.op_id), "nobody's: whoever looks takes it over");
+}
+
+/// Leads to one of several servers; what is connected already stays where it is.
+#[derive(Debug, Default)]
+struct Switch(AtomicU16);
+
+impl Connect for Switch {
+    fn connect<'a>(&'a self, address: &'a Address) -> Connecting<'a> {
+        let at = Address::new(address.host.clone(), self.0.load(Ordering::SeqCst));
+        Box::pin(async move { TcpConnect.connect(&at).await })
+    }
+}
+
+impl Switch {
+    fn ledger(self: &Arc<Self>) -> RedisLedger {
+        let options = Options { connect: Arc::clone(self) as _, ..Options::single("127.0.0.1", 1) };
+        RedisLedger::new(Redis::connect(options).unwrap(), ledger_options("test", LeaseTime::Server)).unwrap()
+    }
+
+    /// Every connection breaks, and new ones lead to another server.
+    fn lead(&self, from: &RedisServer, to: &RedisServer) {
+        self.0.store(to.port(), Ordering::SeqCst);
+        for kind in ["normal", "pubsub"] {
+            let _ = from.ask(&["CLIENT", "KILL", "TYPE", kind]);
+        }
+    }
+}
+
+fn is_recovering<T>(answer: &Result<T, LedgerError>) -> bool {
+    matches!(answer, Err(LedgerError::Recovering(_)))
+}
+
+/// Every verb of every gateway is refused, also of one that saw nothing, and a rebuild is what ends it.
+async fn left_behind(witness: &RedisLedger, stranger: &RedisLedger, lost: &OperationRecord) {
+    let tenant = &lost.tenant;
+    let answer = reached(async || witness.claim(sample_claim("acme", "op1", "web")).await).await;
+    assert!(is_recovering(&answer), "{answer:?}");
+    let answer = reached(async || stranger.claim(sample_claim("acme", "late", "late")).await).await;
+    assert!(is_recovering(&answer), "who saw nothing is told as well: {answer:?}");
+    for ledger in [witness, stranger] {
+        let standing = ledger.standings(vec![tenant.clone()]).await.unwrap().remove(tenant).unwrap();
+        assert!(!standing.is_whole() && !standing.is_new, "{standing:?}");
+        assert!(!standing.holds(Recovery::seen(ledger).get(tenant)), "nobody can confirm it: {standing:?}");
+    }
+    let token = yours(stranger.begin(tenant, "b", "n9", LEASE).await.unwrap());
+    assert!(!stranger.finish(&token, Finish::Untouched { limits: None }).await.unwrap());
+    let token = yours(witness.begin(tenant, "b", "n10", LEASE).await.unwrap());
+    assert!(witness.restore(&token, lost.clone()).await.unwrap());
+    let seq = lost.seq + 100;
+    assert!(witness.finish(&token, Finish::Rebuilt { limits: QuotaLimits::default(), seq }).await.unwrap());
+    for ledger in [witness, stranger] {
+        assert!(ledger.operation(tenant, &lost.op_id).await.unwrap().is_some());
+        let op = format!("next{}", Recovery::seen(ledger).len());
+        assert!(ledger.claim(sample_claim("acme", &op, &op)).await.is_ok());
+    }
+}
+
+/// A primary that was cut off and replaced, and is a primary again without having been restarted: its `run_id` is the
+/// one that its data carries.
+#[tokio::test]
+async fn an_old_primary_that_returns_is_not_believed() {
+    let old = RedisServer::start(&[]);
+    let new = old.replica();
+    let switch = Arc::new(Switch::default());
+    switch.lead(&old, &old);
+    let (witness, stranger) = (switch.ledger(), switch.ledger());
+    witness.initialise().await.unwrap();
+    let first = claim_new(&witness, sample_claim("acme", "op1", "web")).await;
+    wait_until("the replica has it", || new.ask(&["EXISTS", "test{t:acme}:op:op1"]) == "1");
+    assert_eq!(new.ask(&["REPLICAOF", "NO", "ONE"]), "OK");
+    switch.lead(&old, &new);
+    let answer = reached(async || witness.operation(&first.tenant, &first.op_id).await).await;
+    assert!(is_recovering(&answer), "{answer:?}");
+    let standing = witness.standings(vec![first.tenant.clone()]).await.unwrap().remove(&first.tenant).unwrap();
+    assert!(standing.holds(Recovery::seen(&witness).get(&first.tenant)), "{standing:?}");
+    let token = yours(witness.begin(&first.tenant, "a", "n1", LEASE).await.unwrap());
+    assert!(witness.finish(&token, Finish::Untouched { limits: None }).await.unwrap());
+    witness.enlist(vec![first.tenant.clone()]).await.unwrap();
+    let lost = claim_new(&witness, sample_claim("acme", "op2", "db")).await;
+    assert_eq!(Recovery::seen(&witness)[&first.tenant].generation, 1);
+
+    switch.lead(&new, &old);
+    left_behind(&witness, &stranger, &lost).await;
+    assert_eq!(Recovery::seen(&witness)[&first.tenant].generation, 2);
+}
+
+/// The same primary, but it was a replica of an older state in between: data, `run_id` and generation are as they were,
+/// and the end is missing.
+#[tokio::test]
+async fn a_primary_that_followed_an_older_state_is_not_believed() {
+    let old = RedisServer::start(&[]);
+    let other = old.replica();
+    let switch = Arc::new(Switch::default());
+    switch.lead(&old, &old);
+    let (witness, stranger) = (switch.ledger(), switch.ledger());
+    witness.initialise().await.unwrap();
+    claim_new(&witness, sample_claim("acme", "op1", "web")).await;
+    wait_until("the replica has it", || other.ask(&["EXISTS", "test{t:acme}:op:op1"]) == "1");
+    assert_eq!(other.ask(&["REPLICAOF", "NO", "ONE"]), "OK");
+    let lost = claim_new(&witness, sample_claim("acme", "op2", "db")).await;
+    assert_eq!(old.ask(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]), "OK");
+    wait_until("it follows the other", || old.ask(&["EXISTS", "test{t:acme}:op:op2"]) == "0");
+    wait_until("it is in step", || old.ask(&["INFO", "replication"]).contains("master_link_status:up"));
+    assert_eq!(old.ask(&["REPLICAOF", "NO", "ONE"]), "OK");
+    switch.lead(&old, &old);
+    left_behind(&witness, &stranger, &lost).await;
+}
+
+/// The list of tenants comes back older, too: a tenant that was made meanwhile is not made once more.
+#[tokio::test]
+async fn a_tenant_that_was_seen_is_never_taken_for_new() {
+    let server = RedisServer::start(&[]);
+    let ledger = fresh(&server, LeaseTime::Server).await;
+    let record = claim_new(&ledger, sample_claim("acme", "op1", "web")).await;
+    assert_eq!(server.ask(&["DEL", "test{t:acme}:meta", "test{all}:tenants"]), "2");
+    let answer = ledger.claim(sample_claim("acme", "op1", "web")).await;
+    assert!(is_recovering(&answer), "{answer:?}");
+    let standing = ledger.standings(vec![record.tenant.clone()]).await.unwrap().remove(&record.tenant).unwrap();
+    assert!(!standing.is_new && !standing.is_whole(), "{standing:?}");
 }

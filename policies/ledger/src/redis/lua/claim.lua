@@ -9,7 +9,7 @@ end
 local holder = call('HGET', base .. 'names', name)
 if holder then return {'taken', incarnation, holder} end
 local seq = place(op)
-call('HSET', key, 'u', ARGV[4], 'f', incarnation .. '\n1\n' .. owner, 'r', 1, 'q', seq, 'd', now, 'm', now, 'x', '',
+call('HSET', key, 'u', ARGV[4], 'f', run .. '\n1\n' .. owner, 'r', 1, 'q', seq, 'd', now, 'm', now, 'x', '',
   'i', ARGV[7], 'w', ARGV[8], 'b', ARGV[9], 'h', ARGV[10], 's', ARGV[11])
 call('HSET', base .. 'names', name, op)
 call('ZADD', base .. 'ops', 0, op)

@@ -1,13 +1,23 @@
 -- First part of every script on one tenant. KEYS[1] is the tenant's `meta`; all its keys have the same hash tag.
 local call, meta = redis.call, KEYS[1]
 local base = string.sub(meta, 1, -5)
-local info = call('HMGET', meta, 'incarnation', 'joining')
-local incarnation = info[1]
-if not incarnation or info[2] then return {'unknown'} end
+local info = call('HMGET', meta, 'incarnation', 'joining', 'generation', 'seq')
+local run = info[1]
+if not run or info[2] then
+  if seen_generation then return redis.error_reply('RECOVERING the data of a tenant that was seen is gone') end
+  return {'unknown'}
+end
 -- The incarnation guard: what another process wrote last may lack what that process acknowledged.
-if string.match(call('INFO', 'server'), 'run_id:(%x+)') ~= incarnation then
+if string.match(call('INFO', 'server'), 'run_id:(%x+)') ~= run then
   return redis.error_reply('RECOVERING the server is not the one that this data was last known whole under')
 end
+local generation = tonumber(info[3] or '0')
+if lacks(run, generation, tonumber(info[4] or '0')) then
+  call('HSET', meta, 'incarnation', 'behind')
+  return redis.error_reply('RECOVERING the data is older than what was seen of it')
+end
+-- Part of each answer.
+local incarnation = {run, generation}
 
 local function record(op)
   return call('HMGET', base .. 'op:' .. op, 'b', 's', 'r', 'q', 'f', 'd', 'm', 'x', 'z')

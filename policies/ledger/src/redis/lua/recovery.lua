@@ -1,8 +1,14 @@
--- On a tenant that may have lost writes, in place of the guard. KEYS[1]: its `meta`. Arguments: verb, then by verb.
+-- On a tenant that may have lost writes, in place of the guard. KEYS[1]: its `meta`. Arguments: verb, then by verb, and
+-- what the caller saw last.
 local call, meta = redis.call, KEYS[1]
 local base = string.sub(meta, 1, -5)
 local run = string.match(call('INFO', 'server'), 'run_id:(%x+)')
-local info = call('HMGET', meta, 'incarnation', 'seq', 'joining')
+local info = call('HMGET', meta, 'incarnation', 'seq', 'joining', 'generation')
+local generation = tonumber(info[4] or '0')
+if info[1] == run and not info[3] and lacks(run, generation, tonumber(info[2] or '0')) then
+  info[1] = 'behind'
+  call('HSET', meta, 'incarnation', info[1])
+end
 local whole = info[1] == run and not info[3]
 local time = call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -10,7 +16,7 @@ local verb, mark = ARGV[1], base .. 'rebuild'
 
 if verb == 'standing' then
   if info[3] then return {'standing', run} end
-  return {'standing', run, info[1], info[2] or '0'}
+  return {'standing', run, info[1], info[2] or '0', generation}
 end
 
 if verb == 'begin' then
@@ -114,7 +120,7 @@ end
 
 -- nonce, '', five limits or nothing
 if verb == 'untouched' then
-  if not info[1] then return {'overtaken'} end
+  if not info[1] or info[1] == 'behind' then return {'overtaken'} end
   if ARGV[4] then
     call('DEL', base .. 'limits')
     for n = 1, 5 do
@@ -145,5 +151,7 @@ else
 end
 for _, op in ipairs(call('ZRANGE', base .. 'handed', 0, -1)) do call('DEL', base .. 'handed:' .. op) end
 call('DEL', base .. 'handed', base .. 'noted', base .. 'notes', mark)
-call('HSET', meta, 'incarnation', run)
+-- Above all that was seen: whoever saw this one believes nothing that was there before.
+generation = math.max(generation, tonumber(seen_generation or '0')) + 1
+call('HSET', meta, 'incarnation', run, 'generation', string.format('%.0f', generation))
 return {'done'}
