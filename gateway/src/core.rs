@@ -174,7 +174,7 @@ impl Core {
         let limits = Limits { place_timeout: config.driver.place_timeout.0, attempts_max: config.driver.max_attempts };
         let planner =
             Arc::new(Planner::new(pollers.clone(), Arc::clone(&fleet), profiles, Arc::clone(&tenants), limits));
-        let stop = CancellationToken::new();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let parts = Parts {
             ledger: Arc::clone(&deps.ledger),
             fleet: Arc::clone(&fleet),
@@ -188,12 +188,12 @@ impl Core {
             settings: driver_settings(config, limits),
         };
         let driver = Driver::new(parts, stop.clone());
-        let tasks = TaskTracker::new();
         let told = (Arc::clone(&deps.shared), replicas.owner().to_owned());
         let drawer = share_limits(&deps, replicas, (&tasks, &stop));
         let rebuilder = deps.recovery.map(|recovery| {
             Rebuilder::new(rebuild::Parts {
                 recovery,
+                ledger: Arc::clone(&deps.ledger),
                 fleet: Arc::clone(&fleet),
                 pollers: pollers.clone(),
                 deployment: deployment.clone(),

@@ -1,9 +1,10 @@
-//! The intent journal: what this gateway was about to send, kept on its own disk for the rebuild of a shared ledger
-//! that lost writes (RELIABILITY 2.9). Evidence, never authority: nothing is decided by it while the ledger is whole,
-//! and a gateway without one is as safe, only slower to know again what it did.
+//! The intent journal: what this gateway was about to send, and what it answered for good, kept on its own disk for the
+//! rebuild of a shared ledger that lost writes (RELIABILITY 2.9). Evidence, never authority: nothing is decided by it
+//! while the ledger is whole.
 //!
-//! An entry is written after the attempt is armed in the ledger and before its request leaves, and marked as settled
-//! when the ledger has its outcome. The seam is [`IntentLog`]: [`file::FileIntents`] in a process, [`MemoryIntents`] in
+//! An intent is written after the attempt is armed in the ledger and before its request leaves; an answer that leaves
+//! no trace at any cloud (a failure, an accepted delete) after the ledger has it and before it is given. Both are kept
+//! for [`KEPT`] at least: a store that fails over loses what it took last. The seam is [`IntentLog`]: [`file::FileIntents`] in a process, [`MemoryIntents`] in
 //! a simulation, [`NoIntents`] beside the embedded ledger, which is durable itself.
 
 pub mod file;
@@ -13,7 +14,8 @@ use std::{
     fmt::Debug,
     future::{Future, ready},
     pin::Pin,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use meridian_model::{
@@ -21,11 +23,16 @@ use meridian_model::{
         AdapterName, BackendId, ClientToken, CloudName, InstanceName, InstanceUid, OperationId, RegionId, TenantId,
         ZoneId,
     },
-    instance::Shape,
+    instance::{Labels, Shape},
     operation::{Attempt, Charge, OperationRecord},
     time::Time,
 };
 use serde::{Deserialize, Serialize};
+
+/// How long everything is kept: far longer than a replica that may become the primary lags behind.
+pub const KEPT: Duration = Duration::from_secs(5 * 60);
+/// Most answers that are kept; the oldest go first.
+const ANSWERS_MAX: usize = 10_000;
 
 /// One attempt that is about to be sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +120,75 @@ pub enum IntentError {
 /// A boxed future of the journal.
 pub type IntentFuture<'a> = Pin<Box<dyn Future<Output = Result<(), IntentError>> + Send + 'a>>;
 
+/// What a journal tells to a rebuild.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Note {
+    /// An attempt that was about to be sent.
+    Intent(Box<Intent>),
+    /// A record whose outcome was answered ([`vouched`]).
+    Answer(Box<OperationRecord>),
+}
+
+impl Note {
+    /// What it is called among the notes of its tenant.
+    #[must_use]
+    pub fn key(&self) -> String {
+        match self {
+            Self::Intent(intent) => intent.key().to_string(),
+            Self::Answer(record) => format!("answer/{}", record.op_id),
+        }
+    }
+}
+
+/// What is kept of a record whose outcome was answered: all that the answer and what follows from it need, without the
+/// wish, which may hold secrets.
+#[must_use]
+pub fn vouched(record: &OperationRecord) -> OperationRecord {
+    OperationRecord {
+        labels: Labels::new(),
+        annotations: Labels::new(),
+        spec: Arc::default(),
+        decision: None,
+        ..record.clone()
+    }
+}
+
+/// Answers by operation.
+#[derive(Debug, Default)]
+struct Answers(BTreeMap<(TenantId, OperationId), Answer>);
+
+#[derive(Debug)]
+struct Answer {
+    record: OperationRecord,
+    durable: bool,
+}
+
+impl Answers {
+    /// The same answer is on the disk already.
+    fn has(&self, record: &OperationRecord) -> bool {
+        let known = self.0.get(&(record.tenant.clone(), record.op_id.clone()));
+        known.is_some_and(|a| a.durable && a.record.rev >= record.rev)
+    }
+
+    fn keep(&mut self, record: OperationRecord, durable: bool) {
+        self.0.insert((record.tenant.clone(), record.op_id.clone()), Answer { record, durable });
+        if self.0.len() > ANSWERS_MAX
+            && let Some(oldest) = self.0.iter().min_by_key(|(_, a)| a.record.updated_at).map(|(key, _)| key.clone())
+        {
+            self.0.remove(&oldest);
+        }
+    }
+
+    fn forget(&mut self, before: Time) {
+        self.0.retain(|_, a| a.record.updated_at >= before);
+    }
+
+    fn all(&self) -> Vec<OperationRecord> {
+        self.0.values().map(|a| a.record.clone()).collect()
+    }
+}
+
 /// Where intents are kept.
 pub trait IntentLog: Debug + Send + Sync + 'static {
     /// Keeps an intent; durable when it returns.
@@ -126,6 +202,18 @@ pub trait IntentLog: Debug + Send + Sync + 'static {
 
     /// What was not settled, of this process and of those before it.
     fn pending(&self) -> Vec<Intent>;
+
+    /// The same, of attempts that were armed before a time.
+    fn armed_before(&self, time: Time) -> Vec<Intent>;
+
+    /// Keeps a record ([`vouched`]) whose outcome is about to be answered; durable when it returns.
+    fn answer(&self, record: OperationRecord) -> IntentFuture<'_>;
+
+    /// What was answered, by this process and those before it.
+    fn answers(&self) -> Vec<OperationRecord>;
+
+    /// Forgets answers to what was written last before a time. Needs no durability.
+    fn forget(&self, before: Time);
 }
 
 /// No journal: the ledger is durable itself.
@@ -142,14 +230,35 @@ impl IntentLog for NoIntents {
     fn pending(&self) -> Vec<Intent> {
         Vec::new()
     }
+
+    fn armed_before(&self, _: Time) -> Vec<Intent> {
+        Vec::new()
+    }
+
+    fn answer(&self, _: OperationRecord) -> IntentFuture<'_> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn answers(&self) -> Vec<OperationRecord> {
+        Vec::new()
+    }
+
+    fn forget(&self, _: Time) {}
 }
 
 /// A journal in memory, whose "disk" lives as long as its owner keeps it: for simulations and tests.
 #[derive(Debug, Default)]
-pub struct MemoryIntents(Mutex<BTreeMap<CloudName, Intent>>);
+pub struct MemoryIntents(Mutex<Kept>);
+
+/// What a journal holds.
+#[derive(Debug, Default)]
+struct Kept {
+    intents: BTreeMap<CloudName, Intent>,
+    answers: Answers,
+}
 
 impl MemoryIntents {
-    fn kept(&self) -> MutexGuard<'_, BTreeMap<CloudName, Intent>> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         // A poisoned lock means a panic between two complete states; the map is whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -157,15 +266,32 @@ impl MemoryIntents {
 
 impl IntentLog for MemoryIntents {
     fn arm(&self, intent: Intent) -> IntentFuture<'_> {
-        self.kept().insert(intent.cloud_name.clone(), intent);
+        self.kept().intents.insert(intent.cloud_name.clone(), intent);
         Box::pin(ready(Ok(())))
     }
 
     fn settle(&self, name: &CloudName) {
-        self.kept().remove(name);
+        self.kept().intents.remove(name);
     }
 
     fn pending(&self) -> Vec<Intent> {
-        self.kept().values().cloned().collect()
+        self.kept().intents.values().cloned().collect()
+    }
+
+    fn armed_before(&self, time: Time) -> Vec<Intent> {
+        self.kept().intents.values().filter(|i| i.armed_at < time).cloned().collect()
+    }
+
+    fn answer(&self, record: OperationRecord) -> IntentFuture<'_> {
+        self.kept().answers.keep(record, true);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn answers(&self) -> Vec<OperationRecord> {
+        self.kept().answers.all()
+    }
+
+    fn forget(&self, before: Time) {
+        self.kept().answers.forget(before);
     }
 }

@@ -25,5 +25,6 @@ mod running;
 mod sending;
 mod strays;
 mod task;
+mod vouch;
 
 pub(crate) use self::running::is_newer;

@@ -28,13 +28,13 @@ use std::{
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use meridian_ledger::{
-    LedgerError,
+    Ledger, LedgerError,
     recovery::{Begun, Confirmation, Finish, Member, Recovery, RemainingPage, TenantStanding, Token},
 };
 use meridian_model::{
     bugs,
     ids::{BackendId, TenantId},
-    operation::{OperationRecord, QuotaLimits},
+    operation::{OperationRecord, OperationState, QuotaLimits},
     time::Time,
 };
 use tokio::time::Instant;
@@ -46,7 +46,7 @@ use self::{
 };
 use super::{
     identity::Deployment,
-    intent::{Intent, IntentLog},
+    intent::{IntentLog, KEPT, Note},
 };
 use crate::{
     clock::{Clock, Entropy},
@@ -68,6 +68,8 @@ const SEQ_LEAP: u64 = 1 << 20;
 /// Places that a rebuild leaves for each millisecond of the clock: more than a server writes, and exact in a script
 /// until the year 2248.
 const PLACES_PER_MS: u64 = 1 << 10;
+/// Between two looks through the journal while all is whole.
+const TIDY_EVERY: Duration = Duration::from_secs(10);
 /// Records in one page.
 const PAGE: usize = 200;
 /// Pages of one tenant: more records than any tenant has.
@@ -82,13 +84,15 @@ const FAILED_WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration:
 pub struct Parts {
     /// The store.
     pub recovery: Arc<dyn Recovery>,
+    /// The same store, for what was promised and is missing in it.
+    pub ledger: Arc<dyn Ledger>,
     /// What this gateway remembers.
     pub fleet: Arc<Fleet>,
     /// The backends.
     pub pollers: Pollers,
     /// Reads cloud names.
     pub deployment: Deployment,
-    /// What this gateway was about to send.
+    /// What this gateway was about to send, and what it answered.
     pub intents: Arc<dyn IntentLog>,
     /// Wall clock.
     pub clock: Clock,
@@ -132,6 +136,8 @@ pub struct Rebuilder {
     known: BTreeSet<String>,
     /// The server that this gateway handed its records in to, by tenant.
     contributed: BTreeMap<TenantId, String>,
+    /// When the journal was looked through last.
+    tidied_at: Option<Instant>,
 }
 
 /// What one look showed.
@@ -150,6 +156,7 @@ impl Rebuilder {
             losses: Losses::default(),
             known: BTreeSet::new(),
             contributed: BTreeMap::new(),
+            tidied_at: None,
         }
     }
 
@@ -199,7 +206,11 @@ impl Rebuilder {
             self.losses = Losses::default();
             self.contributed.clear();
             self.progress.done();
-            self.settle_intents();
+            if self.tidied_at.is_none_or(|at| at.elapsed() >= TIDY_EVERY) {
+                self.keep_word().await?;
+                self.tidy_journal();
+                self.tidied_at = Some(Instant::now());
+            }
             return Ok(BEAT);
         }
         if self.losses.begin(&look.lost, Instant::now()) {
@@ -292,13 +303,26 @@ impl Rebuilder {
             stream::iter(records.into_iter().map(Ok))
                 .try_for_each_concurrent(AT_ONCE, |record| async move { recovery.contribute(record).await.map(drop) })
                 .await?;
-            for intent in self.parts.intents.pending().iter().filter(|i| i.tenant == *tenant) {
-                let Ok(text) = serde_json::to_string(intent) else { continue };
-                recovery.note(tenant, intent.key().as_str(), text).await?;
-            }
+            let notes = self.own_notes(tenant).into_iter().filter_map(|note| {
+                let text = serde_json::to_string(&note).ok()?;
+                Some(Ok((note.key(), text)))
+            });
+            stream::iter(notes)
+                .try_for_each_concurrent(AT_ONCE, |(key, text)| async move {
+                    recovery.note(tenant, &key, text).await.map(drop)
+                })
+                .await?;
             self.contributed.insert(tenant.clone(), standing.server.clone());
         }
         Ok(())
+    }
+
+    /// What this gateway's journal holds of a tenant.
+    fn own_notes(&self, tenant: &TenantId) -> Vec<Note> {
+        let intents = self.parts.intents.pending().into_iter().filter(|i| i.tenant == *tenant);
+        let answers = self.parts.intents.answers().into_iter().filter(|r| r.tenant == *tenant);
+        let intents = intents.map(|intent| Note::Intent(Box::new(intent)));
+        intents.chain(answers.map(|record| Note::Answer(Box::new(record)))).collect()
     }
 
     async fn begin(&self, tenant: &TenantId) -> Result<Begun, LedgerError> {
@@ -392,8 +416,13 @@ impl Rebuilder {
         records.extend(pages(|from| recovery.contributions(token, from, PAGE)).await?);
         let last = records.iter().map(|r| r.seq).chain(recovery.seen().get(&token.tenant).map(|m| m.seq)).max();
         let seq = place_above(last.unwrap_or_default(), clock.now());
-        let mut intents = self.parts.intents.pending();
-        intents.extend(self.noted(token).await?);
+        let mut intents = Vec::new();
+        for note in self.own_notes(&token.tenant).into_iter().chain(self.noted(token).await?) {
+            match note {
+                Note::Intent(intent) => intents.push(*intent),
+                Note::Answer(record) => records.push(*record),
+            }
+        }
         let merged = merge::merge(Evidence {
             tenant: &token.tenant,
             records,
@@ -422,15 +451,15 @@ impl Rebuilder {
         Ok(())
     }
 
-    /// What all gateways were about to send.
-    async fn noted(&self, token: &Token) -> Result<Vec<Intent>, LedgerError> {
-        let (mut intents, mut from) = (Vec::new(), None);
+    /// What all gateways' journals hold.
+    async fn noted(&self, token: &Token) -> Result<Vec<Note>, LedgerError> {
+        let (mut notes, mut from) = (Vec::new(), None);
         for _ in 0..PAGES_MAX {
             let page = self.parts.recovery.notes(token, from, PAGE).await?;
             for note in page.notes {
                 match serde_json::from_str(&note) {
-                    Ok(intent) => intents.push(intent),
-                    Err(error) => tracing::error!(%error, "an intent of another gateway cannot be read"),
+                    Ok(note) => notes.push(note),
+                    Err(error) => tracing::error!(%error, "a note of another gateway cannot be read"),
                 }
             }
             match page.next {
@@ -438,20 +467,39 @@ impl Rebuilder {
                 None => break,
             }
         }
-        Ok(intents)
+        Ok(notes)
     }
 
-    /// Forgets intents whose outcome the ledger has by now: those of operations that this gateway knows to be settled.
-    fn settle_intents(&self) {
-        for intent in self.parts.intents.pending() {
+    /// Forgets of the journal what is old enough: answers, and intents whose outcome the ledger has.
+    fn tidy_journal(&self) {
+        let before = self.parts.clock.now() - KEPT;
+        self.parts.intents.forget(before);
+        for intent in self.parts.intents.armed_before(before) {
             let record = self.parts.fleet.record(&intent.tenant, &intent.name).filter(|r| r.op_id == intent.op_id);
-            let settled = record.is_some_and(|r| {
+            // An operation that is not in the fleet of a gateway that is up to date has ended.
+            let settled = record.is_none_or(|r| {
                 r.attempts.iter().any(|a| a.name == intent.cloud_name && (a.state.is_closed() || a.cloud_id.is_some()))
             });
             if settled {
                 self.parts.intents.settle(&intent.cloud_name);
             }
         }
+    }
+
+    /// Has the deletes carried out that this gateway accepted, if a ledger was rebuilt without it and lacks them.
+    async fn keep_word(&self) -> Result<(), LedgerError> {
+        for answered in self.parts.intents.answers() {
+            let Some(removal) = answered.removal.filter(|_| answered.state == OperationState::Succeeded) else {
+                continue;
+            };
+            let record = self.parts.fleet.record(&answered.tenant, &answered.name);
+            if record.is_some_and(|r| r.op_id == answered.op_id && r.removal.is_none()) {
+                let (tenant, op) = (&answered.tenant, &answered.op_id);
+                tracing::error!(%tenant, %op, "the ledger lacks a delete that was accepted here; it is asked for again");
+                self.parts.ledger.request_removal(tenant, op, removal.requested_at).await?;
+            }
+        }
+        Ok(())
     }
 }
 

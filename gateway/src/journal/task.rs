@@ -210,9 +210,6 @@ impl Task {
     fn count_attempt(&self, record: &OperationRecord) {
         if let Some(attempt) = record.attempts.last() {
             self.parts().metrics.attempt(attempt.backend.as_str(), attempt.state.as_str());
-            if !matches!(attempt.state, AttemptState::Open | AttemptState::InDoubt) {
-                self.parts().intents.settle(&attempt.name);
-            }
         }
     }
 

@@ -36,6 +36,7 @@ pub async fn follow(core: &Core, follow: Follow, wait: Duration) -> Result<Outco
     if let Some(updates) = updates {
         record = settled(core, updates, until, |r| r.state.is_final()).await;
     }
+    core.driver.vouch(&record).await;
     answer(&record, key, replayed)
 }
 

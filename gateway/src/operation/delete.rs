@@ -38,6 +38,7 @@ pub async fn delete(
         Some(updates) => settled(core, updates, (Instant::now() + wish.wait).min(deadline), |r| r.is_gone()).await,
         None => Arc::new(*record),
     };
+    core.driver.vouch(&latest).await;
     if latest.is_gone() {
         return Ok(Outcome::Deleted);
     }

@@ -158,12 +158,13 @@ pub async fn explain(core: &Core, tenant: &TenantId, wish: &InstanceRef) -> Resu
 /// # Errors
 /// There is no such operation.
 pub async fn operation(core: &Core, tenant: &TenantId, id: &OperationId) -> Result<Outcome, Refusal> {
-    let view = match id.as_str().strip_suffix(DELETE_SUFFIX) {
-        Some(create) => {
-            let id = OperationId::new(create).map_err(|_| Refusal::not_found())?;
-            render::delete_operation(&*record(core, tenant, &id).await?).ok_or_else(Refusal::not_found)?
-        }
-        None => render::create_operation(&*record(core, tenant, id).await?),
+    let create = id.as_str().strip_suffix(DELETE_SUFFIX);
+    let of = create.map(OperationId::new).transpose().map_err(|_| Refusal::not_found())?;
+    let record = record(core, tenant, of.as_ref().unwrap_or(id)).await?;
+    core.driver.vouch(&record).await;
+    let view = match create {
+        Some(_) => render::delete_operation(&record).ok_or_else(Refusal::not_found)?,
+        None => render::create_operation(&record),
     };
     Ok(Outcome::Operation(Box::new(view)))
 }

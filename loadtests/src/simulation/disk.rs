@@ -8,7 +8,11 @@ use std::{
 };
 
 use meridian_gateway::journal::intent::{Intent, IntentFuture, IntentLog, MemoryIntents};
-use meridian_model::ids::{BackendId, CloudName};
+use meridian_model::{
+    ids::{BackendId, CloudName},
+    operation::OperationRecord,
+    time::Time,
+};
 
 use super::{faults::Caught, trace::Trace};
 
@@ -99,5 +103,21 @@ impl IntentLog for Disk {
 
     fn pending(&self) -> Vec<Intent> {
         self.journal.pending()
+    }
+
+    fn armed_before(&self, time: Time) -> Vec<Intent> {
+        self.journal.armed_before(time)
+    }
+
+    fn answer(&self, record: OperationRecord) -> IntentFuture<'_> {
+        self.journal.answer(record)
+    }
+
+    fn answers(&self) -> Vec<OperationRecord> {
+        self.journal.answers()
+    }
+
+    fn forget(&self, before: Time) {
+        self.journal.forget(before);
     }
 }

@@ -10,19 +10,19 @@
 //! of it is worth more than a refusal to start.
 
 use std::{
-    collections::BTreeMap,
     fs::{File, OpenOptions},
+    future::ready,
     io::{self, Read, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
 };
 
-use meridian_model::ids::CloudName;
+use meridian_model::{ids::CloudName, operation::OperationRecord, time::Time};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Intent, IntentError, IntentFuture, IntentLog};
+use super::{Intent, IntentError, IntentFuture, IntentLog, Kept};
 
 /// The journal.
 const FILE: &str = "intents.log";
@@ -32,8 +32,8 @@ const DRAFT: &str = "intents.new";
 const LOCK: &str = "intents.lock";
 /// Length and checksum before each record.
 const HEAD_BYTES: usize = 8;
-/// Longest record. Names, ids and amounts; ten times what the longest of them take.
-const RECORD_BYTES_MAX: usize = 16 * 1024;
+/// Longest record: an answer to what took very many attempts.
+const RECORD_BYTES_MAX: usize = 256 * 1024;
 /// Entries that wait for the disk; further callers wait for room.
 const QUEUE_MAX: usize = 1024;
 /// Entries in one write.
@@ -49,11 +49,17 @@ const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 enum Entry {
     Arm(Box<Intent>),
     Settle(CloudName),
+    Answer(Box<OperationRecord>),
+    Forget(Time),
 }
 
+type Written = oneshot::Sender<Result<(), IntentError>>;
+
 enum Command {
-    Arm(Box<Intent>, oneshot::Sender<Result<(), IntentError>>),
-    Settle(CloudName),
+    /// What must be on the disk before the caller goes on.
+    Keep(Entry, Written),
+    /// What may be lost.
+    Drop(Entry),
 }
 
 /// What was found when a journal was opened.
@@ -67,12 +73,12 @@ pub struct Found {
     pub torn_bytes: usize,
 }
 
-type Kept = Arc<Mutex<BTreeMap<CloudName, Intent>>>;
+type Shared = Arc<Mutex<Kept>>;
 
 /// A journal in a file.
 pub struct FileIntents {
     queue: Option<mpsc::Sender<Command>>,
-    kept: Kept,
+    kept: Shared,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -82,7 +88,7 @@ impl std::fmt::Debug for FileIntents {
     }
 }
 
-fn lock(kept: &Kept) -> MutexGuard<'_, BTreeMap<CloudName, Intent>> {
+fn lock(kept: &Shared) -> MutexGuard<'_, Kept> {
     // A poisoned lock means a panic between two complete states; the map is whole.
     kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -102,7 +108,7 @@ impl FileIntents {
             )
         })?;
         let (open, found) = read(&folder.join(FILE))?;
-        let kept: Kept = Arc::new(Mutex::new(open));
+        let kept: Shared = Arc::new(Mutex::new(open));
         // What was read is written anew, so that nothing torn stands before what follows.
         let disk = Disk::renew(folder, &kept)?;
         let (queue, commands) = mpsc::channel(QUEUE_MAX);
@@ -112,6 +118,24 @@ impl FileIntents {
             drop(guard);
         })?;
         Ok((Self { queue: Some(queue), kept, writer: Some(writer) }, found))
+    }
+}
+
+impl FileIntents {
+    fn keep(&self, entry: Entry) -> IntentFuture<'_> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let queue = self.queue.as_ref().ok_or(IntentError::Closed)?;
+            queue.send(Command::Keep(entry, reply)).await.map_err(|_| IntentError::Closed)?;
+            answer.await.map_err(|_| IntentError::Closed)?
+        })
+    }
+
+    /// Notes what may be lost: in a full queue it is read as before at the next start, and dropped then.
+    fn drop_entry(&self, entry: Entry) {
+        if let Some(queue) = &self.queue {
+            let _ = queue.try_send(Command::Drop(entry));
+        }
     }
 }
 
@@ -130,25 +154,43 @@ impl Drop for FileIntents {
 
 impl IntentLog for FileIntents {
     fn arm(&self, intent: Intent) -> IntentFuture<'_> {
-        Box::pin(async move {
-            let (reply, answer) = oneshot::channel();
-            let queue = self.queue.as_ref().ok_or(IntentError::Closed)?;
-            queue.send(Command::Arm(Box::new(intent), reply)).await.map_err(|_| IntentError::Closed)?;
-            answer.await.map_err(|_| IntentError::Closed)?
-        })
+        self.keep(Entry::Arm(Box::new(intent)))
     }
 
     fn settle(&self, name: &CloudName) {
-        if lock(&self.kept).remove(name).is_some()
-            && let Some(queue) = &self.queue
-        {
-            // Lost in a full queue it is read as open once more at the next start, and settled then.
-            let _ = queue.try_send(Command::Settle(name.clone()));
+        if lock(&self.kept).intents.remove(name).is_some() {
+            self.drop_entry(Entry::Settle(name.clone()));
         }
     }
 
     fn pending(&self) -> Vec<Intent> {
-        lock(&self.kept).values().cloned().collect()
+        lock(&self.kept).intents.values().cloned().collect()
+    }
+
+    fn armed_before(&self, time: Time) -> Vec<Intent> {
+        lock(&self.kept).intents.values().filter(|i| i.armed_at < time).cloned().collect()
+    }
+
+    fn answer(&self, record: OperationRecord) -> IntentFuture<'_> {
+        if lock(&self.kept).answers.has(&record) {
+            return Box::pin(ready(Ok(())));
+        }
+        self.keep(Entry::Answer(Box::new(record)))
+    }
+
+    fn answers(&self) -> Vec<OperationRecord> {
+        lock(&self.kept).answers.all()
+    }
+
+    fn forget(&self, before: Time) {
+        let mut kept = lock(&self.kept);
+        let had = kept.answers.0.len();
+        kept.answers.forget(before);
+        let fewer = kept.answers.0.len() < had;
+        drop(kept);
+        if fewer {
+            self.drop_entry(Entry::Forget(before));
+        }
     }
 }
 
@@ -163,12 +205,19 @@ struct Disk {
 
 impl Disk {
     /// A file with what is open, in the place of the one before.
-    fn renew(folder: &Path, kept: &Kept) -> io::Result<Self> {
+    fn renew(folder: &Path, kept: &Shared) -> io::Result<Self> {
         let draft = folder.join(DRAFT);
         let mut file = private(OpenOptions::new().write(true).create(true).truncate(true)).open(&draft)?;
         let mut bytes = Vec::new();
-        for intent in lock(kept).values() {
-            frame(&mut bytes, &Entry::Arm(Box::new(intent.clone())))?;
+        let (intents, answers) = {
+            let kept = lock(kept);
+            (kept.intents.values().cloned().collect::<Vec<_>>(), kept.answers.all())
+        };
+        for intent in intents {
+            frame(&mut bytes, &Entry::Arm(Box::new(intent)))?;
+        }
+        for record in answers {
+            frame(&mut bytes, &Entry::Answer(Box::new(record)))?;
         }
         file.write_all(&bytes)?;
         file.sync_all()?;
@@ -190,25 +239,34 @@ impl Disk {
     }
 }
 
-fn write_loop(mut disk: Disk, kept: &Kept, mut commands: mpsc::Receiver<Command>) {
+fn write_loop(mut disk: Disk, kept: &Shared, mut commands: mpsc::Receiver<Command>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while commands.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
         let mut bytes = Vec::new();
-        let mut waiting = Vec::new();
+        let (mut waiting, mut answers) = (Vec::new(), Vec::new());
         let mut refused = None;
         for command in batch.drain(..) {
-            match command {
-                Command::Arm(intent, reply) => {
-                    lock(kept).insert(intent.cloud_name.clone(), (*intent).clone());
-                    match frame(&mut bytes, &Entry::Arm(intent)) {
-                        Ok(()) => waiting.push(reply),
-                        Err(error) => drop(reply.send(Err(IntentError::Disk(error.to_string())))),
-                    }
+            let (entry, reply) = match command {
+                Command::Keep(entry, reply) => (entry, Some(reply)),
+                Command::Drop(entry) => (entry, None),
+            };
+            match (frame(&mut bytes, &entry), reply) {
+                (Ok(()), Some(reply)) => waiting.push(reply),
+                (Err(error), Some(reply)) => {
+                    // A caller that is gone needs no answer.
+                    let _ = reply.send(Err(IntentError::Disk(error.to_string())));
+                    continue;
                 }
-                Command::Settle(name) => {
-                    // Names are short; a failure here would only keep an intent open.
-                    let _ = frame(&mut bytes, &Entry::Settle(name));
+                // What is dropped is short; a failure would only keep it.
+                (_, None) => {}
+            }
+            match entry {
+                Entry::Arm(intent) => drop(lock(kept).intents.insert(intent.cloud_name.clone(), *intent)),
+                Entry::Answer(record) => {
+                    lock(kept).answers.keep((*record).clone(), false);
+                    answers.push(record);
                 }
+                Entry::Settle(_) | Entry::Forget(_) => {}
             }
         }
         // A failed sync says nothing of what is on the disk: a new file with all that is open does.
@@ -220,6 +278,10 @@ fn write_loop(mut disk: Disk, kept: &Kept, mut commands: mpsc::Receiver<Command>
                     refused = Some(error.to_string());
                 }
             }
+        }
+        if refused.is_none() {
+            let mut kept = lock(kept);
+            answers.into_iter().for_each(|record| kept.answers.keep(*record, true));
         }
         for reply in waiting {
             // A caller that is gone needs no answer.
@@ -241,7 +303,7 @@ fn frame(bytes: &mut Vec<u8>, entry: &Entry) -> io::Result<()> {
     Ok(())
 }
 
-fn read(path: &Path) -> io::Result<(BTreeMap<CloudName, Intent>, Found)> {
+fn read(path: &Path) -> io::Result<(Kept, Found)> {
     let mut bytes = Vec::new();
     match File::open(path) {
         Ok(file) => file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?,
@@ -252,19 +314,21 @@ fn read(path: &Path) -> io::Result<(BTreeMap<CloudName, Intent>, Found)> {
 }
 
 /// What a journal's bytes leave open.
-fn replay(bytes: &[u8]) -> (BTreeMap<CloudName, Intent>, Found) {
-    let (mut open, mut found) = (BTreeMap::new(), Found::default());
+fn replay(bytes: &[u8]) -> (Kept, Found) {
+    let (mut open, mut found) = (Kept::default(), Found::default());
     let mut rest = bytes;
     while let Some((body, crc, after)) = split(rest) {
         match (crc32fast::hash(body) == crc).then(|| serde_json::from_slice(body)) {
-            Some(Ok(Entry::Arm(intent))) => drop(open.insert(intent.cloud_name.clone(), *intent)),
-            Some(Ok(Entry::Settle(name))) => drop(open.remove(&name)),
+            Some(Ok(Entry::Arm(intent))) => drop(open.intents.insert(intent.cloud_name.clone(), *intent)),
+            Some(Ok(Entry::Settle(name))) => drop(open.intents.remove(&name)),
+            Some(Ok(Entry::Answer(record))) => open.answers.keep(*record, true),
+            Some(Ok(Entry::Forget(before))) => open.answers.forget(before),
             Some(Err(_)) | None => found.damaged += 1,
         }
         rest = after;
     }
     found.torn_bytes = rest.len();
-    found.open = open.len();
+    found.open = open.intents.len();
     (open, found)
 }
 
@@ -290,9 +354,10 @@ fn private(options: &mut OpenOptions) -> &OpenOptions {
 
 #[cfg(test)]
 mod tests {
-    use meridian_model::{operation::Charge, time::Time};
+    use meridian_model::operation::{Charge, Fence, OperationState};
 
     use super::*;
+    use crate::journal::intent::vouched;
 
     fn intent(n: u32) -> Intent {
         Intent {
@@ -338,6 +403,58 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_answer_is_there_after_a_restart_until_it_is_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |seconds: i64| Time::from_unix_ms(seconds * 1000);
+        let record = |op: &str, rev: u64, updated_at| {
+            let claim = meridian_ledger::conformance::sample_claim("acme", op, op);
+            OperationRecord {
+                v: 1,
+                rev,
+                seq: rev,
+                tenant: claim.tenant,
+                op_id: claim.op_id,
+                uid: claim.uid,
+                name: claim.name,
+                fingerprint: claim.fingerprint,
+                labels: claim.labels,
+                annotations: claim.annotations,
+                spec: claim.spec,
+                state: OperationState::Failed,
+                epoch: 1,
+                fence: Fence::default(),
+                due: None,
+                created_at: at(1),
+                updated_at,
+                decision: None,
+                attempts: Vec::new(),
+                condemned: Vec::new(),
+                charge: Charge::default(),
+                removal: None,
+                problem: None,
+                ran_at: None,
+                adopted: None,
+                last_seen: None,
+            }
+        };
+        let (log, _) = FileIntents::open(folder.path()).unwrap();
+        let (old, new) = (vouched(&record("old", 3, at(10))), vouched(&record("new", 5, at(20))));
+        log.answer(old.clone()).await.unwrap();
+        log.answer(new.clone()).await.unwrap();
+        let bytes = std::fs::read(folder.path().join(FILE)).unwrap();
+        assert!(!String::from_utf8_lossy(&bytes).contains("canary"), "no secret of the wish is on the disk");
+        log.answer(OperationRecord { rev: 4, ..new.clone() }).await.unwrap();
+        assert_eq!(std::fs::read(folder.path().join(FILE)).unwrap(), bytes, "what is there is not written again");
+        drop(log);
+        let (log, _) = FileIntents::open(folder.path()).unwrap();
+        assert_eq!(log.answers(), [new.clone(), old]);
+        log.forget(at(15));
+        assert_eq!(log.answers(), std::slice::from_ref(&new));
+        drop(log);
+        assert_eq!(FileIntents::open(folder.path()).unwrap().0.answers(), [new]);
+    }
+
+    #[tokio::test]
     async fn a_file_that_grew_is_written_anew_with_what_is_open() {
         let folder = tempfile::tempdir().unwrap();
         let (log, _) = FileIntents::open(folder.path()).unwrap();
@@ -364,7 +481,11 @@ mod tests {
         for cut in 0..=bytes.len() {
             let whole = ends.iter().filter(|end| **end <= cut).count() - 1;
             let (open, found) = replay(&bytes[..cut]);
-            assert_eq!((open.len(), found.damaged, found.torn_bytes), (whole, 0, cut - ends[whole]), "cut at {cut}");
+            assert_eq!(
+                (open.intents.len(), found.damaged, found.torn_bytes),
+                (whole, 0, cut - ends[whole]),
+                "cut at {cut}"
+            );
         }
     }
 
@@ -383,6 +504,7 @@ mod tests {
             let record = ends.iter().filter(|end| **end <= at).count() - 1;
             let in_length = at - ends[record] < 4;
             assert!(found.damaged > 0 || found.torn_bytes > 0, "byte {at}");
+            let open = open.intents;
             assert_eq!(open.len(), if in_length { open.len().min(2) } else { 2 }, "byte {at}");
             for n in 1..=u32::try_from(record).unwrap() {
                 assert!(open.values().any(|i| i.n == n), "byte {at}: what stands before is read");

@@ -2,7 +2,8 @@
 //!
 //! Sources, in the order in which they are believed about what they know:
 //! 1. what the *clouds* show, after the effect bound, in a complete sweep: it exists;
-//! 2. *records*, left in the store or remembered by gateways: the newest revision of each;
+//! 2. *records*, left in the store, remembered by gateways or vouched for by one that answered: the newest revision of
+//!    each;
 //! 3. *intents*: something may exist or appear.
 //!
 //! What holds for the result (`tests`):
@@ -133,13 +134,20 @@ pub fn merge(evidence: Evidence<'_>) -> Vec<OperationRecord> {
 
 /// Of two versions of a record the one that counts, with what the other knows of removals.
 fn newer(a: OperationRecord, b: OperationRecord) -> OperationRecord {
-    let (older, mut newer) = if (a.rev, a.updated_at) > (b.rev, b.updated_at) { (b, a) } else { (a, b) };
+    let (mut older, mut newer) = if (a.rev, a.updated_at) > (b.rev, b.updated_at) { (b, a) } else { (a, b) };
     let (rev, seq) = (newer.rev.max(older.rev), newer.seq.max(older.seq));
     if older.is_gone() && !newer.is_gone() {
-        newer = older;
+        std::mem::swap(&mut older, &mut newer);
     } else if newer.removal.is_none() && !newer.is_gone() {
         // Also of a version that another history left behind: a delete that was accepted once is carried out.
-        newer.removal = older.removal.map(|r| Removal { completed_at: None, ..r });
+        newer.removal = older.removal.take().map(|r| Removal { completed_at: None, ..r });
+    }
+    // What a gateway vouched for has no wish.
+    if *newer.spec == InstanceSpec::default() && !newer.is_gone() {
+        newer.spec = older.spec;
+        newer.labels = older.labels;
+        newer.annotations = older.annotations;
+        newer.decision = newer.decision.or(older.decision);
     }
     (newer.rev, newer.seq) = (rev, seq);
     newer

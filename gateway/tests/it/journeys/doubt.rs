@@ -15,8 +15,9 @@ use meridian_model::{
     error::ErrorCode,
     ids::{BackendId, CloudId, CloudName, OperationId, TenantId},
     instance::InstanceSpec,
-    operation::{AttemptState, Charge},
+    operation::{AttemptState, Charge, OperationRecord},
     status::{Observed, ObservedPhase, Phase},
+    time::Time,
 };
 use serde_json::{Value, json};
 
@@ -189,6 +190,20 @@ impl IntentLog for Stuck {
     fn pending(&self) -> Vec<Intent> {
         Vec::new()
     }
+
+    fn armed_before(&self, _: Time) -> Vec<Intent> {
+        Vec::new()
+    }
+
+    fn answer(&self, _: OperationRecord) -> IntentFuture<'_> {
+        Box::pin(std::future::pending())
+    }
+
+    fn answers(&self) -> Vec<OperationRecord> {
+        Vec::new()
+    }
+
+    fn forget(&self, _: Time) {}
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

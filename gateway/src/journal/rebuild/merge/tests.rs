@@ -9,6 +9,7 @@ use meridian_model::{
 use proptest::prelude::*;
 
 use super::*;
+use crate::journal::intent::vouched;
 
 const SHAPE: (MilliCpu, MemoryMib) = (MilliCpu(2000), MemoryMib(4096));
 const ONE: Charge = Charge { instances: 1, cpu: SHAPE.0, memory: SHAPE.1, gpu: 0, public_ips: 0 };
@@ -179,6 +180,30 @@ fn of_two_versions_the_newer_counts_and_a_removal_of_either() {
     assert!(all[0].removal.is_some() && machine::next(&all[0]) == Next::Remove, "{all:#?}");
     let all = merged(vec![gone(record(1, 4, 1, AttemptState::Running)), new], &places(&BACKENDS, &[shown(1, 1)]), &[]);
     assert!(all[0].is_gone(), "{all:#?}");
+}
+
+#[test]
+fn what_a_gateway_vouched_for_holds_beside_what_the_store_has_left() {
+    let mut left = record(1, 2, 1, AttemptState::Open);
+    left.spec = Arc::new(InstanceSpec { gpu_type: Some("known".to_owned()), ..InstanceSpec::default() });
+    left.labels = Labels::from([("app".to_owned(), "web".to_owned())]);
+    let ran = OperationRecord { adopted: Some(shown(1, 1)), ..record(1, 6, 1, AttemptState::Running) };
+    for versions in [vec![left.clone(), vouched(&deleted(ran.clone()))], vec![vouched(&deleted(ran.clone())), left]] {
+        let all = merged(versions, &places(&BACKENDS, &[]), &[intent(1, 1)]);
+        assert_eq!((all[0].state, machine::next(&all[0])), (OperationState::Succeeded, Next::Remove), "{all:#?}");
+        assert!(all[0].adopted.is_some(), "the answer of the create stays");
+        assert_eq!((all[0].spec.gpu_type.as_deref(), all[0].labels.len()), (Some("known"), 1));
+    }
+    let all = merged(vec![vouched(&deleted(ran))], &places(&BACKENDS, &[]), &[]);
+    assert_eq!((all.len(), machine::next(&all[0])), (1, Next::Remove), "nobody else has it: {all:#?}");
+
+    let problem = Problem::new(ErrorCode::QuotaExceeded, "too many");
+    let failed = vouched(&machine::failed(record(1, 3, 0, AttemptState::Open), problem, at(40)));
+    for left in [None, Some(record(1, 1, 0, AttemptState::Open)), Some(record(1, 1001, 0, AttemptState::Open))] {
+        let all = merged(left.into_iter().chain([failed.clone()]).collect(), &places(&[], &[]), &[]);
+        assert_eq!((all[0].state, machine::next(&all[0])), (OperationState::Failed, Next::Done), "{all:#?}");
+        assert_eq!(all[0].problem.as_ref().map(|p| p.code), Some(ErrorCode::QuotaExceeded));
+    }
 }
 
 #[test]

@@ -1,0 +1,36 @@
+//! Answers that a caller relies on and no cloud shows: that an operation failed, or that a delete was accepted. The
+//! gateway that gives one notes it on its own disk first, for a rebuild of a ledger that lost the write behind it.
+
+use std::time::Duration;
+
+use meridian_model::operation::{OperationRecord, OperationState};
+
+use super::{
+    driver::Driver,
+    intent::{KEPT, vouched},
+};
+
+/// Longest wait for the disk. The ledger has what is answered; the note is for the loss of that.
+const NOTED_WITHIN: Duration = Duration::from_secs(2);
+
+impl Driver {
+    /// Notes what is about to be answered from a record, unless a cloud shows it or it is old.
+    pub async fn vouch(&self, record: &OperationRecord) {
+        let parts = &self.0.parts;
+        let failed = record.state.is_final() && record.state != OperationState::Succeeded;
+        if !(failed || record.removal.is_some()) || record.updated_at + KEPT < parts.clock.now() {
+            return;
+        }
+        let why = match tokio::time::timeout(NOTED_WITHIN, parts.intents.answer(vouched(record))).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it did not answer within {} s", NOTED_WITHIN.as_secs()),
+        };
+        tracing::error!(
+            why,
+            meridian.tenant.id = %record.tenant,
+            meridian.operation.id = %record.op_id,
+            "an answer is not noted: the intent journal of this gateway cannot be written, look at its disk"
+        );
+    }
+}
