@@ -117,6 +117,8 @@ pub struct Core {
     retention: Duration,
     /// The ledger was read since the start: the fleet holds what was there.
     books: AtomicBool,
+    /// Cancelled when nothing is written any more.
+    written: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -161,8 +163,7 @@ impl Core {
     pub async fn start_over(config: &Config, deps: Deps, http: HttpClient) -> Result<Arc<Self>, BuildError> {
         let deployment = Deployment::new(&config.deployment.id, config.deployment.secret.expose_secret().as_bytes());
         let profiles = Profiles::new(config);
-        let fleet = Arc::new(Fleet::default());
-        let (ended_tx, ended_rx) = ended_channel();
+        let (fleet, (ended_tx, ended_rx)) = (Arc::new(Fleet::default()), ended_channel());
         let replicas = Replicas::new(Arc::clone(&deps.shared), format!("{:032x}", deps.entropy.next()));
         replicas.attend().await;
         let built = backends(config, &profiles, (&deployment, &http, &Outside::of(&deps)))?;
@@ -222,6 +223,7 @@ impl Core {
             tenants,
             retention: config.driver.retention.0,
             books: AtomicBool::new(false),
+            written: CancellationToken::new(),
             stop,
             tasks,
         });
@@ -242,7 +244,7 @@ impl Core {
         self.tasks.spawn(self.driver.clone().settle_ended(ended));
         let is_shared = rebuilder.is_some();
         if let Some(rebuilder) = rebuilder {
-            self.tasks.spawn(rebuilder.run(self.stop.clone()));
+            self.tasks.spawn(rebuilder.run(self.written.clone()));
         }
         match self.open_books().await {
             Ok(()) => {}
@@ -385,6 +387,8 @@ impl Core {
     pub async fn stop(&self) {
         self.driver.drain().await;
         self.stop.cancel();
+        // Who says that it is gone is not asked what it saw: not before its last write.
+        self.written.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }

@@ -145,6 +145,8 @@ impl Driver {
             // Who only joins must not drive: each wake-up costs calls to the vendor. A task whose record was taken over
             // for it may be about to stop, since its fence is an old one.
             let taken = already.updates.borrow().fence != record.fence;
+            // Whoever waits sees what this call brought, though the task may be deaf for as long as a vendor takes.
+            tell(&already.updates, &shown);
             return if taken || record.removal.is_some() { already.ask() } else { already.updates.subscribe() };
         }
         // Who waited while somebody else drove it goes on waiting.

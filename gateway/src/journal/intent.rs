@@ -4,7 +4,7 @@
 //!
 //! An intent is written after the attempt is armed in the ledger and before its request leaves; an answer that leaves
 //! no trace at any cloud (a failure, an accepted delete) after the ledger has it and before it is given. Both are kept
-//! for [`KEPT`] at least: a store that fails over loses what it took last. The seam is [`IntentLog`]: [`file::FileIntents`] in a process, [`MemoryIntents`] in
+//! for [`KEPT`]: a store that fails over loses what it took last. The seam is [`IntentLog`]: [`file::FileIntents`] in a process, [`MemoryIntents`] in
 //! a simulation, [`NoIntents`] beside the embedded ledger, which is durable itself.
 
 pub mod file;
@@ -131,12 +131,12 @@ pub enum Note {
 }
 
 impl Note {
-    /// What it is called among the notes of its tenant.
+    /// What it is called among the notes of its tenant, handed in by `owner`.
     #[must_use]
-    pub fn key(&self) -> String {
+    pub fn key(&self, owner: &str) -> String {
         match self {
             Self::Intent(intent) => intent.key().to_string(),
-            Self::Answer(record) => format!("answer/{}", record.op_id),
+            Self::Answer(record) => format!("answer/{owner}/{}", record.op_id),
         }
     }
 }
@@ -172,10 +172,15 @@ impl Answers {
     }
 
     fn keep(&mut self, record: OperationRecord, durable: bool) {
-        self.0.insert((record.tenant.clone(), record.op_id.clone()), Answer { record, durable });
+        let key = (record.tenant.clone(), record.op_id.clone());
+        if self.0.get(&key).is_some_and(|known| known.record.rev > record.rev) {
+            return;
+        }
+        self.0.insert(key, Answer { record, durable });
         if self.0.len() > ANSWERS_MAX
             && let Some(oldest) = self.0.iter().min_by_key(|(_, a)| a.record.updated_at).map(|(key, _)| key.clone())
         {
+            tracing::warn!(max = ANSWERS_MAX, "more answers than the intent journal keeps; the oldest is forgotten");
             self.0.remove(&oldest);
         }
     }

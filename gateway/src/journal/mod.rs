@@ -27,4 +27,4 @@ mod strays;
 mod task;
 mod vouch;
 
-pub(crate) use self::running::is_newer;
+pub(crate) use self::{running::is_newer, vouch::NOTED_WITHIN};

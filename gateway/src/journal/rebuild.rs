@@ -34,7 +34,7 @@ use meridian_ledger::{
 use meridian_model::{
     bugs,
     ids::{BackendId, TenantId},
-    operation::{OperationRecord, OperationState, QuotaLimits},
+    operation::{OperationRecord, QuotaLimits},
     time::Time,
 };
 use tokio::time::Instant;
@@ -70,6 +70,8 @@ const SEQ_LEAP: u64 = 1 << 20;
 const PLACES_PER_MS: u64 = 1 << 10;
 /// Between two looks through the journal while all is whole.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
+/// Old intents that one look asks the ledger about.
+const TIDIED_MAX: usize = 1_000;
 /// Records in one page.
 const PAGE: usize = 200;
 /// Pages of one tenant: more records than any tenant has.
@@ -138,6 +140,8 @@ pub struct Rebuilder {
     contributed: BTreeMap<TenantId, String>,
     /// When the journal was looked through last.
     tidied_at: Option<Instant>,
+    /// The store was compared with what this gateway answered, since anything may have been lost.
+    word_kept: bool,
 }
 
 /// What one look showed.
@@ -157,6 +161,7 @@ impl Rebuilder {
             known: BTreeSet::new(),
             contributed: BTreeMap::new(),
             tidied_at: None,
+            word_kept: false,
         }
     }
 
@@ -182,6 +187,8 @@ impl Rebuilder {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "the store's standing is not known");
+                    // It may be rebuilt by others before it is heard of again.
+                    self.word_kept = false;
                     failed = (failed * 2).min(FAILED_WAIT.1);
                     failed
                 }
@@ -206,13 +213,18 @@ impl Rebuilder {
             self.losses = Losses::default();
             self.contributed.clear();
             self.progress.done();
-            if self.tidied_at.is_none_or(|at| at.elapsed() >= TIDY_EVERY) {
+            if !self.word_kept {
                 self.keep_word().await?;
-                self.tidy_journal();
+                self.word_kept = true;
+            }
+            if self.tidied_at.is_none_or(|at| at.elapsed() >= TIDY_EVERY) {
+                self.tidy_journal().await?;
                 self.tidied_at = Some(Instant::now());
             }
             return Ok(BEAT);
         }
+        self.word_kept = false;
+        self.contributed.retain(|tenant, _| look.lost.contains_key(tenant));
         if self.losses.begin(&look.lost, Instant::now()) {
             let tenants = look.lost.len();
             tracing::error!(
@@ -291,6 +303,9 @@ impl Rebuilder {
     /// Hands in what this gateway remembers of tenants that lost something, and what it was about to send: it may have
     /// been restarted since and remember less than its journal.
     async fn contribute(&mut self, look: &Look) -> Result<(), LedgerError> {
+        let mut notes = self.own_notes(|tenant| {
+            look.lost.get(tenant).is_some_and(|standing| self.contributed.get(tenant) != Some(&standing.server))
+        });
         for (tenant, standing) in &look.lost {
             if self.contributed.get(tenant) == Some(&standing.server) {
                 continue;
@@ -303,9 +318,9 @@ impl Rebuilder {
             stream::iter(records.into_iter().map(Ok))
                 .try_for_each_concurrent(AT_ONCE, |record| async move { recovery.contribute(record).await.map(drop) })
                 .await?;
-            let notes = self.own_notes(tenant).into_iter().filter_map(|note| {
+            let notes = notes.remove(tenant).unwrap_or_default().into_iter().filter_map(|note| {
                 let text = serde_json::to_string(&note).ok()?;
-                Some(Ok((note.key(), text)))
+                Some(Ok((note.key(&self.parts.owner), text)))
             });
             stream::iter(notes)
                 .try_for_each_concurrent(AT_ONCE, |(key, text)| async move {
@@ -317,12 +332,16 @@ impl Rebuilder {
         Ok(())
     }
 
-    /// What this gateway's journal holds of a tenant.
-    fn own_notes(&self, tenant: &TenantId) -> Vec<Note> {
-        let intents = self.parts.intents.pending().into_iter().filter(|i| i.tenant == *tenant);
-        let answers = self.parts.intents.answers().into_iter().filter(|r| r.tenant == *tenant);
-        let intents = intents.map(|intent| Note::Intent(Box::new(intent)));
-        intents.chain(answers.map(|record| Note::Answer(Box::new(record)))).collect()
+    /// What this gateway's journal holds of tenants.
+    fn own_notes(&self, wanted: impl Fn(&TenantId) -> bool) -> BTreeMap<TenantId, Vec<Note>> {
+        let mut notes: BTreeMap<TenantId, Vec<Note>> = BTreeMap::new();
+        for intent in self.parts.intents.pending().into_iter().filter(|i| wanted(&i.tenant)) {
+            notes.entry(intent.tenant.clone()).or_default().push(Note::Intent(Box::new(intent)));
+        }
+        for record in self.parts.intents.answers().into_iter().filter(|r| wanted(&r.tenant)) {
+            notes.entry(record.tenant.clone()).or_default().push(Note::Answer(Box::new(record)));
+        }
+        notes
     }
 
     async fn begin(&self, tenant: &TenantId) -> Result<Begun, LedgerError> {
@@ -417,7 +436,8 @@ impl Rebuilder {
         let last = records.iter().map(|r| r.seq).chain(recovery.seen().get(&token.tenant).map(|m| m.seq)).max();
         let seq = place_above(last.unwrap_or_default(), clock.now());
         let mut intents = Vec::new();
-        for note in self.own_notes(&token.tenant).into_iter().chain(self.noted(token).await?) {
+        let own = self.own_notes(|tenant| *tenant == token.tenant).into_values().flatten();
+        for note in own.chain(self.noted(token).await?) {
             match note {
                 Note::Intent(intent) => intents.push(*intent),
                 Note::Answer(record) => records.push(*record),
@@ -471,30 +491,30 @@ impl Rebuilder {
     }
 
     /// Forgets of the journal what is old enough: answers, and intents whose outcome the ledger has.
-    fn tidy_journal(&self) {
-        let before = self.parts.clock.now() - KEPT;
-        self.parts.intents.forget(before);
-        for intent in self.parts.intents.armed_before(before) {
-            let record = self.parts.fleet.record(&intent.tenant, &intent.name).filter(|r| r.op_id == intent.op_id);
-            // An operation that is not in the fleet of a gateway that is up to date has ended.
+    async fn tidy_journal(&self) -> Result<(), LedgerError> {
+        let Parts { intents, ledger, clock, .. } = &self.parts;
+        let before = clock.now() - KEPT;
+        intents.forget(before);
+        for intent in intents.armed_before(before).into_iter().take(TIDIED_MAX) {
+            let record = ledger.operation(&intent.tenant, &intent.op_id).await?;
             let settled = record.is_none_or(|r| {
-                r.attempts.iter().any(|a| a.name == intent.cloud_name && (a.state.is_closed() || a.cloud_id.is_some()))
+                let named = r.attempts.iter().find(|a| a.name == intent.cloud_name);
+                r.is_gone() || named.is_some_and(|a| a.state.is_closed() || a.cloud_id.is_some())
             });
             if settled {
-                self.parts.intents.settle(&intent.cloud_name);
+                intents.settle(&intent.cloud_name);
             }
         }
+        Ok(())
     }
 
-    /// Has the deletes carried out that this gateway accepted, if a ledger was rebuilt without it and lacks them.
+    /// Has the deletes carried out that this gateway accepted, if the ledger was rebuilt without it and lacks them.
     async fn keep_word(&self) -> Result<(), LedgerError> {
         for answered in self.parts.intents.answers() {
-            let Some(removal) = answered.removal.filter(|_| answered.state == OperationState::Succeeded) else {
-                continue;
-            };
-            let record = self.parts.fleet.record(&answered.tenant, &answered.name);
-            if record.is_some_and(|r| r.op_id == answered.op_id && r.removal.is_none()) {
-                let (tenant, op) = (&answered.tenant, &answered.op_id);
+            let Some(removal) = answered.removal else { continue };
+            let (tenant, op) = (&answered.tenant, &answered.op_id);
+            let record = self.parts.ledger.operation(tenant, op).await?;
+            if record.is_some_and(|r| r.removal.is_none() && !r.is_gone()) {
                 tracing::error!(%tenant, %op, "the ledger lacks a delete that was accepted here; it is asked for again");
                 self.parts.ledger.request_removal(tenant, op, removal.requested_at).await?;
             }

@@ -11,20 +11,20 @@ use super::{
 };
 
 /// Longest wait for the disk. The ledger has what is answered; the note is for the loss of that.
-const NOTED_WITHIN: Duration = Duration::from_secs(2);
+pub(crate) const NOTED_WITHIN: Duration = Duration::from_millis(500);
 
 impl Driver {
-    /// Notes what is about to be answered from a record, unless a cloud shows it or it is old.
-    pub async fn vouch(&self, record: &OperationRecord) {
+    /// Notes what is about to be answered from a record, unless a cloud shows it or it is old; within a time.
+    pub async fn vouch(&self, record: &OperationRecord, within: Duration) {
         let parts = &self.0.parts;
         let failed = record.state.is_final() && record.state != OperationState::Succeeded;
         if !(failed || record.removal.is_some()) || record.updated_at + KEPT < parts.clock.now() {
             return;
         }
-        let why = match tokio::time::timeout(NOTED_WITHIN, parts.intents.answer(vouched(record))).await {
+        let why = match tokio::time::timeout(within, parts.intents.answer(vouched(record))).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("it did not answer within {} s", NOTED_WITHIN.as_secs()),
+            Err(_) => format!("it did not answer within {} ms", within.as_millis()),
         };
         tracing::error!(
             why,

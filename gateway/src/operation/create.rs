@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     core::Core,
-    journal::identity,
+    journal::{NOTED_WITHIN, identity},
     planner::{Wish, quota_problem},
     status::render,
     views,
@@ -36,7 +36,8 @@ pub async fn follow(core: &Core, follow: Follow, wait: Duration) -> Result<Outco
     if let Some(updates) = updates {
         record = settled(core, updates, until, |r| r.state.is_final()).await;
     }
-    core.driver.vouch(&record).await;
+    let left = operation.deadline.saturating_duration_since(Instant::now());
+    core.driver.vouch(&record, NOTED_WITHIN.min(left / 2)).await;
     answer(&record, key, replayed)
 }
 

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{DeleteInstance, Outcome, Refusal, create::settled, store_refusal, write_refusal};
 use crate::{
     core::Core,
+    journal::NOTED_WITHIN,
     status::render::{self, DELETE_SUFFIX},
     views,
 };
@@ -38,7 +39,7 @@ pub async fn delete(
         Some(updates) => settled(core, updates, (Instant::now() + wish.wait).min(deadline), |r| r.is_gone()).await,
         None => Arc::new(*record),
     };
-    core.driver.vouch(&latest).await;
+    core.driver.vouch(&latest, NOTED_WITHIN.min(deadline.saturating_duration_since(Instant::now()) / 2)).await;
     if latest.is_gone() {
         return Ok(Outcome::Deleted);
     }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{InstanceRef, ListInstances, Outcome, PageRequest, Refusal, quota_view, store_refusal};
 use crate::{
     core::Core,
+    journal::NOTED_WITHIN,
     status::render::{self, DELETE_SUFFIX},
     views,
 };
@@ -161,7 +162,7 @@ pub async fn operation(core: &Core, tenant: &TenantId, id: &OperationId) -> Resu
     let create = id.as_str().strip_suffix(DELETE_SUFFIX);
     let of = create.map(OperationId::new).transpose().map_err(|_| Refusal::not_found())?;
     let record = record(core, tenant, of.as_ref().unwrap_or(id)).await?;
-    core.driver.vouch(&record).await;
+    core.driver.vouch(&record, NOTED_WITHIN).await;
     let view = match create {
         Some(_) => render::delete_operation(&record).ok_or_else(Refusal::not_found)?,
         None => render::create_operation(&record),
@@ -178,6 +179,7 @@ pub async fn operations(core: &Core, tenant: &TenantId, page: &PageRequest) -> R
     let mut items = Vec::with_capacity(ids.len());
     for id in ids {
         let Ok(record) = record(core, tenant, &id).await else { continue };
+        core.driver.vouch(&record, NOTED_WITHIN).await;
         items.push(render::create_operation(&record));
         items.extend(render::delete_operation(&record));
     }

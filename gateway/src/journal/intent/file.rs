@@ -201,6 +201,8 @@ struct Disk {
     bytes: u64,
     /// Size right after it was begun.
     bytes_first: u64,
+    /// What was written last may be torn, or in a file that has no name any more: nothing may follow it.
+    broken: bool,
 }
 
 impl Disk {
@@ -224,7 +226,7 @@ impl Disk {
         std::fs::rename(&draft, folder.join(FILE))?;
         File::open(folder)?.sync_all()?;
         let bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        Ok(Self { folder: folder.to_owned(), file, bytes, bytes_first: bytes })
+        Ok(Self { folder: folder.to_owned(), file, bytes, bytes_first: bytes, broken: false })
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -269,13 +271,16 @@ fn write_loop(mut disk: Disk, kept: &Shared, mut commands: mpsc::Receiver<Comman
                 Entry::Settle(_) | Entry::Forget(_) => {}
             }
         }
-        // A failed sync says nothing of what is on the disk: a new file with all that is open does.
-        if disk.append(&bytes).is_err() || disk.is_due() {
+        // A failed write or sync says nothing of what is on the disk: a new file with all that is kept does.
+        let written = !disk.broken && disk.append(&bytes).is_ok();
+        if !written || disk.is_due() {
             match Disk::renew(&disk.folder, kept) {
                 Ok(renewed) => disk = renewed,
                 Err(error) => {
                     tracing::error!(%error, "the intent journal cannot be written");
-                    refused = Some(error.to_string());
+                    // What was appended before stays written, in the old file or in the new one.
+                    refused = (!written).then(|| error.to_string());
+                    disk.broken = true;
                 }
             }
         }
@@ -447,7 +452,9 @@ mod tests {
         assert_eq!(std::fs::read(folder.path().join(FILE)).unwrap(), bytes, "what is there is not written again");
         drop(log);
         let (log, _) = FileIntents::open(folder.path()).unwrap();
-        assert_eq!(log.answers(), [new.clone(), old]);
+        assert_eq!(log.answers(), [new.clone(), old.clone()]);
+        log.answer(OperationRecord { rev: 1, ..old.clone() }).await.unwrap();
+        assert_eq!(log.answers()[1].rev, 3, "a later answer counts");
         log.forget(at(15));
         assert_eq!(log.answers(), std::slice::from_ref(&new));
         drop(log);

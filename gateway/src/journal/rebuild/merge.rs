@@ -143,7 +143,7 @@ fn newer(a: OperationRecord, b: OperationRecord) -> OperationRecord {
         newer.removal = older.removal.take().map(|r| Removal { completed_at: None, ..r });
     }
     // What a gateway vouched for has no wish.
-    if *newer.spec == InstanceSpec::default() && !newer.is_gone() {
+    if *newer.spec == InstanceSpec::default() {
         newer.spec = older.spec;
         newer.labels = older.labels;
         newer.annotations = older.annotations;

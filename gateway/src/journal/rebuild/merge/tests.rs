@@ -187,6 +187,7 @@ fn what_a_gateway_vouched_for_holds_beside_what_the_store_has_left() {
     let mut left = record(1, 2, 1, AttemptState::Open);
     left.spec = Arc::new(InstanceSpec { gpu_type: Some("known".to_owned()), ..InstanceSpec::default() });
     left.labels = Labels::from([("app".to_owned(), "web".to_owned())]);
+    let left_spec = Arc::clone(&left.spec);
     let ran = OperationRecord { adopted: Some(shown(1, 1)), ..record(1, 6, 1, AttemptState::Running) };
     for versions in [vec![left.clone(), vouched(&deleted(ran.clone()))], vec![vouched(&deleted(ran.clone())), left]] {
         let all = merged(versions, &places(&BACKENDS, &[]), &[intent(1, 1)]);
@@ -199,6 +200,9 @@ fn what_a_gateway_vouched_for_holds_beside_what_the_store_has_left() {
 
     let problem = Problem::new(ErrorCode::QuotaExceeded, "too many");
     let failed = vouched(&machine::failed(record(1, 3, 0, AttemptState::Open), problem, at(40)));
+    let whole = OperationRecord { spec: left_spec, ..failed.clone() };
+    let all = merged(vec![whole.clone(), failed.clone()], &places(&[], &[]), &[]);
+    assert_eq!(all[0].spec, whole.spec, "what is whole is not overwritten by what was vouched for");
     for left in [None, Some(record(1, 1, 0, AttemptState::Open)), Some(record(1, 1001, 0, AttemptState::Open))] {
         let all = merged(left.into_iter().chain([failed.clone()]).collect(), &places(&[], &[]), &[]);
         assert_eq!((all[0].state, machine::next(&all[0])), (OperationState::Failed, Next::Done), "{all:#?}");
