@@ -104,8 +104,13 @@ fn conflict(why: impl Into<String>) -> Refusal {
 impl Reconciler {
     /// Whether an operation that an import made has the instance; `None` when the ledger cannot tell.
     pub(super) async fn is_imported(&self, backend: &Backend, id: &CloudId) -> Option<bool> {
+        self.is_imported_beside(backend, id, None).await
+    }
+
+    /// The same, whatever one tenant has.
+    async fn is_imported_beside(&self, backend: &Backend, id: &CloudId, but: Option<&TenantId>) -> Option<bool> {
         let source = format!("{}/{id}", backend.id);
-        for tenant in self.tenants_by_hash().into_values() {
+        for tenant in self.tenants_by_hash().into_values().filter(|tenant| Some(tenant) != but) {
             for k in 0..IMPORTS_MAX {
                 let op = operation(&self.parts().deployment, &tenant, &source, k).ok()?;
                 match self.parts().ledger.operation(&tenant, &op).await.ok()? {
@@ -143,6 +148,13 @@ impl Reconciler {
         }
         self.nobody_has(backend, wish, &seen).await?;
         let (claimed, _writing) = self.claim_import(wish, &seen).await?;
+        // Each claims before it looks again, so of two at once the later one sees the other. Who does gives way, even
+        // if both do: the other may have looked before.
+        if let Err(had) = self.nobody_has(backend, wish, &seen).await {
+            let problem = had.problem.clone();
+            self.step(Step::within(Box::new(machine::failed(*claimed, *problem, parts.clock.now())))).await?;
+            return Err(had);
+        }
         let taken_in = |now: Time| taken_in((*claimed).clone(), (&parts.deployment, backend), &seen, now);
         let next = taken_in(parts.clock.now()).map_err(Refusal::internal)?;
         // By force it is charged in the same one step, whatever the limits are: nothing else slips in.
@@ -200,13 +212,14 @@ impl Reconciler {
         Ok(None)
     }
 
+    /// That nothing has the instance, whatever imports the tenant itself has begun.
     async fn nobody_has(&self, backend: &Backend, wish: &Import, seen: &Observed) -> Result<(), Refusal> {
         let parts = self.parts();
         let had = || conflict("an operation has this instance already");
         if parts.fleet.record_at(&backend.id, &wish.cloud_id).is_some() {
             return Err(had());
         }
-        match self.is_imported(backend, &wish.cloud_id).await {
+        match self.is_imported_beside(backend, &wish.cloud_id, Some(&wish.tenant)).await {
             Some(false) => {}
             Some(true) => return Err(had()),
             None => return Err(unread()),

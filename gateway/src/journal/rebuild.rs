@@ -41,7 +41,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    merge::{Evidence, Place},
+    merge::{Evidence, Holders, Place},
     verdict::{Losses, Verdict},
 };
 use super::{
@@ -377,8 +377,9 @@ impl Rebuilder {
             tokio::time::sleep_until(clear_at).await;
             self.await_contributions(&tokens).await?;
             let places = sweep::all(&self.parts.pollers).await;
+            let imports = merge::imports(self.parts.fleet.records().iter().map(|record| &**record));
             for token in &tokens {
-                self.restore(token, &places).await?;
+                self.restore(token, &places, &imports).await?;
             }
             Ok(())
         };
@@ -428,7 +429,12 @@ impl Rebuilder {
     }
 
     /// Merges and restores one tenant, and sets its incarnation.
-    async fn restore(&self, token: &Token, places: &BTreeMap<BackendId, Place>) -> Result<(), LedgerError> {
+    async fn restore(
+        &self,
+        token: &Token,
+        places: &BTreeMap<BackendId, Place>,
+        imports: &Holders,
+    ) -> Result<(), LedgerError> {
         let Parts { recovery, fleet, deployment, clock, tenants, place_timeout, .. } = &self.parts;
         let mut records = fleet.remembered(&token.tenant);
         records.extend(pages(|from| recovery.remaining(token, from, PAGE)).await?);
@@ -448,6 +454,7 @@ impl Rebuilder {
             records,
             places,
             intents: &intents,
+            imports,
             deployment,
             place_timeout: *place_timeout,
             seq,

@@ -45,7 +45,8 @@ const SIGHTS_MIN: u32 = 2;
 /// Quarantine is at least this many effect bounds: whatever was in flight when it was first seen has landed by then.
 const EFFECT_BOUNDS: u32 = 2;
 
-/// Share of the shown names, as a divisor, that may lack a record before the ledger is the suspect, not the cloud.
+/// Share of the shown names, as a divisor, that may lack a record before the ledger is the suspect, not the cloud. What
+/// was never looked up counts as lacking one: of a large fleet each sweep looks up only some.
 const UNRECORDED_SHARE: usize = 5;
 
 /// Second instances that are remembered as counted. They must not happen; beyond so many nobody counts any more.
@@ -239,6 +240,8 @@ pub struct Stray {
     pub deletes: u32,
     /// Why nothing is done yet.
     pub held_back: HeldBack,
+    /// When it was looked up last the ledger had no record of it, or it was never looked up.
+    unrecorded: bool,
     since: Duration,
 }
 
@@ -392,13 +395,13 @@ pub fn reconcile(
 ) -> Verdict {
     let mut verdict = Verdict::default();
     remember(view, report, memory, now);
-    let unrecorded = view.shown.iter().filter(|s| s.held == Held::Missing).count();
-    let read = view.shown.iter().filter(|s| s.held != Held::Unread).count();
+    let lacks_record = |shown: &&Shown| memory.strays.get(&shown.id).is_some_and(|stray| stray.unrecorded);
+    let unrecorded = view.shown.iter().filter(lacks_record).count();
     let company = Company {
         trusted: report.trusted,
         serving: view.serving,
         holds_any: view.holds_any,
-        suspect: unrecorded > rules.removals_min && unrecorded * UNRECORDED_SHARE > read,
+        suspect: unrecorded > rules.removals_min && unrecorded * UNRECORDED_SHARE > view.shown.len(),
         leads: report.leads,
     };
     for shown in &view.shown {
@@ -470,12 +473,18 @@ fn remember(view: &View, report: &SweepReport, memory: &mut Memory, now: Now) {
         if !class.is_stray() {
             continue;
         }
+        let unrecorded = match shown.held {
+            Held::Missing => true,
+            Held::Unread => known.as_ref().is_none_or(|known| known.unrecorded),
+            Held::Current | Held::NoTenant | Held::Record(_) => false,
+        };
         let stray = match known {
             // A ledger that cannot be read for a moment changes nothing of what was known.
             Some(known) if known.class == class || class == Class::Unread => Stray {
                 observed: shown.observed.clone(),
                 last_seen: report.started_at,
                 sights: known.sights.saturating_add(1),
+                unrecorded,
                 ..known
             },
             _ => Stray {
@@ -487,6 +496,7 @@ fn remember(view: &View, report: &SweepReport, memory: &mut Memory, now: Now) {
                 sights: 1,
                 deletes: 0,
                 held_back: HeldBack::Quarantine,
+                unrecorded,
                 since: now.mono,
             },
         };

@@ -351,16 +351,28 @@ impl Reconciler {
         match action {
             Action::Wake(key) => self.wake(&key).await,
             Action::Condemn { key, observed, class } => self.condemn(backend, &key, &observed, class).await,
-            Action::TakeBack { key, observed } => self.take_back(backend, &key, &observed).await,
-            Action::Delete { id, name } => {
-                if self.is_imported(backend, &id).await != Some(false) {
-                    tracing::warn!(backend = %backend.id, cloud.id = %id, "an orphan may have been imported; it is left alone");
-                    return;
+            Action::TakeBack { key, observed } => {
+                let Some(id) = observed.id.as_ref() else { return };
+                if self.is_free(backend, id).await {
+                    self.take_back(backend, &key, &observed).await;
                 }
-                self.delete(backend, &id, &name, "quarantine").await;
+            }
+            Action::Delete { id, name } => {
+                if self.is_free(backend, &id).await {
+                    self.delete(backend, &id, &name, "quarantine").await;
+                }
             }
             Action::ProveLost { key, id } => self.prove_lost(poller, key, id).await,
         }
+    }
+
+    /// Whether it is certain that no import has the instance.
+    async fn is_free(&self, backend: &Backend, id: &CloudId) -> bool {
+        let free = self.is_imported(backend, id).await == Some(false);
+        if !free {
+            tracing::warn!(backend = %backend.id, cloud.id = %id, "a stray may have been imported; it is left alone");
+        }
+        free
     }
 
     /// Deletes an orphan. Whether it worked, the next sweep shows.

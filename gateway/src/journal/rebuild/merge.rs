@@ -8,7 +8,7 @@
 //!
 //! What holds for the result (`tests`):
 //! - nothing that was shown is unknown: it is an operation's attempt, or condemned by one, or its operation is gone
-//!   and the reconciler removes it as an orphan;
+//!   and the reconciler removes it as an orphan, or an import has it, and the operation in its name does not get it;
 //! - a record is charged at least for all of it that exists;
 //! - a removal that any source knows stays, and what any source knows to be gone stays gone;
 //! - at most one attempt is open, and it is the latest of which anything is known.
@@ -16,16 +16,22 @@
 //! Silence settles nothing here but this: an attempt that was followed by another had been proven gone before, and when
 //! a complete sweep does not show it either, it is not looked for again.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use meridian_model::{
     bugs,
     error::{ErrorCode, Problem},
-    ids::{AdapterName, BackendId, CloudName, InstanceName, InstanceUid, OperationId, RegionId, TenantId, ZoneId},
+    ids::{
+        AdapterName, BackendId, CloudId, CloudName, InstanceName, InstanceUid, OperationId, RegionId, TenantId, ZoneId,
+    },
     instance::{Container, InstanceSpec, Labels},
     operation::{
-        Attempt, AttemptState, Charge, Decision, Fence, OperationRecord, OperationState, QuotaLimits, RECORD_VERSION,
-        Removal,
+        Attempt, AttemptState, Charge, Decision, Fence, IMPORTED, OperationRecord, OperationState, QuotaLimits,
+        RECORD_VERSION, Removal,
     },
     status::Observed,
     time::Time,
@@ -71,6 +77,8 @@ pub struct Evidence<'a> {
     pub places: &'a BTreeMap<BackendId, Place>,
     /// What gateways were about to send.
     pub intents: &'a [Intent],
+    /// Instances that imports have, of all tenants.
+    pub imports: &'a Holders,
     /// Reads cloud names.
     pub deployment: &'a Deployment,
     /// How long an instance of which nothing but its name is known may take to run.
@@ -81,10 +89,42 @@ pub struct Evidence<'a> {
     pub now: Time,
 }
 
+/// Whose instances are: each with the operations that have it.
+pub type Holders = BTreeMap<(BackendId, CloudId), BTreeSet<(TenantId, OperationId)>>;
+
+/// The instances that imports have. Their names are those of other operations, or of none.
+#[must_use]
+pub fn imports<'a>(records: impl IntoIterator<Item = &'a OperationRecord>) -> Holders {
+    let mut holders = Holders::new();
+    for record in records.into_iter().filter(|r| r.annotations.contains_key(IMPORTED)) {
+        note_holder(&mut holders, record);
+    }
+    holders
+}
+
+fn note_holder(holders: &mut Holders, record: &OperationRecord) {
+    if let Some(instance) = has(record) {
+        holders.entry(instance).or_default().insert((record.tenant.clone(), record.op_id.clone()));
+    }
+}
+
+/// The instance that a live record has: what it was imported from, also while it is not taken in yet, or its open
+/// attempt's. What another gateway vouched for does not say that it was imported.
+fn has(record: &OperationRecord) -> Option<(BackendId, CloudId)> {
+    if record.is_gone() {
+        return None;
+    }
+    if let Some((backend, id)) = record.annotations.get(IMPORTED).and_then(|source| source.split_once('/')) {
+        return Some((BackendId::new(backend).ok()?, CloudId::new(id).ok()?));
+    }
+    let open = record.open_attempt()?;
+    Some((open.backend.clone(), open.cloud_id.clone()?))
+}
+
 /// The records to be restored, the oldest first. Their fences are the store's to give.
 #[must_use]
 pub fn merge(evidence: Evidence<'_>) -> Vec<OperationRecord> {
-    let Evidence { tenant, records, places, intents, deployment, place_timeout, seq, now } = evidence;
+    let Evidence { tenant, records, places, intents, imports, deployment, place_timeout, seq, now } = evidence;
     let mut known: BTreeMap<OperationId, OperationRecord> = BTreeMap::new();
     for record in records.into_iter().filter(|r| r.tenant == *tenant) {
         let newest = match known.remove(&record.op_id) {
@@ -95,24 +135,39 @@ pub fn merge(evidence: Evidence<'_>) -> Vec<OperationRecord> {
     }
     let hash = identity::tenant_hash(tenant);
     let seen = Seen { places, now, place_timeout };
+    let mut own = Holders::new();
+    known.values().for_each(|record| note_holder(&mut own, record));
+    let mut taken: BTreeSet<(&BackendId, &str)> = BTreeSet::new();
     for (backend, place) in places {
         for observed in place.shown.iter().flatten() {
             let Some(identity) = deployment.identify(&observed.name).filter(|i| i.tenant_hash == hash) else {
                 continue;
             };
+            if is_anothers(&own, imports, tenant, (backend, observed), &identity.op_id) {
+                taken.insert((backend, &observed.name));
+                continue;
+            }
             let Some(attempt) = shown_attempt(&identity, backend, place, observed, &seen) else { continue };
             let Some(record) = known.remove(&identity.op_id).or_else(|| from_shown(tenant, &identity, observed, now))
             else {
                 continue;
             };
             let record = known.entry(identity.op_id.clone()).or_insert(record);
-            seen.learn(record, attempt, identity.epoch);
+            match machine::is_lost(record).then(|| machine::returned(record.clone(), observed, now)).flatten() {
+                Some(returned) => *record = returned,
+                None => seen.learn(record, attempt, identity.epoch),
+            }
         }
     }
     // In the order of the attempts: a later one says that the one before had been proven gone.
     let mut intents: Vec<&Intent> = intents.iter().filter(|i| i.tenant == *tenant).collect();
     intents.sort_by(|a, b| (&a.op_id, a.n).cmp(&(&b.op_id, b.n)));
     for intent in intents {
+        // What came of it is an import's now.
+        let is_taken = taken.contains(&(&intent.backend, intent.cloud_name.as_str()));
+        if is_taken && !known.contains_key(&intent.op_id) {
+            continue;
+        }
         let record = known.entry(intent.op_id.clone()).or_insert_with(|| from_intent(intent, now));
         let is_new = record.attempts.iter().chain(&record.condemned).all(|a| a.name != intent.cloud_name);
         if is_new {
@@ -130,6 +185,21 @@ pub fn merge(evidence: Evidence<'_>) -> Vec<OperationRecord> {
     let mut merged: Vec<_> = known.into_values().collect();
     merged.sort_by(|a, b| (a.created_at, &a.op_id).cmp(&(b.created_at, &b.op_id)));
     merged
+}
+
+/// Whether an instance that is shown is another operation's than the one in its name: what was imported is its
+/// importer's. The tenant's own records are known best; of other tenants it is what `imports` says.
+fn is_anothers(
+    own: &Holders,
+    imports: &Holders,
+    tenant: &TenantId,
+    (backend, observed): (&BackendId, &Observed),
+    op: &OperationId,
+) -> bool {
+    let Some(id) = &observed.id else { return false };
+    let key = (backend.clone(), id.clone());
+    own.get(&key).is_some_and(|holders| holders.iter().any(|(_, other)| other != op))
+        || imports.get(&key).is_some_and(|holders| holders.iter().any(|(other, _)| other != tenant))
 }
 
 /// Of two versions of a record the one that counts, with what the other knows of removals.

@@ -323,6 +323,34 @@ fn the_ledger_is_the_suspect_also_when_it_was_not_read_for_every_name() {
 }
 
 #[test]
+fn the_ledger_is_the_suspect_also_when_its_large_fleet_is_looked_up_in_turns() {
+    const KNOWN: usize = 4_000;
+    const READS: usize = 1_000;
+    // So many names without a record: a ledger that lost most of them, then one that holds all but a few.
+    for (unrecorded, expected) in [(20_000, HeldBack::Mass), (900, HeldBack::Nothing)] {
+        let mut sweeps = Sweeps::new(true);
+        sweeps.rules.quarantine = Duration::from_secs(120);
+        let of = |n: usize, held| shown(&format!("i-{n:05}"), &format!("n{n}"), 1, held);
+        sweeps.view.fleet = KNOWN;
+        sweeps.view.shown = (0..KNOWN).map(|n| of(n, Held::Current)).collect();
+        sweeps.view.shown.extend((KNOWN..KNOWN + unrecorded).map(|n| of(n, Held::Unread)));
+        let unknown: BTreeSet<CloudId> = sweeps.view.shown.iter().skip(KNOWN).map(|s| s.id.clone()).collect();
+        let (mut last, mut deletes) = (None, 0);
+        for _ in 0..=unrecorded / READS + 5 {
+            let (turn, looked_at) = turn(&unknown, last.as_ref(), READS);
+            last = looked_at;
+            for shown in sweeps.view.shown.iter_mut().skip(KNOWN) {
+                shown.held = if turn.contains(&shown.id) { Held::Missing } else { Held::Unread };
+            }
+            deletes += sweeps.sweep().actions.len();
+        }
+        let all: BTreeSet<HeldBack> = sweeps.memory.strays.values().map(|s| s.held_back).collect();
+        assert!(all.contains(&expected), "{unrecorded}: {all:?}");
+        assert_eq!(deletes > 0, expected == HeldBack::Nothing, "{unrecorded}: {deletes} deletes");
+    }
+}
+
+#[test]
 fn an_instance_that_is_missed_is_asked_for_after_three_trusted_sweeps() {
     let mut sweeps = Sweeps::new(false);
     let key: Key = ("acme".parse().unwrap(), "op".parse().unwrap());

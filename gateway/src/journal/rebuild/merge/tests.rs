@@ -132,11 +132,21 @@ fn merged(
     places: &BTreeMap<BackendId, Place>,
     intents: &[Intent],
 ) -> Vec<OperationRecord> {
+    merged_beside(records, places, intents, &Holders::new())
+}
+
+fn merged_beside(
+    records: Vec<OperationRecord>,
+    places: &BTreeMap<BackendId, Place>,
+    intents: &[Intent],
+    imports: &Holders,
+) -> Vec<OperationRecord> {
     merge(Evidence {
         tenant: &tenant(),
         records,
         places,
         intents,
+        imports,
         deployment: &deployment(),
         place_timeout: Duration::from_secs(60),
         seq: 1_000,
@@ -304,6 +314,65 @@ fn an_instance_that_ended_is_charged_no_longer_and_one_of_another_tenant_is_not_
     assert!(merged(Vec::new(), &places(&BACKENDS, &[foreign]), &[]).is_empty());
 }
 
+fn lost(record: OperationRecord) -> OperationRecord {
+    let id = record.open_attempt().and_then(|a| a.cloud_id.clone());
+    id.and_then(|id| machine::lost(record.clone(), &id, "not shown", at(40))).unwrap_or(record)
+}
+
+/// Operation 5 of a tenant, by which the first attempt of operation `k` was imported; `record` has it if it is taken in.
+fn imported(of: &TenantId, k: u8, taken_in: bool) -> OperationRecord {
+    let mut import = record(5, 3, u32::from(taken_in), AttemptState::Running);
+    import.tenant = of.clone();
+    import.annotations = Labels::from([(IMPORTED.to_owned(), format!("{}/{}", backend(1), id(k, 1)))]);
+    for attempt in &mut import.attempts {
+        (attempt.name, attempt.cloud_id) = (name(k, 1), Some(id(k, 1)));
+    }
+    import
+}
+
+#[test]
+fn what_was_imported_is_not_given_back_to_the_operation_in_its_name() {
+    let (own, other) = (tenant(), TenantId::new("lab").unwrap());
+    let places = places(&BACKENDS, &[shown(1, 1)]);
+    let o = lost(record(1, 4, 1, AttemptState::Running));
+    assert!(machine::is_lost(&o));
+    for (taken_in, vouched_only) in [(true, false), (false, false), (true, true)] {
+        let mut import = imported(&own, 1, taken_in);
+        if vouched_only {
+            import.annotations.clear();
+        }
+        // Once lost, now imported: neither condemned nor taken back.
+        let all = merged(vec![o.clone(), import.clone()], &places, &[]);
+        assert!(all.len() == 2 && machine::is_lost(&all[0]) && all[0].condemned.is_empty(), "{all:#?}");
+        assert_eq!(all[1].charge.instances, u64::from(taken_in));
+        // Once an orphan without a record: it has one owner, whatever a journal says of its create.
+        for intents in [&[][..], &[intent(1, 1)]] {
+            let all = merged(vec![import.clone()], &places, intents);
+            assert_eq!(all.iter().map(|r| &r.op_id).collect::<Vec<_>>(), [&op(5)], "{all:#?}");
+        }
+    }
+    let beside = imports([&imported(&other, 1, true)]);
+    assert!(merged_beside(Vec::new(), &places, &[], &beside).is_empty(), "another tenant's");
+    let all = merged_beside(vec![o], &places, &[], &beside);
+    assert!(machine::is_lost(&all[0]) && all[0].condemned.is_empty(), "{all:#?}");
+    // An import that is over holds nothing.
+    let over = gone(imported(&other, 1, true));
+    assert!(imports([&over]).is_empty());
+    assert_eq!(merged(vec![gone(imported(&own, 1, true))], &places, &[]).len(), 2);
+}
+
+#[test]
+fn a_lost_instance_that_is_there_again_is_taken_back() {
+    let known = lost(record(1, 4, 1, AttemptState::Running));
+    let all = merged(vec![known.clone()], &places(&BACKENDS, &[shown(1, 1)]), &[]);
+    assert_eq!((states(&all[0]), all[0].condemned.len()), (vec![(1, AttemptState::Running)], 0), "{all:#?}");
+    assert_eq!((all[0].charge, machine::next(&all[0])), (ONE, Next::Done));
+    let all = merged(vec![known.clone()], &places(&BACKENDS, &[]), &[]);
+    assert!(machine::is_lost(&all[0]) && all[0].charge == Charge::default());
+    let all = merged(vec![deleted(known)], &places(&BACKENDS, &[shown(1, 1)]), &[]);
+    assert_eq!(all[0].condemned.len(), 1, "its removal was asked for: {all:#?}");
+}
+
 fn any_record() -> impl Strategy<Value = OperationRecord> {
     let states = prop::sample::select(vec![
         AttemptState::Open,
@@ -315,11 +384,12 @@ fn any_record() -> impl Strategy<Value = OperationRecord> {
         AttemptState::Refused,
         AttemptState::Absent,
     ]);
-    (0..4_u8, 1..20_u64, 0..3_u32, states, 0..4_u8).prop_map(|(k, rev, attempts, last, fate)| {
+    (0..4_u8, 1..20_u64, 0..3_u32, states, 0..5_u8).prop_map(|(k, rev, attempts, last, fate)| {
         let record = record(k, rev, attempts, last);
         match fate {
             0 => deleted(record),
             1 => gone(record),
+            2 => lost(record),
             _ => record,
         }
     })
