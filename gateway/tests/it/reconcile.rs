@@ -18,7 +18,7 @@ use meridian_gateway::{
     regions::Backend,
 };
 use meridian_ledger::{
-    Ledger,
+    Claim, Claimed, Ledger,
     conformance::{MemoryLedger, redis_server::RedisServer},
     redis::{Options, Redis, RedisShared},
     shared::{MemoryShared, Shared},
@@ -35,7 +35,7 @@ use serde_json::{Value, json};
 
 use crate::{
     journeys::world::{World, ask, at, core_beside, create, spec_from, until},
-    replicas::flaky::Flaky,
+    replicas::flaky::{Answers, Flaky},
 };
 
 const EKSCI: &str = "ap-guangzhou";
@@ -483,4 +483,50 @@ async fn an_import_is_not_taken_for_an_interrupted_one_while_it_is_written() {
     let record = world.core.reconciler.import(&wish).await.unwrap();
     assert_eq!((record.state, record.problem), (OperationState::Succeeded, None));
     assert_eq!(world.used_instances("lab").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_gives_way_to_another_tenants_that_was_claimed_at_once() {
+    let inner = Arc::new(MemoryLedger::new("store"));
+    let slow = Arc::new(Flaky::new(inner.clone()));
+    let world = World::on(slow.clone(), Scenario::demo(7), REPORT).await;
+    let foreign = plant(&world, ECI, "legacy-db".parse().unwrap()).await;
+    let (wish, source) = (import(ECI, &foreign, "old"), format!("{ECI}/{foreign}"));
+    until("it runs", || async {
+        let found = backend(&world, ECI).describe(vec![foreign.clone()]).await.unwrap();
+        found.iter().any(|o| o.phase.proves_capacity())
+    })
+    .await;
+    let claimed_by = |tenant: &str| {
+        let tenant = tenant.parse().unwrap();
+        (deployment().operation_id(&tenant, "IMPORT", &format!("{source}#0")).unwrap(), tenant)
+    };
+    // Another gateway's import has its claim between this one's look and its own.
+    slow.answer(Answers::Held);
+    let meanwhile = async {
+        let (op, lab) = claimed_by("lab");
+        until("it is claimed", || async { inner.operation(&lab, &op).await.unwrap().is_some() }).await;
+        let (op_id, tenant) = claimed_by("acme");
+        let mine = inner.operation(&lab, &op).await.unwrap().unwrap();
+        let claim = Claim {
+            tenant,
+            op_id,
+            uid: "inst_other".parse().unwrap(),
+            name: mine.name.clone(),
+            fingerprint: "other".to_owned(),
+            labels: mine.labels.clone(),
+            annotations: mine.annotations.clone(),
+            spec: Arc::clone(&mine.spec),
+            owner: "another".to_owned(),
+            now: world.core.clock.now(),
+            lease: Duration::from_secs(60),
+        };
+        assert!(matches!(inner.claim(claim).await.unwrap(), Claimed::New(_)));
+        slow.answer(Answers::Given);
+    };
+    let (refused, ()) = tokio::join!(world.core.reconciler.import(&wish), meanwhile);
+    assert_eq!(refused.unwrap_err().problem.code, ErrorCode::Conflict);
+    assert_eq!(world.used_instances("lab").await, 0);
+    let (op, lab) = claimed_by("lab");
+    assert!(inner.operation(&lab, &op).await.unwrap().is_some_and(|r| r.state == OperationState::Failed));
 }
