@@ -203,7 +203,8 @@ pub trait Recovery: Debug + Send + Sync + 'static {
     fn leave(&self, owner: &str) -> LedgerFuture<'_, ()>;
 
     /// Asks for the right to rebuild a tenant, or renews it when `nonce` holds it already. An owner's own earlier token
-    /// is no obstacle, and is not valid any more.
+    /// is no obstacle, and is not valid any more. A token is lost with the server that it was given under: to renew it
+    /// under another answers [`Begun::Another`].
     fn begin(&self, tenant: &TenantId, owner: &str, nonce: &str, lease: Duration) -> LedgerFuture<'_, Begun>;
 
     /// What is left of the tenant, as it is.

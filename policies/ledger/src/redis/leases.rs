@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use meridian_model::{ids::TenantId, operation::OperationRecord, time::Time};
 use tokio::time::Instant;
 
-use super::{LeaseTime, RedisLedger, values};
+use super::{LeaseTime, RedisLedger, record, values};
 use crate::{LedgerError, TakeOver};
 
 /// Most records of one answer of `abandoned`, as for every ledger.
@@ -78,7 +78,7 @@ impl RedisLedger {
                 Ok(None)
             }
             Some(left) => Ok(Some(Duration::from_millis(left))),
-            None => Err(super::record::damaged("leases", "no number")),
+            None => Err(record::damaged("leases", "no number")),
         }
     }
 
@@ -89,15 +89,16 @@ impl RedisLedger {
         limit: usize,
     ) -> Result<Vec<OperationRecord>, LedgerError> {
         let tenants = self.list_tenants().await?;
-        let owners: Vec<(TenantId, BTreeSet<String>)> = stream::iter(tenants)
+        let owners: Vec<(TenantId, Result<BTreeSet<String>, LedgerError>)> = stream::iter(tenants)
             .map(async |tenant| {
-                let reply = self.ask(&self.scripts.owners, &tenant, &[]).await?;
-                let owners = reply.and_then(|r| values::texts(r.part(0))).unwrap_or_default();
-                Ok::<_, LedgerError>((tenant, owners.into_iter().filter(|o| o != except).collect()))
+                let reply = self.ask(&self.scripts.owners, &tenant, &[]).await;
+                let owners = reply.map(|r| r.and_then(|r| values::texts(r.part(0))).unwrap_or_default());
+                (tenant, owners.map(|all| all.into_iter().filter(|o| o != except).collect()))
             })
             .buffered(TENANTS_AT_ONCE)
-            .try_collect()
-            .await?;
+            .collect()
+            .await;
+        let owners = answered(owners)?;
         let all: BTreeSet<&String> = owners.iter().flat_map(|(_, owners)| owners).collect();
         if all.is_empty() {
             return Ok(Vec::new());
@@ -107,20 +108,71 @@ impl RedisLedger {
         let lefts = values::list(&answer).unwrap_or_default().iter().map(values::number);
         let free: BTreeSet<&String> =
             all.into_iter().zip(lefts).filter(|(_, l)| *l == Some(0)).map(|(o, _)| o).collect();
-        let mut found = Vec::new();
+        let (mut found, mut failed) = (Vec::new(), None);
         for (tenant, owners) in &owners {
             for owner in owners.iter().filter(|o| free.contains(o)) {
                 let room = limit.min(PAGE_MAX).saturating_sub(found.len());
                 if room == 0 {
                     return Ok(found);
                 }
-                let count = room.to_string();
-                let reply = self.ask(&self.scripts.open, tenant, &[owner.as_bytes(), count.as_bytes()]).await?;
-                if let Some(reply) = reply {
-                    found.extend(self.decode_all(reply.part(0))?);
+                match self.read_open(tenant, owner, room).await {
+                    Ok(records) => found.extend(records),
+                    Err(error) => {
+                        tracing::warn!(%tenant, %error, "what a tenant's former owners left cannot be read");
+                        failed = Some(error);
+                    }
                 }
             }
         }
+        match failed {
+            Some(error) if found.is_empty() => Err(error),
+            _ => Ok(found),
+        }
+    }
+
+    /// What an owner has to do for a tenant, as far as it can be read: a damaged record hides none behind it.
+    async fn read_open(
+        &self,
+        tenant: &TenantId,
+        owner: &str,
+        room: usize,
+    ) -> Result<Vec<OperationRecord>, LedgerError> {
+        let (mut found, mut passed) = (Vec::new(), 0);
+        while found.len() < room && passed < PAGE_MAX {
+            let count = room - found.len();
+            let (from, text) = (passed.to_string(), count.to_string());
+            let args: [&[u8]; 3] = [owner.as_bytes(), from.as_bytes(), text.as_bytes()];
+            let Some(reply) = self.ask(&self.scripts.open, tenant, &args).await? else { break };
+            let page = values::list(reply.part(0)).unwrap_or_default();
+            for fields in page {
+                match self.decode(fields) {
+                    Ok(record) => found.push(*record),
+                    Err(error) => tracing::warn!(%tenant, %error, "an open record cannot be read and is not driven"),
+                }
+            }
+            if page.len() < count {
+                break;
+            }
+            passed += page.len();
+        }
         Ok(found)
+    }
+}
+
+/// What the tenants say that answer. One that does not is logged and holds up no other; when none does, that is why.
+pub(super) fn answered<T>(answers: Vec<(TenantId, Result<T, LedgerError>)>) -> Result<Vec<(TenantId, T)>, LedgerError> {
+    let (mut good, mut failed) = (Vec::new(), None);
+    for (tenant, answer) in answers {
+        match answer {
+            Ok(answer) => good.push((tenant, answer)),
+            Err(error) => {
+                tracing::warn!(%tenant, %error, "a tenant's ledger cannot be read; others go on");
+                failed = Some(error);
+            }
+        }
+    }
+    match failed {
+        Some(error) if good.is_empty() => Err(error),
+        _ => Ok(good),
     }
 }

@@ -96,6 +96,26 @@ async fn a_rebuilder_that_was_overtaken_changes_nothing() {
     assert!(abandoned.iter().any(|r| r.op_id == record.op_id), "nobody's: whoever looks takes it over");
 }
 
+/// A rebuild does not outlive the server that it began under: what it waited for was another's loss.
+#[tokio::test]
+async fn a_token_is_lost_with_its_server() {
+    let mut server = RedisServer::start(&[]);
+    let ledger = fresh(&server, LeaseTime::Server).await;
+    let record = claim_new(&ledger, sample_claim("acme", "op1", "web")).await;
+    let tenant = record.tenant;
+    server.restart();
+    let first = yours(reached(async || ledger.begin(&tenant, "a", "n1", LEASE).await).await.unwrap());
+    assert_eq!(yours(ledger.begin(&tenant, "a", "n1", LEASE).await.unwrap()), first, "renewed");
+    server.restart();
+    let renewed = reached(async || ledger.begin(&tenant, "a", "n1", LEASE).await).await.unwrap();
+    assert!(matches!(renewed, Begun::Another(_)), "{renewed:?}");
+    assert!(!ledger.finish(&first, Finish::Untouched { limits: None }).await.unwrap());
+    // Its holder begins anew, and may find that nothing was lost.
+    let second = yours(ledger.begin(&tenant, "a", "n2", LEASE).await.unwrap());
+    assert_ne!(second.server, first.server);
+    assert!(ledger.finish(&second, Finish::Untouched { limits: None }).await.unwrap());
+}
+
 /// Leads to one of several servers; what is connected already stays where it is.
 #[derive(Debug, Default)]
 struct Switch(AtomicU16);

@@ -10,7 +10,7 @@ use std::{
 
 use meridian_ledger::{
     Claimed, FeedPosition, Ledger, LedgerError, Standing, Step, Stepped,
-    conformance::{at, claim_new, id, one_instance, redis_server::RedisServer, sample_claim, suite, write},
+    conformance::{at, claim_new, failed, id, one_instance, redis_server::RedisServer, sample_claim, suite, write},
     redis::{Acks, Address, LeaseTime, LedgerOptions, Options, Redis, RedisLedger, Servers, User},
 };
 use meridian_model::operation::QuotaLimits;
@@ -311,6 +311,44 @@ async fn a_tenant_that_cannot_be_read_is_named_and_holds_up_no_other() {
     // Also while nothing is written of the others.
     let feed = ledger.feed(&feed.position, Duration::ZERO).await.unwrap().unwrap();
     assert_eq!((feed.records.len(), feed.behind.len()), (0, 1));
+}
+
+/// A record that cannot be read, and a tenant that recovers: neither holds up who takes over or shrinks the others.
+#[tokio::test]
+async fn a_tenant_that_fails_holds_up_neither_take_over_nor_expiry() {
+    let server = RedisServer::start(&[]);
+    let ledger = fresh(&server, LeaseTime::Server).await;
+    for (tenant, op) in [("acme", "op1"), ("acme", "op2"), ("beta", "op1")] {
+        claim_new(&ledger, sample_claim(tenant, op, op)).await;
+    }
+    for (tenant, op) in [("acme", "op3"), ("acme", "op4"), ("beta", "op3")] {
+        let open = claim_new(&ledger, sample_claim(tenant, op, op)).await;
+        write(&ledger, failed(open, at(3))).await;
+    }
+    ledger.release("owner-a").await.unwrap();
+    let left = async |limit: usize| {
+        let left = ledger.abandoned("owner-b", at(0), limit).await;
+        left.map(|all| all.into_iter().map(|r| format!("{}/{}", r.tenant, r.op_id)).collect::<Vec<_>>())
+    };
+    assert_eq!(left(10).await.unwrap(), ["acme/op1", "acme/op2", "beta/op1"]);
+    for op in ["op1", "op3"] {
+        assert_eq!(server.ask(&["HSET", &format!("test{{t:acme}}:op:{op}"), "b", "junk"]), "0");
+    }
+    assert_eq!(left(10).await.unwrap(), ["acme/op2", "beta/op1"]);
+    assert_eq!(left(1).await.unwrap(), ["acme/op2"], "it hides none behind it");
+    assert_eq!(ledger.expire(at(9), at(0), 10).await.unwrap(), 3);
+    assert_eq!(server.ask(&["ZCARD", "test{t:acme}:tombs"]), "1");
+    assert_eq!(server.ask(&["ZCARD", "test{t:beta}:tombs"]), "1");
+
+    assert_eq!(server.ask(&["HSET", "test{t:acme}:meta", "incarnation", "behind"]), "0");
+    let open = claim_new(&ledger, sample_claim("beta", "op5", "op5")).await;
+    write(&ledger, failed(open, at(4))).await;
+    ledger.release("owner-a").await.unwrap();
+    assert_eq!(left(10).await.unwrap(), ["beta/op1"]);
+    assert_eq!(ledger.expire(at(9), at(0), 10).await.unwrap(), 1);
+    assert_eq!(server.ask(&["HSET", "test{t:beta}:meta", "incarnation", "behind"]), "0");
+    assert!(matches!(left(10).await, Err(LedgerError::Recovering(_))), "nothing can be read");
+    assert!(matches!(ledger.expire(at(9), at(0), 10).await, Err(LedgerError::Recovering(_))));
 }
 
 /// Bytes and keys of a fleet of ten thousand: printed for the documentation, and bounded.
