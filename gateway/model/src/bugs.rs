@@ -16,13 +16,15 @@ pub const FAILOVER_ON_TIMEOUT: &str = "failover-on-timeout";
 pub const NO_SEND_FENCE: &str = "no-send-fence";
 /// Believes a look-up that shows nothing at once, whatever clock is asked: either clock alone waits the bound out.
 pub const SILENCE_BELIEVED: &str = "silence-believed";
-/// Forgets removals that were accepted and not carried out, in the rebuild of a ledger.
+/// Forgets removals that were accepted and not carried out: in the rebuild of a ledger, and where who accepted one looks
+/// whether the rebuild kept it.
 pub const REMOVAL_FORGOTTEN: &str = "removal-forgotten";
 /// Believes a sweep that shows nothing where all that was known has gone silent.
 pub const EMPTY_BELIEVED: &str = "empty-believed";
 /// Confirms a ledger that lost writes as whole.
 pub const LOSS_CONFIRMED: &str = "loss-confirmed";
-/// Hands nothing in of what a gateway remembers when a ledger is rebuilt.
+/// Uses nothing of what a gateway remembers when a ledger is rebuilt, nor of what it noted that it answered: either alone
+/// makes up for the other.
 pub const NOTHING_REMEMBERED: &str = "nothing-remembered";
 /// Drives on as if no removal had been asked for.
 pub const REMOVAL_IGNORED: &str = "removal-ignored";

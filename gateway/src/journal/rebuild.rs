@@ -338,7 +338,8 @@ impl Rebuilder {
         for intent in self.parts.intents.pending().into_iter().filter(|i| wanted(&i.tenant)) {
             notes.entry(intent.tenant.clone()).or_default().push(Note::Intent(Box::new(intent)));
         }
-        for record in self.parts.intents.answers().into_iter().filter(|r| wanted(&r.tenant)) {
+        let answers = if bugs::planted(bugs::NOTHING_REMEMBERED) { Vec::new() } else { self.parts.intents.answers() };
+        for record in answers.into_iter().filter(|r| wanted(&r.tenant)) {
             notes.entry(record.tenant.clone()).or_default().push(Note::Answer(Box::new(record)));
         }
         notes
@@ -517,6 +518,9 @@ impl Rebuilder {
 
     /// Has the deletes carried out that this gateway accepted, if the ledger was rebuilt without it and lacks them.
     async fn keep_word(&self) -> Result<(), LedgerError> {
+        if bugs::planted(bugs::REMOVAL_FORGOTTEN) || bugs::planted(bugs::NOTHING_REMEMBERED) {
+            return Ok(());
+        }
         for answered in self.parts.intents.answers() {
             let Some(removal) = answered.removal else { continue };
             let (tenant, op) = (&answered.tenant, &answered.op_id);

@@ -17,6 +17,7 @@ use meridian_gateway::{
     config::Config,
     core::{Core, Deps},
     http::{Http, Parts, authenticate},
+    journal::intent::MemoryIntents,
     operation,
     server::{Server, Setup},
     telemetry::{Metrics, core::CoreMetrics},
@@ -26,11 +27,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     clouds::{Clouds, LATE_EFFECT_MS_MAX, LIST_LAG_MS_MAX, SIGNATURE_WINDOW_SECS},
-    disk::Disk,
     faults::{SKEW_MS_MAX, gateway_name},
     net::{Host, PORT},
     store::Store,
     trace::Trace,
+    traps::{Trapped, Traps},
     workload::TENANTS,
 };
 
@@ -147,8 +148,10 @@ pub struct Machine {
     pub config: Rc<Config>,
     /// Where the ledger is.
     pub store: Store,
-    /// Its disk.
-    pub intents: Arc<Disk>,
+    /// Its intent journal.
+    pub intents: Arc<MemoryIntents>,
+    /// What it can be caught in.
+    pub traps: Arc<Traps>,
     /// Time and digest.
     pub trace: Arc<Trace>,
     /// How often it was started.
@@ -180,7 +183,7 @@ impl Machine {
         let deps = Deps {
             clock: clock.clone(),
             entropy: entropy.clone(),
-            ledger: opened.ledger,
+            ledger: Arc::new(Trapped { inner: opened.ledger, traps: Arc::clone(&self.traps) }),
             shared: opened.shared,
             recovery: opened.recovery,
             intents: Arc::clone(&self.intents) as _,

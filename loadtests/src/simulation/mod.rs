@@ -7,7 +7,6 @@
 pub mod checkers;
 pub mod cli;
 pub mod clouds;
-pub mod disk;
 pub mod faults;
 pub mod gateways;
 pub mod mutants;
@@ -17,6 +16,7 @@ pub mod runner;
 pub mod schedules;
 pub mod store;
 pub mod trace;
+pub mod traps;
 pub mod watch;
 pub mod workload;
 pub mod world;

@@ -30,17 +30,17 @@ const fn directed(schedule: Directed, name: &'static str, budget: u64) -> Mutant
 
 /// Every mutant. A budget is about three times what was needed when it was set, and at least 30.
 pub const MUTANTS: [Mutant; 12] = [
-    product(bugs::NO_WRITE_AHEAD, 30),
-    product(bugs::RESEND_BLIND, 96),
-    product(bugs::CHARGE_FREED, 30),
-    product(bugs::FAILOVER_ON_TIMEOUT, 30),
-    product(bugs::SILENCE_BELIEVED, 48),
+    directed(Directed::Killed, bugs::NO_WRITE_AHEAD, 30),
+    directed(Directed::Delayed, bugs::RESEND_BLIND, 30),
+    directed(Directed::Killed, bugs::CHARGE_FREED, 30),
+    directed(Directed::Delayed, bugs::FAILOVER_ON_TIMEOUT, 30),
+    directed(Directed::Delayed, bugs::SILENCE_BELIEVED, 30),
     directed(Directed::Silent, bugs::EMPTY_BELIEVED, 30),
     product(bugs::REMOVAL_IGNORED, 30),
     directed(Directed::Undone, bugs::REMOVAL_FORGOTTEN, 30),
     directed(Directed::Undone, bugs::NOTHING_REMEMBERED, 66),
-    product(bugs::LOSS_CONFIRMED, 30),
-    directed(Directed::Frozen, bugs::NO_SEND_FENCE, 96),
+    directed(Directed::Undone, bugs::LOSS_CONFIRMED, 30),
+    directed(Directed::Frozen, bugs::NO_SEND_FENCE, 30),
     // A Redis that lost writes keeps its run id and is told nothing of what was seen: the incarnation guard is blind.
     Mutant { name: "no-recovery", budget: 60, schedule: None, world: Some(|options| options.keeps_run_id = true) },
 ];

@@ -1,12 +1,13 @@
 //! Directed schedules: histories whose faults are drawn from the few that a rare interleaving is made of. A search at
 //! random over all faults meets these too seldom to say anything about what defends against them.
 //!
-//! Six seeds in sixteen are directed ([`Directed::of_seed`]); a mutant may ask for one in all of its seeds.
+//! Six seeds in sixteen are directed ([`Directed::of_seed`]); a mutant may ask for one in all of its seeds. What ordinary
+//! faults make often enough comes only when it is asked for.
 
-use meridian_cloudsim::core::{FaultInput, Rng};
+use meridian_cloudsim::core::{FaultInput, Rng, Vendor};
 
 use super::{
-    clouds::REGIONS,
+    clouds::{LATE_EFFECT_MS_MAX, REGIONS},
     faults::{self, CALM_FROM_MS, Caught, FAULTS_FROM_MS, Fault, Planned, between},
 };
 
@@ -21,6 +22,10 @@ pub enum Directed {
     Undone,
     /// A region goes silent for longer than the effect bound.
     Silent,
+    /// Creates without client tokens are answered with an error, and take effect after the first look-ups.
+    Delayed,
+    /// Gateways die as soon as their create has made an instance, for long enough to be taken over from.
+    Killed,
 }
 
 /// Taking over, looking for as long as the effect bound and the longest wait between two looks.
@@ -29,6 +34,12 @@ const CONCLUDED_MS: (u64, u64) = (28_000, 44_000);
 const UNDER_WAY_MS: (u64, u64) = (15, 70);
 /// What needs so long begins before this.
 const BEGUN_BY_MS: u64 = 16_000;
+/// How long after its request a create takes effect, when it does so late: at least some look-ups come before it.
+const DELAY_MS: (u64, u64) = (800, LATE_EFFECT_MS_MAX);
+/// Clients begin before this.
+const BUSY_UNTIL_MS: u64 = 40_000;
+/// A lease and more.
+const TAKEN_OVER_MS: (u64, u64) = (7_000, 14_000);
 /// Ordinary faults beside those of the schedule.
 const ORDINARY_MAX: u64 = 2;
 
@@ -56,6 +67,8 @@ impl Directed {
             Self::Late => all.extend(late(&mut rng)),
             Self::Undone => all.extend(undone(&mut rng)),
             Self::Silent => all.extend(silent(&mut rng)),
+            Self::Delayed => all.extend(delayed(&mut rng)),
+            Self::Killed => all.extend(killed(&mut rng)),
         }
         all.sort_by_key(|p| p.at_ms);
         all
@@ -69,6 +82,8 @@ impl Directed {
             Self::Late => "late",
             Self::Undone => "undone",
             Self::Silent => "silent",
+            Self::Delayed => "delayed",
+            Self::Killed => "killed",
         }
     }
 
@@ -77,7 +92,7 @@ impl Directed {
     pub const fn haste(schedule: Option<Self>) -> f64 {
         match schedule {
             Some(Self::Undone) => 0.3,
-            Some(Self::Frozen | Self::Late | Self::Silent) | None => 0.04,
+            Some(Self::Frozen | Self::Late | Self::Silent | Self::Delayed | Self::Killed) | None => 0.04,
         }
     }
 }
@@ -142,6 +157,36 @@ fn silent(rng: &mut Rng) -> Vec<Planned> {
     vec![Planned { at_ms, fault: Fault::Cloud(Box::new(input)) }]
 }
 
+fn delayed(rng: &mut Rng) -> Vec<Planned> {
+    // The vendor without client tokens: a repetition makes a second instance.
+    let nameless = REGIONS.into_iter().filter(|r| r.vendor == Vendor::TencentEksci);
+    nameless
+        .map(|region| {
+            let input = FaultInput {
+                kind: "lateEffect".to_owned(),
+                region: Some(region.name.to_owned()),
+                action: Some("Create*".to_owned()),
+                probability: Some(0.7),
+                after_ms: i64::try_from(between(rng, DELAY_MS)).ok(),
+                reply: Some("serverError".to_owned()),
+                for_ms: i64::try_from(BUSY_UNTIL_MS).ok(),
+                ..FaultInput::default()
+            };
+            Planned { at_ms: FAULTS_FROM_MS, fault: Fault::Cloud(Box::new(input)) }
+        })
+        .collect()
+}
+
+fn killed(rng: &mut Rng) -> Vec<Planned> {
+    (0..4)
+        .map(|gateway| {
+            let (after, down_ms) = (count(rng, (1, 2)), between(rng, TAKEN_OVER_MS));
+            let at_ms = between(rng, (FAULTS_FROM_MS, BUSY_UNTIL_MS));
+            Planned { at_ms, fault: Fault::CrashAtCreate { gateway, after, down_ms } }
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -155,6 +200,8 @@ mod tests {
             (Directed::Late, "request held, sender dead"),
             (Directed::Undone, "redis failover with loss at a delete"),
             (Directed::Silent, "cloud: emptyList"),
+            (Directed::Delayed, "cloud: lateEffect"),
+            (Directed::Killed, "crash at a create"),
         ] {
             for seed in 1..50 {
                 let plan = schedule.plan(seed);
@@ -166,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_seeds_come_by_every_schedule() {
+    fn ordinary_seeds_come_by_what_faults_seldom_make() {
         let all: BTreeSet<String> = (1..=16).map(|seed| format!("{:?}", Directed::of_seed(seed))).collect();
         assert_eq!(all.len(), 5);
     }

@@ -11,7 +11,6 @@ use turmoil::Sim;
 use super::{
     checkers::{Checkers, Finding, Held},
     clouds::{Clouds, REGIONS},
-    disk::Disk,
     faults::{self, CALM_FROM_MS, Caught, Fault, GATEWAYS, Planned, gateway_name},
     gateways::{self, Keys, Machine},
     net::Host,
@@ -19,6 +18,7 @@ use super::{
     schedules::Directed,
     store::Store,
     trace::Trace,
+    traps::Traps,
     watch::Watch,
     workload::{self, Book, Client, Final, TENANTS},
 };
@@ -82,7 +82,7 @@ struct World<'a> {
     trace: Arc<Trace>,
     clouds: Clouds,
     server: Server,
-    disks: Vec<Arc<Disk>>,
+    traps: Vec<Arc<Traps>>,
     book: Book,
     checkers: Checkers,
     endings: Vec<(u64, Ending)>,
@@ -152,14 +152,15 @@ pub fn run(seed: u64, options: Options) -> anyhow::Result<Verdict> {
         let (redis, host) = (redis.clone(), host.clone());
         async move { Ok(redis.serve(host).await?) }
     });
-    let disks: Vec<_> = GATEWAYS.into_iter().map(|name| Arc::new(Disk::new(name, &trace))).collect();
-    for (which, (name, disk)) in GATEWAYS.into_iter().zip(&disks).enumerate() {
+    let traps: Vec<_> = GATEWAYS.into_iter().map(|name| Arc::new(Traps::new(name, &trace))).collect();
+    for (which, (name, traps)) in GATEWAYS.into_iter().zip(&traps).enumerate() {
         let machine = Rc::new(Machine {
             which,
             seed,
             config: Rc::clone(&config),
             store: store.clone(),
-            intents: Arc::clone(disk),
+            intents: Arc::default(),
+            traps: Arc::clone(traps),
             trace: Arc::clone(&trace),
             boots: std::cell::Cell::new(0),
         });
@@ -179,7 +180,7 @@ pub fn run(seed: u64, options: Options) -> anyhow::Result<Verdict> {
         trace,
         clouds,
         server,
-        disks,
+        traps,
         book,
         checkers: Checkers::default(),
         endings: Vec::new(),
@@ -261,8 +262,8 @@ impl World<'_> {
                 self.ambushes.push((self.clouds.made() + after, gateway, down_ms));
             }
             Fault::AtArm { gateway, after, what } => {
-                if let Some(disk) = self.disks.get(gateway) {
-                    disk.set_trap(after, what);
+                if let Some(traps) = self.traps.get(gateway) {
+                    traps.set(after, what);
                 }
             }
             Fault::Stall { gateway, ms } => self.trace.stall(gateway_name(gateway), ms),
@@ -321,7 +322,7 @@ impl World<'_> {
     fn catch(&mut self) {
         let now = self.trace.elapsed_ms();
         for which in 0..GATEWAYS.len() {
-            let sprung = self.disks.get(which).map(|disk| disk.sprung()).unwrap_or_default();
+            let sprung = self.traps.get(which).map(|traps| traps.sprung()).unwrap_or_default();
             let name = gateway_name(which);
             for (backend, what) in sprung {
                 self.trace.note(&format!("{name} is caught before a create at {backend}: {what:?}"));
@@ -394,8 +395,8 @@ impl World<'_> {
         self.ambushes.clear();
         self.undoings.clear();
         self.endings.retain(|(_, ending)| !matches!(ending, Ending::Die(..) | Ending::Hold(..)));
-        for disk in &self.disks {
-            disk.clear();
+        for traps in &self.traps {
+            traps.clear();
         }
         for (_, ending) in std::mem::take(&mut self.endings) {
             self.end(ending);
