@@ -198,14 +198,14 @@ impl Demo {
 
     /// Commands to try, ready to be copied.
     #[must_use]
-    pub fn hints(&self, program: &str, gateway: &str) -> String {
+    pub fn hints(&self, program: &str, gateway: &str, admin: &str) -> String {
         let control = self.clouds.get("control").and_then(Value::as_str).unwrap_or_default();
         let first = self.clouds.pointer("/backends/0/region").and_then(Value::as_str).unwrap_or_default();
         let key = self.state.tenants.first().map(|t| t.api_key.as_str()).unwrap_or_default();
         let config = self.config_path();
         format!(
             "A gateway with simulated clouds is running at {gateway}; its configuration is {}.\nTry, in another shell:\n\n  \
-             export MERIDIAN_SERVER={gateway} MERIDIAN_TOKEN={key}\n  \
+             export MERIDIAN_SERVER={gateway} MERIDIAN_TOKEN={key} MERIDIAN_ADMIN={admin}\n  \
              {program} create web --image nginx:1.27 --wait\n  \
              {program} get inst -o wide\n  \
              {program} get regions\n\n  \

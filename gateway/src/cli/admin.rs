@@ -126,6 +126,7 @@ pub(super) fn connect(args: &Admin, global: &Global, env: &Environment) -> Resul
         token: None,
         tenant: None,
         ca_file: global.ca_file.clone(),
+        said_with: "--admin or MERIDIAN_ADMIN",
     };
     Client::new(connection, global.verbose, global.curl)
 }

@@ -285,8 +285,10 @@ impl Client {
     }
 
     fn unreachable(&self, why: &str) -> Failure {
-        Failure::new(Exit::Error, format!("cannot reach {}: {why}", self.connection.server))
-            .next("start a gateway with `meridian demo`, or say where it is with --server or MERIDIAN_SERVER")
+        Failure::new(Exit::Error, format!("cannot reach {}: {why}", self.connection.server)).next(format!(
+            "start a gateway with `meridian demo`, or say where it is with {}",
+            self.connection.said_with
+        ))
     }
 
     fn cut(&self, ask: &Ask, why: &str) -> Failure {

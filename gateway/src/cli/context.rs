@@ -27,7 +27,12 @@ pub(super) struct Connection {
     pub tenant: Option<String>,
     /// Certificate authorities to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// The flag and the variable that say where it is.
+    pub said_with: &'static str,
 }
+
+/// What says where the API is.
+pub(super) const SERVER_SAID_WITH: &str = "--server or MERIDIAN_SERVER";
 
 /// The file.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -123,6 +128,7 @@ pub(super) fn resolve(global: &Global, env: &Environment) -> Result<Connection, 
         token: pick(&global.token, "MERIDIAN_TOKEN", entry.token).map(SecretString::from),
         tenant: pick(&global.tenant, "MERIDIAN_TENANT", entry.tenant),
         ca_file: global.ca_file.clone().or_else(|| env.set("MERIDIAN_CA_FILE").map(PathBuf::from)).or(entry.ca_file),
+        said_with: SERVER_SAID_WITH,
     })
 }
 

@@ -166,8 +166,8 @@ async fn run_demo(demo: &demo::Demo, program: &str, signals: &mut Signals) -> Re
     telemetry::init(&config.telemetry).map_err(|e| failed("logging does not start", e))?;
     let process = Process::start(config).await.map_err(|e| not_started(&e))?;
     let (gateway, admin) = (url(process.api(), false), url(process.admin(), false));
-    let said =
-        emit(&demo.hints(program, &gateway)).and_then(|()| emit(&format!("{}\n", demo.ready_line(&gateway, &admin))));
+    let said = emit(&demo.hints(program, &gateway, &admin))
+        .and_then(|()| emit(&format!("{}\n", demo.ready_line(&gateway, &admin))));
     if let Err(failure) = said {
         let _ = process.stop().await;
         return Err(failure);

@@ -133,6 +133,7 @@ pub async fn read_json(server: &str, path: &str) -> Result<serde_json::Value, Fa
         token: None,
         tenant: None,
         ca_file: None,
+        said_with: context::SERVER_SAID_WITH,
     };
     Client::new(connection, false, false)?.read(path).await
 }

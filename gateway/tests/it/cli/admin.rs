@@ -33,6 +33,8 @@ fn an_operator_sees_and_settles_over_the_admin_listener() {
     assert_eq!(run(&["remove", &format!("{backend}/eksci-none")]).code, 3);
     assert_eq!(run(&["ignore", &format!("{backend}/eksci-none")]).code, 3);
     assert_eq!(run(&["settle", "acme/none"]).code, 2, "what became of it must be said");
+    let unheard = demo.run(&["admin", "--admin", "http://127.0.0.1:1", "orphans"]);
+    assert!(unheard.code == 1 && unheard.stderr.contains("--admin or MERIDIAN_ADMIN"), "{}", unheard.stderr);
     let own = demo.run(&["get", "inst/web", "-o", "json"]).json();
     let (at, id) = (own["status"]["backend"].as_str().unwrap(), own["status"]["cloudId"].as_str().unwrap());
     let held = run(&["remove", &format!("{at}/{id}")]);
