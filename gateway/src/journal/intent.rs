@@ -4,7 +4,9 @@
 //!
 //! An intent is written after the attempt is armed in the ledger and before its request leaves; an answer that leaves
 //! no trace at any cloud (a failure, an accepted delete) after the ledger has it and before it is given. Both are kept
-//! for [`KEPT`]: a store that fails over loses what it took last. The seam is [`IntentLog`]: [`file::FileIntents`] in a process, [`MemoryIntents`] in
+//! for [`KEPT`]: a store that fails over loses what it took last.
+//!
+//! The seam is [`IntentLog`]: [`file::FileIntents`] in a process, [`MemoryIntents`] in
 //! a simulation, [`NoIntents`] beside the embedded ledger, which is durable itself.
 
 pub mod file;

@@ -359,7 +359,8 @@ fn private(options: &mut OpenOptions) -> &OpenOptions {
 
 #[cfg(test)]
 mod tests {
-    use meridian_model::operation::{Charge, Fence, OperationState};
+    use meridian_ledger::conformance::{MemoryLedger, claim_new, failed, sample_claim};
+    use meridian_model::operation::Charge;
 
     use super::*;
     use crate::journal::intent::vouched;
@@ -411,39 +412,13 @@ mod tests {
     async fn an_answer_is_there_after_a_restart_until_it_is_old() {
         let folder = tempfile::tempdir().unwrap();
         let at = |seconds: i64| Time::from_unix_ms(seconds * 1000);
-        let record = |op: &str, rev: u64, updated_at| {
-            let claim = meridian_ledger::conformance::sample_claim("acme", op, op);
-            OperationRecord {
-                v: 1,
-                rev,
-                seq: rev,
-                tenant: claim.tenant,
-                op_id: claim.op_id,
-                uid: claim.uid,
-                name: claim.name,
-                fingerprint: claim.fingerprint,
-                labels: claim.labels,
-                annotations: claim.annotations,
-                spec: claim.spec,
-                state: OperationState::Failed,
-                epoch: 1,
-                fence: Fence::default(),
-                due: None,
-                created_at: at(1),
-                updated_at,
-                decision: None,
-                attempts: Vec::new(),
-                condemned: Vec::new(),
-                charge: Charge::default(),
-                removal: None,
-                problem: None,
-                ran_at: None,
-                adopted: None,
-                last_seen: None,
-            }
+        let ledger = MemoryLedger::new("store");
+        let record = async |op: &str, rev: u64, updated_at| {
+            let claimed = claim_new(&ledger, sample_claim("acme", op, op)).await;
+            vouched(&OperationRecord { rev, ..*failed(claimed, updated_at) })
         };
         let (log, _) = FileIntents::open(folder.path()).unwrap();
-        let (old, new) = (vouched(&record("old", 3, at(10))), vouched(&record("new", 5, at(20))));
+        let (old, new) = (record("old", 3, at(10)).await, record("new", 5, at(20)).await);
         log.answer(old.clone()).await.unwrap();
         log.answer(new.clone()).await.unwrap();
         let bytes = std::fs::read(folder.path().join(FILE)).unwrap();
