@@ -11,10 +11,10 @@
 //!
 //! A poller never retries: its next turn is the retry.
 //!
-//! Where several gateways share a store, one of them sweeps a backend and reads its market; the others apply what it
-//! posts (`status::board`) exactly like sweeps of their own, and take over when it is gone (`status::lead`). Close
-//! watches stay with the gateway that drives the operation. A gateway that cannot read the board lets its data grow
-//! old, and believes no silence meanwhile.
+//! Where several gateways share a store, one of them sweeps a backend and reads its market (`share`); close watches
+//! stay with the gateway that drives the operation.
+
+mod share;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -38,7 +38,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    board::{self, Followed, Head, MarketData, Told, ms},
+    board::{self, MarketData},
     fleet::Fleet,
     judged::Judged,
     lead::{Leadership, Role},
@@ -70,13 +70,6 @@ const ENDED_QUEUE: usize = 1024;
 
 /// Between two looks at whether a breaker waits for a read. A breaker's pauses are five seconds and more.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// For how long a follower waits for something new on the board, and before it asks again a store that did not answer.
-const FOLLOW_WAIT: Duration = Duration::from_secs(1);
-const UNREAD_WAIT: Duration = Duration::from_millis(500);
-
-/// Pages of a board that are read at once: as many entries as a sweep may show.
-const BOARD_PAGES_MAX: usize = 1000;
 
 /// Longest wait for the lead to be given up when the process ends.
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -324,129 +317,6 @@ impl Poller {
                 // Sooner than usual: whether this was a slip or an outage decides where creates go.
                 (None, Instant::now() + self.settings.sweep_interval.min(FAILED_SWEEP_WAIT))
             }
-        }
-    }
-
-    /// Leads or follows, as the lease says.
-    async fn share_sweeps(&self, leadership: &Leadership) {
-        let mut role = leadership.role();
-        let mut followed = Followed::default();
-        loop {
-            let now = *role.borrow_and_update();
-            let turn = async {
-                match now {
-                    Role::Undecided => std::future::pending().await,
-                    Role::Leader(term) => self.lead(leadership, term).await,
-                    Role::Alone => loop {
-                        let (_, next) = self.sweep_once().await;
-                        tokio::time::sleep_until(next).await;
-                    },
-                    Role::Follower => self.follow(leadership, &mut followed).await,
-                }
-            };
-            tokio::select! {
-                biased;
-                _ = role.changed() => {}
-                () = turn => {}
-            }
-        }
-    }
-
-    /// Sweeps and posts until it leads no more.
-    async fn lead(&self, leadership: &Leadership, term: u64) {
-        lock(&self.sweeps).unread = false;
-        // What is on the board; none when that is not known.
-        let mut told: Option<Told> = None;
-        loop {
-            let (shown, next) = self.sweep_once().await;
-            if told.is_none() {
-                told = read_all(leadership).await;
-            }
-            let posted = match (&mut told, &shown) {
-                (None, _) => false,
-                (Some(told), Some(shown)) => self.post(leadership, term, told.changes(shown)).await,
-                (Some(_), None) => self.post(leadership, term, vec![Vec::new()]).await,
-            };
-            if !posted {
-                told = None;
-            }
-            tokio::time::sleep_until(next).await;
-        }
-    }
-
-    /// Posts what changed, and with the last of it how the sweeps go.
-    async fn post(&self, leadership: &Leadership, term: u64, chunks: Vec<Vec<board::Change>>) -> bool {
-        let last = chunks.len().saturating_sub(1);
-        for (n, changed) in chunks.into_iter().enumerate() {
-            let head = if n == last { serde_json::to_vec(&self.head()).ok() } else { None };
-            if !leadership.post(Post { term, changed, head }).await {
-                return false;
-            }
-        }
-        true
-    }
-
-    fn head(&self) -> Head {
-        let sweeps = *lock(&self.sweeps);
-        let now = self.clock.now();
-        let ago = |at: Option<Time>| at.map(|at| ms(now.since(at)));
-        Head {
-            round: sweeps.round,
-            failures: sweeps.failures,
-            observed_ago_ms: ago(sweeps.observed_at),
-            shown_ago_ms: ago(sweeps.shown_at),
-            failing_for_ms: ago(sweeps.failing_since),
-            distrusted: sweeps.distrusted,
-        }
-    }
-
-    /// Applies what the leader posts until it follows no more.
-    async fn follow(&self, leadership: &Leadership, followed: &mut Followed) {
-        loop {
-            let Some(page) = leadership.read(followed.version(), FOLLOW_WAIT).await else {
-                lock(&self.sweeps).unread = true;
-                tokio::time::sleep(UNREAD_WAIT).await;
-                continue;
-            };
-            let now = self.clock.now();
-            let news = followed.take(page, now);
-            if news.unreadable > 0 {
-                tracing::debug!(backend = %self.backend.id, entries = news.unreadable, "the board holds entries of another version");
-            }
-            if let Some(market) = news.market {
-                self.backend.market.take(market);
-            }
-            if let Some((at, judged)) = news.judged {
-                self.judged.keep(at, judged);
-            }
-            match news.head {
-                Some((head, age)) => self.followed(&head, now - age, followed),
-                None => lock(&self.sweeps).unread = false,
-            }
-        }
-    }
-
-    /// Notes a sweep of the leader as one of our own; its head was posted at `posted` by our clock.
-    fn followed(&self, head: &Head, posted: Time, followed: &Followed) {
-        let at = |ago_ms: Option<u64>| ago_ms.map(|ago| posted - Duration::from_millis(ago));
-        let news = {
-            let mut sweeps = lock(&self.sweeps);
-            let news = sweeps.round != head.round;
-            sweeps.round = head.round;
-            sweeps.unread = false;
-            sweeps.failures = head.failures;
-            sweeps.failing_since = at(head.failing_for_ms);
-            sweeps.distrusted = head.distrusted;
-            // Answers take different times: what is known does not get older by a slow one.
-            sweeps.observed_at = sweeps.observed_at.max(at(head.observed_ago_ms));
-            sweeps.shown_at = sweeps.shown_at.max(at(head.shown_ago_ms));
-            news.then_some(sweeps.observed_at).flatten()
-        };
-        if let Some(started) = news {
-            for observed in followed.instances() {
-                self.sight(started, observed);
-            }
-            self.backend.metrics().sweep(self.backend.id.as_str(), "followed");
         }
     }
 
@@ -703,21 +573,6 @@ impl Poller {
             }
         }
     }
-}
-
-/// What is on the board, from the beginning.
-async fn read_all(leadership: &Leadership) -> Option<Told> {
-    let (mut told, mut after) = (Told::default(), 0);
-    for _ in 0..BOARD_PAGES_MAX {
-        let page = leadership.read(after, Duration::ZERO).await?;
-        let complete = page.complete;
-        after = page.version;
-        told.take(page);
-        if complete {
-            return Some(told);
-        }
-    }
-    None
 }
 
 /// All pollers by backend.
