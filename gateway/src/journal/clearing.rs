@@ -92,13 +92,13 @@ async fn clear(inner: Arc<Inner>, attempt: Attempt, since: Instant) -> Finding {
                 }
             } else {
                 let asked = inner.parts.clock.now();
-                if let Ok(found) = backend.find(attempt.name.clone()).await {
-                    if let Some(id) = first_id(&found) {
+                let bound = backend.effect_bound();
+                let late = since.elapsed() > bound && asked > attempt.armed_at + bound;
+                if let Ok(sight) = poller.look_up(attempt.name.clone(), late).await {
+                    if let Some(id) = first_id(&sight.found) {
                         return Finding::Found(which, id);
                     }
-                    let bound = backend.effect_bound();
-                    let late = since.elapsed() > bound && asked > attempt.armed_at + bound;
-                    if found.is_empty() && late && poller.silence_is_proof() {
+                    if sight.proves_absence() {
                         return Finding::Gone(which);
                     }
                 }

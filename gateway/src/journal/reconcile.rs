@@ -504,7 +504,8 @@ fn remember(view: &View, report: &SweepReport, memory: &mut Memory, now: Now) {
     }
     if !report.trusted {
         let shown: BTreeSet<&CloudId> = view.shown.iter().map(|s| &s.id).collect();
-        strays.retain(|id, _| !shown.contains(id));
+        // What was deleted and is not shown is gone, or comes back with a quarantine of its own.
+        strays.retain(|id, stray| !shown.contains(id) && stray.deletes == 0);
         memory.strays.extend(strays);
     }
 }

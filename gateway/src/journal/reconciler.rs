@@ -395,15 +395,15 @@ impl Reconciler {
     /// Asks for an adopted instance that sweeps do not show; without it the operation has lost it.
     async fn prove_lost(&self, poller: &Poller, key: Key, id: CloudId) {
         let backend = poller.backend();
-        let Ok(found) = backend.describe(vec![id.clone()]).await else { return };
-        if let Some(seen) = found.iter().find(|o| o.id.as_ref() == Some(&id)) {
+        let Ok(sight) = poller.look_at(&id).await else { return };
+        if let Some(seen) = sight.found.first() {
             tracing::warn!(backend = %backend.id, cloud.id = %id, phase = seen.phase.as_str(), "sweeps do not show an instance that is there");
             if let Some(known) = self.state().get_mut(&backend.id) {
                 known.memory.missing.remove(&key);
             }
             return;
         }
-        if poller.silence_is_proof() {
+        if sight.proves_absence() {
             self.lose(backend, &key, &id).await;
         }
     }

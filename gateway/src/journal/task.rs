@@ -55,6 +55,9 @@ const LEDGER_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Durati
 /// First and longest wait between two readings of the events of an instance that is not placed yet.
 const EVENTS_BACKOFF: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(8));
 
+/// Between two looks at an instance that is to be given up while its region does not answer.
+const UNSEEN_WAIT: Duration = Duration::from_secs(1);
+
 /// Ledger writes that meet a record changed by somebody else; each such change is a removal, of which there is one.
 const REWRITES_MAX: usize = 8;
 
@@ -75,6 +78,16 @@ pub(super) type Driven = Result<Box<OperationRecord>, Stop>;
 
 /// The record as it was, and what the tenant's quota lacks for the change.
 pub(super) type Short = (Box<OperationRecord>, QuotaShortage);
+
+/// What the last look at an instance showed before it is given up.
+enum LastLook {
+    /// It has a state that the walk goes on from.
+    Runs(Box<OperationRecord>),
+    /// It is not there, or does not run.
+    RunsNot(Box<OperationRecord>),
+    /// Nobody can say.
+    Unseen(Box<OperationRecord>),
+}
 
 /// One operation's walk.
 pub(super) struct Task {
@@ -512,13 +525,19 @@ impl Task {
         let backend = poller.backend();
         // A look-up shows what was there when it was asked, or later; what it proves, it proves for then.
         let asked = self.now();
+        let effect_bound = backend.effect_bound();
+        // Nothing that was sent so far can take effect any more.
+        let in_time = doubt.lasted(attempt.armed_at) <= effect_bound || asked <= attempt.armed_at + effect_bound;
         let mut shows_none = false;
-        if let Ok(found) = backend.find(attempt.name.clone()).await {
-            shows_none = found.is_empty();
-            let proven = poller.silence_is_proof()
-                && (doubt.lasted(attempt.armed_at) > backend.effect_bound() || bugs::planted(bugs::SILENCE_BELIEVED));
-            let (effect_bound, forgets_ended) = (backend.effect_bound(), backend.capability.forgets_ended);
-            let look = LookUp { found: &found, proven, effect_bound, forgets_ended };
+        let concludes = !in_time || bugs::planted(bugs::SILENCE_BELIEVED);
+        if let Ok(sight) = poller.look_up(attempt.name.clone(), concludes).await {
+            shows_none = sight.found.is_empty();
+            let look = LookUp {
+                found: &sight.found,
+                proven: sight.proves_absence(),
+                effect_bound,
+                forgets_ended: backend.capability.forgets_ended,
+            };
             if machine::looked_up((*record).clone(), &look, asked).is_some() {
                 return self.write(record, |r, _| machine::looked_up(r, &look, asked)).await;
             }
@@ -535,10 +554,7 @@ impl Task {
                 }
             }
         }
-        // Nothing that was sent so far can take effect any more.
-        let is_late = shows_none
-            && asked > attempt.armed_at + backend.effect_bound()
-            && doubt.lasted(attempt.armed_at) > backend.effect_bound();
+        let is_late = shows_none && !in_time;
         let may_resend = backend.honours_tokens()
             && record.removal.is_none()
             && !machine::is_undetermined(&record)
@@ -586,10 +602,7 @@ impl Task {
                 biased;
                 () = self.inner.stop.cancelled() => return Err(Stop::Draining),
                 () = self.running.wake.notified() => return self.reload(record).await,
-                () = tokio::time::sleep_until(deadline) => {
-                    poller.backend().market.no_stock(&attempt.zone, class_of(&record, &attempt), self.now());
-                    return self.write(record, machine::timed_out).await;
-                }
+                () = tokio::time::sleep_until(deadline) => return self.late(record, poller, (&attempt, &id)).await,
                 event = &mut no_stock => {
                     poller.backend().market.no_stock(&attempt.zone, class_of(&record, &attempt), self.now());
                     return self.write(record, |r, now| Some(machine::out_of_stock(r, &event, now))).await;
@@ -614,12 +627,53 @@ impl Task {
         }
     }
 
+    /// Gives up an instance whose time to run has passed, unless it runs.
+    async fn late(&self, record: Box<OperationRecord>, poller: &Poller, (attempt, id): (&Attempt, &CloudId)) -> Driven {
+        match self.last_look(record, poller, id).await? {
+            LastLook::Runs(record) => Ok(record),
+            LastLook::RunsNot(record) => {
+                poller.backend().market.no_stock(&attempt.zone, class_of(&record, attempt), self.now());
+                self.write(record, machine::timed_out).await
+            }
+            LastLook::Unseen(record) => {
+                self.pause(UNSEEN_WAIT).await?;
+                self.reload(record).await
+            }
+        }
+    }
+
+    /// Looks whether an instance runs before it is given up. A region that did not answer says nothing, and what runs
+    /// may have been answered for, by a write that the ledger lost: its key names it for good, also when it is deleted.
+    async fn last_look(&self, record: Box<OperationRecord>, poller: &Poller, id: &CloudId) -> Result<LastLook, Stop> {
+        let sight = match poller.look_at(id).await {
+            Ok(sight) if !sight.is_denied() => sight,
+            _ => return Ok(LastLook::Unseen(record)),
+        };
+        match sight.found.first() {
+            Some(seen) if machine::sighted((*record).clone(), seen, self.now()).is_some() => {
+                self.write(record, |r, now| machine::sighted(r, seen, now)).await.map(LastLook::Runs)
+            }
+            _ => Ok(LastLook::RunsNot(record)),
+        }
+    }
+
     /// Deletes the attempt's instance and proves that it is gone.
     async fn remove(&self, record: Box<OperationRecord>, backoff: &mut Backoff) -> Driven {
         let Some(attempt) = record.open_attempt().cloned() else { return Ok(record) };
         let (Ok(poller), Some(id)) = (self.parts().pollers.of(&attempt.backend), attempt.cloud_id.clone()) else {
             self.pause(BACKOFF.1).await?;
             return self.reload(record).await;
+        };
+        let record = match attempt.state {
+            AttemptState::Applied => match self.last_look(record, poller, &id).await? {
+                LastLook::Runs(record) => return Ok(record),
+                LastLook::RunsNot(record) => record,
+                LastLook::Unseen(record) => {
+                    self.pause(backoff.next()).await?;
+                    return self.reload(record).await;
+                }
+            },
+            _ => record,
         };
         let record = if matches!(attempt.state, AttemptState::Applied | AttemptState::Running) {
             let fence = record.fence.clone();

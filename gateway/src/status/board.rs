@@ -39,8 +39,6 @@ pub struct Head {
     pub failures: u32,
     /// Since the start of the last complete sweep that counted.
     pub observed_ago_ms: Option<u64>,
-    /// Since an instance of ours was last shown.
-    pub shown_ago_ms: Option<u64>,
     /// Since the first of the failures.
     pub failing_for_ms: Option<u64>,
     /// The silence of the last complete sweep proves nothing.

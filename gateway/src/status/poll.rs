@@ -12,8 +12,9 @@
 //! A poller never retries: its next turn is the retry.
 //!
 //! Where several gateways share a store, one of them sweeps a backend and reads its market (`share`); close watches
-//! stay with the gateway that drives the operation.
+//! stay with the gateway that drives the operation. What silence proves is said in `proof`.
 
+mod proof;
 mod share;
 
 use std::{
@@ -48,10 +49,6 @@ use crate::{clock::Clock, operation::Refusal, regions::Backend, status::render::
 
 /// Pages of one sweep: 20 a page (the smallest vendor page) times this is more than any account's quota.
 const SWEEP_PAGES_MAX: usize = 20_000;
-
-/// For how long having been shown an instance proves that we may list: permissions are changed by people, and a
-/// create in doubt on such a vendor is resolved by its token long before.
-const SHOWN_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
 /// Instances known at a backend from which a sweep that misses most of them renews nothing.
 const MASS_SILENCE: usize = 3;
@@ -118,8 +115,6 @@ struct Sweeps {
     distrusted: bool,
     /// Failures in a row.
     failures: u32,
-    /// When the backend last showed an instance of ours: proof that we may list.
-    shown_at: Option<Time>,
     /// Freshness as last marked in the fleet.
     marked_stale: bool,
     /// This gateway follows and could not read the board lately: nobody tells whether the sweeps still go well.
@@ -149,6 +144,7 @@ pub struct Poller {
     watches: Mutex<HashMap<CloudId, Watch>>,
     wake: Notify,
     sweeps: Mutex<Sweeps>,
+    canaries: Mutex<Vec<CloudId>>,
     ended: mpsc::Sender<Ended>,
     reports: Option<mpsc::Sender<SweepReport>>,
     pub(super) leadership: Option<Leadership>,
@@ -193,6 +189,7 @@ impl Poller {
             watches: Mutex::default(),
             wake: Notify::new(),
             sweeps: Mutex::default(),
+            canaries: Mutex::default(),
             ended,
             reports: None,
             leadership: None,
@@ -250,22 +247,6 @@ impl Poller {
         drop(watches);
         self.wake.notify_one();
         receiver
-    }
-
-    /// Whether the last sweep was complete. Enough to believe that a deleted instance is gone when it is not shown:
-    /// the delete was answered for it.
-    #[must_use]
-    pub fn lists_now(&self) -> bool {
-        let sweeps = lock(&self.sweeps);
-        sweeps.observed_at.is_some() && sweeps.failing_since.is_none() && !sweeps.unread
-    }
-
-    /// Whether an empty answer proves that a create came to nothing (RELIABILITY 2.5): the last sweep is complete and
-    /// showed what it had to, and, where a vendor hides instances from who may not list them, it has shown us one lately.
-    #[must_use]
-    pub fn silence_is_proof(&self) -> bool {
-        let shown = || lock(&self.sweeps).shown_at.is_some_and(|at| self.clock.now().since(at) <= SHOWN_WITHIN);
-        self.lists_now() && !lock(&self.sweeps).distrusted && (!self.backend.capability.denies_silently || shown())
     }
 
     /// The age of this backend's data.
@@ -345,7 +326,7 @@ impl Poller {
             swept.hides |= total.is_some_and(|total| total < last_total);
             last_total = total.unwrap_or(0);
             for observed in items {
-                self.show(started, &observed);
+                self.sight(started, &observed);
                 swept.listed.extend(observed.id.clone());
                 if self.backend.is_ours(&observed.name) {
                     swept.ours.push(observed);
@@ -374,12 +355,14 @@ impl Poller {
         // Something of ours was shown, or a list that may not be read is refused and not empty.
         let may_list = seen > 0 || !ours.is_empty() || !self.backend.capability.denies_silently;
         self.judge(started, Lack { seen, known: known.len(), may_list }, hides);
+        self.keep_canaries(&ours);
+        let may_list = may_list || !listed.is_empty();
         self.report(SweepReport {
             backend: self.backend.id.clone(),
             started_at: started,
             shown: ours,
             listed,
-            trusted: self.silence_is_proof(),
+            trusted: may_list && self.trusts_sweeps(),
             leads: self.leadership.as_ref().is_none_or(Leadership::leads),
             term: self.term().unwrap_or(0),
         });
@@ -412,13 +395,6 @@ impl Poller {
         if !(lacks_many && known >= MASS_SILENCE) {
             sweeps.observed_at = Some(started);
         }
-    }
-
-    fn show(&self, at: Time, observed: &Observed) {
-        if self.backend.is_ours(&observed.name) {
-            lock(&self.sweeps).shown_at = Some(at);
-        }
-        self.sight(at, observed);
     }
 
     fn sight(&self, at: Time, observed: &Observed) {
@@ -473,7 +449,7 @@ impl Poller {
 
     fn tell(&self, asked: &[CloudId], at: Time, found: &[Observed]) {
         for observed in found {
-            self.show(at, observed);
+            self.sight(at, observed);
         }
         let watches = lock(&self.watches);
         for id in asked {

@@ -35,7 +35,7 @@ async fn place(poller: &Arc<Poller>) -> Place {
     for left in (0..TRIES).rev() {
         match complete(backend).await {
             // Where who may not list is shown nothing, nothing proves nothing.
-            Ok(Some(ours)) if !ours.is_empty() || poller.silence_is_proof() => {
+            Ok(Some(ours)) if !ours.is_empty() || poller.emptiness_is_proof() => {
                 return Place { shown: Some(ours), ..place };
             }
             Ok(_) => tracing::debug!(backend = %backend.id, "a sweep for the rebuild proves nothing"),

@@ -88,7 +88,6 @@ impl Poller {
             round: sweeps.round,
             failures: sweeps.failures,
             observed_ago_ms: ago(sweeps.observed_at),
-            shown_ago_ms: ago(sweeps.shown_at),
             failing_for_ms: ago(sweeps.failing_since),
             distrusted: sweeps.distrusted,
         }
@@ -133,10 +132,10 @@ impl Poller {
             sweeps.distrusted = head.distrusted;
             // Answers take different times: what is known does not get older by a slow one.
             sweeps.observed_at = sweeps.observed_at.max(at(head.observed_ago_ms));
-            sweeps.shown_at = sweeps.shown_at.max(at(head.shown_ago_ms));
             news.then_some(sweeps.observed_at).flatten()
         };
         if let Some(started) = news {
+            self.keep_canaries(followed.instances());
             for observed in followed.instances() {
                 self.sight(started, observed);
             }

@@ -218,3 +218,57 @@ async fn nothing_leaves_that_the_intent_journal_does_not_take() {
     assert!(world.ever().await.is_empty());
     assert_eq!(core.ledger.usage(&acme()).await.unwrap().used, Charge::default());
 }
+
+/// A create that its cloud made and of which nothing can be seen: `Describe*` fails until the fault is taken away.
+async fn unseen(world: &World, spec: &InstanceSpec) -> (tokio::task::JoinHandle<Outcome>, Value) {
+    let fault =
+        world.fault(json!({"kind": "serverError", "when": "before", "action": "Describe*", "region": GZ})).await;
+    let (core, spec) = (Arc::clone(&world.core), spec.clone());
+    let creating = tokio::spawn(async move {
+        super::world::ask(&core, "acme", super::world::create("acme", "web", "k", &spec)).await.unwrap()
+    });
+    until("it was made", || async { world.existing().await.len() == 1 }).await;
+    (creating, fault)
+}
+
+const GZ: &str = "ap-guangzhou";
+
+async fn seen_again(world: &World, fault: &Value) {
+    world.control("DELETE", &format!("/v1/faults/{}", fault["id"].as_str().unwrap()), Value::Null).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_could_not_be_seen_is_looked_at_before_its_time_is_over() {
+    let world = World::start().await;
+    let wish = spec_from(json!({
+        "containers": [{"name": "app", "image": "nginx:1.27"}],
+        "placement": {"zones": ["ap-guangzhou-3", "cn-hangzhou-h"], "placeTimeout": "1s"},
+    }));
+    let (creating, fault) = unseen(&world, &wish).await;
+    let began = tokio::time::Instant::now();
+    until("its time to run is over", || async { began.elapsed() > std::time::Duration::from_secs(3) }).await;
+    seen_again(&world, &fault).await;
+    let instance = created(Ok(creating.await.unwrap()));
+    assert_eq!(instance.status.region.as_ref().unwrap().as_str(), GZ);
+    assert_eq!(world.ever().await.len(), 1, "it ran all the time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_is_what_its_key_names_also_when_it_is_deleted_unseen() {
+    let world = Arc::new(World::start().await);
+    let (creating, fault) = unseen(&world, &in_region(GZ)).await;
+    let deleting = Arc::clone(&world);
+    let deleting = tokio::spawn(async move { deleting.delete("acme", "web").await });
+    until("its removal is asked for", || async {
+        world.get("acme", "web").await.unwrap().status.phase == Phase::Terminating
+    })
+    .await;
+    let id = world.existing().await[0]["id"].as_str().unwrap().to_owned();
+    until("it runs", || async { world.existing().await[0]["state"] == "Running" }).await;
+    seen_again(&world, &fault).await;
+    let instance = created(Ok(creating.await.unwrap()));
+    assert_eq!(instance.status.cloud_id.as_ref().unwrap().as_str(), id);
+    assert!(matches!(deleting.await.unwrap(), Ok(Outcome::Deleted)));
+    assert_eq!((world.ever().await.len(), world.existing().await.len()), (1, 0));
+    assert_eq!(created(world.create("acme", "web", "k", &in_region(GZ)).await), instance, "the same answer");
+}

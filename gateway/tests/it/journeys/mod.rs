@@ -1,6 +1,7 @@
 //! Journeys of an instance over simulated clouds: placed, failed over, refused, restarted, deleted.
 
 mod doubt;
+mod proof;
 pub mod world;
 
 use std::{collections::BTreeSet, sync::Arc};
