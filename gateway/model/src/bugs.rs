@@ -19,7 +19,8 @@ pub const SILENCE_BELIEVED: &str = "silence-believed";
 /// Forgets removals that were accepted and not carried out: in the rebuild of a ledger, and where who accepted one looks
 /// whether the rebuild kept it.
 pub const REMOVAL_FORGOTTEN: &str = "removal-forgotten";
-/// Believes a sweep that shows nothing where all that was known has gone silent.
+/// Believes silence where all that is known has gone silent: in sweeps, and in look-ups beside it. Either alone makes up
+/// for the other.
 pub const EMPTY_BELIEVED: &str = "empty-believed";
 /// Confirms a ledger that lost writes as whole.
 pub const LOSS_CONFIRMED: &str = "loss-confirmed";
