@@ -396,12 +396,8 @@ impl Rebuilder {
         loop {
             tokio::time::sleep(TOKEN_LEASE / 3).await;
             for token in tokens {
-                match self.parts.recovery.begin(&token.tenant, &self.parts.owner, &token.nonce, TOKEN_LEASE).await? {
-                    // What is finished already is whole.
-                    Begun::Yours(_) | Begun::Whole => {}
-                    Begun::Another(_) => {
-                        return Err(LedgerError::Recovering("another gateway rebuilds it now".to_owned()));
-                    }
+                if !self.parts.recovery.renew(token, TOKEN_LEASE).await? {
+                    return Err(LedgerError::Recovering("another gateway rebuilds it now".to_owned()));
                 }
             }
             self.parts.recovery.beat(self.rebuilding(tokens), None).await?;

@@ -202,10 +202,13 @@ pub trait Recovery: Debug + Send + Sync + 'static {
     /// Takes a member off the list: it ended in order.
     fn leave(&self, owner: &str) -> LedgerFuture<'_, ()>;
 
-    /// Asks for the right to rebuild a tenant, or renews it when `nonce` holds it already. An owner's own earlier token
-    /// is no obstacle, and is not valid any more. A token is lost with the server that it was given under: to renew it
-    /// under another answers [`Begun::Another`].
+    /// Asks for the right to rebuild a tenant, under a `nonce` of this rebuild alone. An owner's own earlier token is no
+    /// obstacle, and is not valid any more.
     fn begin(&self, tenant: &TenantId, owner: &str, nonce: &str, lease: Duration) -> LedgerFuture<'_, Begun>;
+
+    /// Extends the lease of a token from now on; true also when the tenant is whole already. A token that is not there
+    /// any more, is another's, or was given under another server is lost: who gathered under it begins anew.
+    fn renew(&self, token: &Token, lease: Duration) -> LedgerFuture<'_, bool>;
 
     /// What is left of the tenant, as it is.
     fn remaining(&self, token: &Token, from: Option<String>, limit: usize) -> LedgerFuture<'_, RemainingPage>;

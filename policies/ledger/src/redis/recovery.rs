@@ -143,6 +143,12 @@ impl RedisLedger {
         }
     }
 
+    async fn renew_token(&self, token: &Token, lease: Duration) -> Result<bool, LedgerError> {
+        let lease = lease.as_millis().to_string();
+        let (status, _) = self.recover(&token.tenant, &[b"renew", token.nonce.as_bytes(), lease.as_bytes()]).await?;
+        Ok(status == "done" || status == "whole")
+    }
+
     async fn hand_in(&self, mut record: OperationRecord) -> Result<bool, LedgerError> {
         let encoded = record::encode(&mut record, &self.sealer)?;
         let sealed = encoded.seal(&record, &self.sealer)?;
@@ -305,6 +311,11 @@ impl Recovery for RedisLedger {
 
     fn begin(&self, tenant: &TenantId, owner: &str, nonce: &str, lease: Duration) -> LedgerFuture<'_, Begun> {
         Box::pin(self.ask_token(tenant.clone(), (owner.to_owned(), nonce.to_owned()), lease))
+    }
+
+    fn renew(&self, token: &Token, lease: Duration) -> LedgerFuture<'_, bool> {
+        let token = token.clone();
+        Box::pin(async move { self.renew_token(&token, lease).await })
     }
 
     fn remaining(&self, token: &Token, from: Option<String>, limit: usize) -> LedgerFuture<'_, RemainingPage> {

@@ -105,15 +105,37 @@ async fn a_token_is_lost_with_its_server() {
     let tenant = record.tenant;
     server.restart();
     let first = yours(reached(async || ledger.begin(&tenant, "a", "n1", LEASE).await).await.unwrap());
-    assert_eq!(yours(ledger.begin(&tenant, "a", "n1", LEASE).await.unwrap()), first, "renewed");
+    assert!(Recovery::renew(&ledger, &first, LEASE).await.unwrap());
     server.restart();
-    let renewed = reached(async || ledger.begin(&tenant, "a", "n1", LEASE).await).await.unwrap();
-    assert!(matches!(renewed, Begun::Another(_)), "{renewed:?}");
+    assert!(!reached(async || Recovery::renew(&ledger, &first, LEASE).await).await.unwrap());
+    let again = ledger.begin(&tenant, "a", "n1", LEASE).await.unwrap();
+    assert!(matches!(again, Begun::Another(_)), "{again:?}");
     assert!(!ledger.finish(&first, Finish::Untouched { limits: None }).await.unwrap());
     // Its holder begins anew, and may find that nothing was lost.
     let second = yours(ledger.begin(&tenant, "a", "n2", LEASE).await.unwrap());
     assert_ne!(second.server, first.server);
     assert!(ledger.finish(&second, Finish::Untouched { limits: None }).await.unwrap());
+}
+
+/// What was lost may have been followed by another's: nobody makes it anew by holding on to it.
+#[tokio::test]
+async fn a_token_that_is_gone_is_not_renewed() {
+    let mut server = RedisServer::start(&[]);
+    let ledger = fresh(&server, LeaseTime::Server).await;
+    let record = claim_new(&ledger, sample_claim("acme", "op1", "web")).await;
+    let tenant = record.tenant;
+    server.restart();
+    let short = Duration::from_millis(1);
+    let first = yours(reached(async || ledger.begin(&tenant, "a", "n1", short).await).await.unwrap());
+    assert!(Recovery::renew(&ledger, &first, LEASE).await.unwrap(), "late, and nobody had it in between");
+    assert!(matches!(ledger.begin(&tenant, "b", "n2", LEASE).await.unwrap(), Begun::Another(_)));
+    assert_eq!(server.ask(&["DEL", "test{t:acme}:rebuild"]), "1");
+    assert!(!Recovery::renew(&ledger, &first, LEASE).await.unwrap());
+    assert!(!ledger.finish(&first, Finish::Untouched { limits: None }).await.unwrap());
+    let second = yours(ledger.begin(&tenant, "b", "n3", LEASE).await.unwrap());
+    assert!(!Recovery::renew(&ledger, &first, LEASE).await.unwrap(), "another's");
+    assert!(ledger.finish(&second, Finish::Untouched { limits: None }).await.unwrap());
+    assert!(Recovery::renew(&ledger, &second, LEASE).await.unwrap(), "what is finished is whole");
 }
 
 /// Leads to one of several servers; what is connected already stays where it is.

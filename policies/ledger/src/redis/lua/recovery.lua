@@ -23,7 +23,7 @@ if verb == 'begin' then
   -- owner, nonce, lease
   if whole then return {'whole'} end
   local held = call('HMGET', mark, 'owner', 'till', 'nonce', 'server')
-  -- A renewal under another server: what the token's holder waited for and gathered was about the one before.
+  -- Asked for again under another server: what the token's holder waited for and gathered was about the one before.
   if held[3] == ARGV[3] and held[4] ~= run then return {'another', '0'} end
   if held[1] and held[1] ~= ARGV[2] and tonumber(held[2]) > now then
     return {'another', string.format('%.0f', tonumber(held[2]) - now)}
@@ -31,6 +31,16 @@ if verb == 'begin' then
   call('HSET', mark, 'owner', ARGV[2], 'nonce', ARGV[3], 'server', run,
     'till', string.format('%.0f', now + tonumber(ARGV[4])))
   return {'yours', run}
+end
+
+if verb == 'renew' then
+  -- nonce, lease. Only what is there is renewed: in place of a token that is gone another may have been given and be
+  -- gone as well, with a rebuild that this one's holder knows nothing of.
+  if whole then return {'whole'} end
+  local held = call('HMGET', mark, 'nonce', 'server')
+  if held[1] ~= ARGV[2] or held[2] ~= run then return {'overtaken'} end
+  call('HSET', mark, 'till', string.format('%.0f', now + tonumber(ARGV[3])))
+  return {'done'}
 end
 
 if verb == 'hand' then
