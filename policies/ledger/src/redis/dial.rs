@@ -15,13 +15,12 @@ use redis::{
     TlsMode, Value,
     aio::{MultiplexedConnection, PubSub},
     cluster::ClusterClientBuilder,
-    cluster_async::ClusterConnection,
-    cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr},
 };
 use secrecy::ExposeSecret;
 
 use super::{
     check::{self, CheckError, Warning},
+    cluster::{Cluster, Place},
     connect::{Connect, Stream, TlsConnect},
     options::{Address, Options, Servers, Tls, User},
     values,
@@ -30,8 +29,6 @@ use super::{
 /// Calls under way on one connection; more wait, within their timeout. Far above what a gateway's drivers have, and
 /// low enough that what is queued is answered within a timeout.
 const CALLS_MAX: usize = 256;
-/// Redirections that a cluster's client follows for one call.
-const REDIRECTS_MAX: u32 = 4;
 /// A key of the slot of what belongs to no tenant, whatever the prefix is.
 const COMMON_PLACE: &[u8] = b"{all}";
 /// Server processes that are remembered as judged; a process restarts more seldom than a log is read.
@@ -41,31 +38,26 @@ const JUDGED_MAX: usize = 64;
 #[derive(Clone)]
 pub(super) enum Connection {
     Node(MultiplexedConnection),
-    Cluster(ClusterConnection),
+    Cluster(Cluster),
 }
 
 impl Connection {
     /// Sends one command and waits for its answer.
     pub(super) async fn send(&mut self, cmd: &Cmd) -> Result<Value, RedisError> {
-        let value = match self {
-            Self::Node(node) => node.send_packed_command(cmd).await?,
-            Self::Cluster(cluster) => redis::aio::ConnectionLike::req_packed_command(cluster, cmd).await?,
-        };
-        // An error inside a value is no answer of any of our commands.
-        value.extract_error()
+        self.send_to(Place::OfItsKeys, cmd).await
     }
 
     /// Sends a command that names no key to the server that holds one.
     pub(super) async fn send_beside(&mut self, key: &[u8], cmd: &Cmd) -> Result<Value, RedisError> {
-        let value = match self {
-            Self::Node(node) => node.send_packed_command(cmd).await?,
-            Self::Cluster(cluster) => {
-                let place = Route::with_key(key, SlotAddr::Master);
-                let routing = RoutingInfo::SingleNode(SingleNodeRoutingInfo::SpecificNode(place));
-                cluster.route_command(cmd.clone(), routing).await?
-            }
-        };
-        value.extract_error()
+        self.send_to(Place::Beside(key), cmd).await
+    }
+
+    async fn send_to(&mut self, place: Place<'_>, cmd: &Cmd) -> Result<Value, RedisError> {
+        match self {
+            // An error inside a value is no answer of any of our commands.
+            Self::Node(node) => node.send_packed_command(cmd).await?.extract_error(),
+            Self::Cluster(cluster) => cluster.send(cmd, place).await,
+        }
     }
 }
 
@@ -167,9 +159,7 @@ impl Dialer {
     pub(super) async fn dial(&self) -> Result<(Connection, Driver), NoConnection> {
         if let Servers::Cluster { addresses } = &self.options.servers {
             let mut cluster = self.cluster(addresses).await?;
-            cluster
-                .route_command(redis::cmd("PING"), RoutingInfo::SingleNode(SingleNodeRoutingInfo::RandomPrimary))
-                .await?;
+            cluster.send(&redis::cmd("PING"), Place::Anywhere).await?;
             let mut connection = Connection::Cluster(cluster);
             self.vet(&mut connection).await?;
             return Ok((connection, Box::pin(std::future::pending())));
@@ -259,12 +249,12 @@ impl Dialer {
         }
     }
 
-    async fn cluster(&self, addresses: &[Address]) -> Result<ClusterConnection, NoConnection> {
+    async fn cluster(&self, addresses: &[Address]) -> Result<Cluster, NoConnection> {
         let nodes: Result<Vec<ConnectionInfo>, _> =
             addresses.iter().map(|a| node_address(a, self.options.tls.is_some()).into_connection_info()).collect();
         let timeout = self.options.call_timeout;
         let mut builder = ClusterClientBuilder::new(nodes?)
-            .retries(REDIRECTS_MAX)
+            .retries(0)
             .connection_timeout(timeout)
             .response_timeout(timeout)
             .connection_concurrency_limit(CALLS_MAX);
@@ -280,7 +270,8 @@ impl Dialer {
                 builder = builder.certs(cluster_certificates(tls));
             }
         }
-        Ok(builder.build()?.get_async_connection().await?)
+        let nodes = builder.build()?.get_async_connection().await?;
+        Ok(Cluster::new(nodes, Arc::clone(&self.connect), self.options.user.clone()))
     }
 }
 
@@ -301,7 +292,7 @@ fn node_address(address: &Address, tls: bool) -> ConnectionAddr {
     }
 }
 
-fn user_info(user: &User, database: u16) -> RedisConnectionInfo {
+pub(super) fn user_info(user: &User, database: u16) -> RedisConnectionInfo {
     // The library's name tells a server nothing that it needs, and an old one refuses the command.
     let mut info = RedisConnectionInfo::default().set_skip_set_lib_name().set_db(i64::from(database));
     if let Some(name) = &user.name {
@@ -313,7 +304,7 @@ fn user_info(user: &User, database: u16) -> RedisConnectionInfo {
     info
 }
 
-async fn multiplexed(
+pub(super) async fn multiplexed(
     info: &RedisConnectionInfo,
     stream: Box<dyn Stream>,
 ) -> Result<(MultiplexedConnection, Driver), RedisError> {

@@ -26,6 +26,7 @@ use tokio::{
 
 use super::{
     check::{self, Inspected},
+    cluster,
     dial::{Connection, Dialer, NoConnection},
     options::Options,
     values,
@@ -280,11 +281,15 @@ impl Redis {
         let answer = timeout(shared.call_timeout, async {
             let (number, connection) = shared.connection().await?;
             generation = Some(number);
+            let is_open = match &connection {
+                Connection::Node(_) => leaves_open,
+                Connection::Cluster(_) => cluster::leaves_open,
+            };
             run(number, connection).await.map_err(|error| {
                 if gives_up(&error) {
                     shared.give_up(number);
                 }
-                ledger_error(&error)
+                ledger_error(&error, is_open(&error))
             })
         });
         let answer = answer.await.unwrap_or_else(|_| match generation {
@@ -439,13 +444,13 @@ pub(super) fn gives_up(error: &RedisError) -> bool {
     }
 }
 
-/// What an error means to the ledger's callers.
-fn ledger_error(error: &RedisError) -> LedgerError {
+/// What an error means to the ledger's callers; one that leaves open what was done has an unknown outcome.
+fn ledger_error(error: &RedisError, leaves_open: bool) -> LedgerError {
     let detail = || error.detail().unwrap_or_default().to_owned();
     match error.code() {
         Some(CODE_RECOVERING) => LedgerError::Recovering(detail()),
         Some(CODE_DAMAGED) => LedgerError::Damaged { place: "redis".to_owned(), detail: detail() },
-        _ if leaves_open(error) => LedgerError::Unanswered(error.to_string()),
+        _ if leaves_open => LedgerError::Unanswered(error.to_string()),
         _ => LedgerError::Unavailable(error.to_string()),
     }
 }

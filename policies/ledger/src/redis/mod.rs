@@ -31,6 +31,7 @@
 //! `min-replicas-to-write` or [`LedgerOptions::acks`] its writes are refused, or end with an unknown outcome.
 
 mod check;
+mod cluster;
 mod connect;
 mod dial;
 mod expire;

@@ -91,7 +91,7 @@ pub struct Options {
     /// A server is used only when its settings are fit for a ledger ([`super::RedisLedger::check_server`]): each time a
     /// connection is made, since after a failover it is another. Of a cluster, the one that holds the list of tenants.
     pub vetted: bool,
-    /// Opens the byte streams. Not used for the commands of a cluster, whose client opens its own.
+    /// Opens the byte streams. Not used for most commands of a cluster, whose client opens its own.
     pub connect: Arc<dyn Connect>,
 }
 

@@ -139,6 +139,53 @@ async fn a_cluster_is_reached_through_any_node() {
     assert_eq!(ports.len(), 3, "{ports:?}");
 }
 
+/// A client that repeats a call whose answer was lost may hear a refusal, which is true of the repetition alone.
+#[tokio::test]
+async fn a_call_whose_answer_a_cluster_lost_is_unanswered_and_not_repeated() {
+    let mut nodes = RedisServer::cluster(3);
+    let servers = Servers::Cluster { addresses: vec![Address::new("127.0.0.1", nodes[0].port())] };
+    let redis = Redis::connect(Options { servers, ..options(&nodes[0]) }).unwrap();
+    redis.eval(&echo(), &[b"a"], &[b"v"]).await.unwrap();
+    // `a` lies in the last third of the slots, `b` in the first. An answer that is too long ends its connection.
+    assert_eq!(nodes[2].ask(&["CONFIG", "SET", "client-output-buffer-limit", "normal 100000 0 0"]), "OK");
+    let lossy = Script::new(&[
+        "if redis.call('INCR', KEYS[1]) > 1 then return redis.error_reply('RECOVERING again') end",
+        "return string.rep('x', 1000000)",
+    ]);
+    let lost = redis.eval(&lossy, &[b"a"], &[]).await;
+    assert!(matches!(lost, Err(LedgerError::Unanswered(_))), "it was carried out: {lost:?}");
+    assert_eq!(nodes[2].ask(&["GET", "a"]), "1");
+    // What is asked of a node that is not there is certainly not done, and the others serve on.
+    nodes.truncate(2);
+    settled(async || redis.eval(&echo(), &[b"b"], &[b"v"]).await).await;
+    let refused = redis.eval(&echo(), &[b"a"], &[b"v"]).await;
+    assert!(matches!(refused, Err(LedgerError::Unavailable(_))), "nobody is there to run it: {refused:?}");
+    assert!(redis.eval(&echo(), &[b"b"], &[b"v"]).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_to_another_node_is_followed() {
+    let nodes = RedisServer::cluster(3);
+    let servers = Servers::Cluster { addresses: vec![Address::new("127.0.0.1", nodes[0].port())] };
+    let redis = Redis::connect(Options { servers, ..options(&nodes[0]) }).unwrap();
+    redis.eval(&echo(), &[b"a"], &[b"v"]).await.unwrap();
+    // Slot of `a`: 15495, at the last node. The first takes it over.
+    let ids: Vec<String> = nodes.iter().map(|node| node.ask(&["CLUSTER", "MYID"])).collect();
+    let slot = |node: usize, words: [&str; 2]| {
+        assert_eq!(nodes[node].ask(&["CLUSTER", "SETSLOT", "15495", words[0], words[1]]), "OK");
+    };
+    slot(0, ["IMPORTING", &ids[2]]);
+    slot(2, ["MIGRATING", &ids[0]]);
+    let set = Script::new(&["return redis.call('INCR', KEYS[1])"]);
+    assert_eq!(redis.eval(&set, &[b"a"], &[]).await.unwrap(), Value::Int(1));
+    assert_eq!(nodes[2].ask(&["CLUSTER", "COUNTKEYSINSLOT", "15495"]), "0");
+    assert_eq!(nodes[0].ask(&["CLUSTER", "COUNTKEYSINSLOT", "15495"]), "1", "it was carried out where the slot goes");
+    for node in [0, 2, 1] {
+        slot(node, ["NODE", &ids[0]]);
+    }
+    assert_eq!(redis.eval(&set, &[b"a"], &[]).await.unwrap(), Value::Int(2));
+}
+
 #[tokio::test]
 async fn a_user_and_tls_are_used_and_needed() {
     let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

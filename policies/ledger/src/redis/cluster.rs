@@ -1,0 +1,189 @@
+//! Calls to a Redis Cluster.
+//!
+//! redis-rs's client knows the slots and keeps a connection to each node. Left to itself it also repeats calls, those
+//! too whose connection broke after they were sent; then the answer is that of the last try, and a refusal hides that
+//! an earlier one may have been carried out. So it tries once here, and what may be tried again is decided by
+//! [`again`]: only what a node refused without having run anything. Every other failure is its caller's, and all but a
+//! server's answer leaves open whether the call was carried out ([`leaves_open`]): while the client looks for the slots in
+//! vain it ends calls that were sent with the failure of that search.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::{
+    Cmd, ErrorKind, RedisError, ServerErrorKind, Value,
+    aio::ConnectionLike,
+    cluster_async::ClusterConnection,
+    cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr},
+};
+
+use super::{
+    connect::Connect,
+    dial::{multiplexed, user_info},
+    options::{Address, User},
+};
+
+/// Tries of one call: a slot that moved is found with the second, and a failover's end is waited for by callers.
+const TRIES_MAX: u32 = 5;
+/// First pause before a call is tried again, doubled for each further one.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// A cluster's connections.
+#[derive(Clone)]
+pub(super) struct Cluster {
+    nodes: ClusterConnection,
+    connect: Arc<dyn Connect>,
+    user: User,
+}
+
+/// Where a call goes.
+#[derive(Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// To the node that holds the keys it names.
+    OfItsKeys,
+    /// To the node that holds this key.
+    Beside(&'a [u8]),
+    /// To any node that takes writes.
+    Anywhere,
+}
+
+/// How a call that was not carried out is tried again.
+#[derive(Debug, PartialEq, Eq)]
+enum Again {
+    /// The client has learnt of it, or time mends it.
+    Later,
+    /// At the node that its keys were moved to, while the rest of their slot follows.
+    At(Address),
+}
+
+impl Cluster {
+    /// Over a client that was made with no retries of its own.
+    pub(super) fn new(nodes: ClusterConnection, connect: Arc<dyn Connect>, user: User) -> Self {
+        Self { nodes, connect, user }
+    }
+
+    /// Sends a command until it is answered, within a bound; carried out at most once.
+    pub(super) async fn send(&mut self, cmd: &Cmd, place: Place<'_>) -> Result<Value, RedisError> {
+        let mut pause = PAUSE;
+        let mut tries = 1;
+        loop {
+            let refused = match self.try_once(cmd, place).await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let asked = match again(&refused) {
+                Some(Again::At(node)) => self.ask_at(&node, cmd, refused).await,
+                _ => Err(refused),
+            };
+            match asked {
+                Err(refused) if tries < TRIES_MAX && again(&refused).is_some() => {
+                    tokio::time::sleep(pause).await;
+                    (pause, tries) = (pause * 2, tries + 1);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn try_once(&mut self, cmd: &Cmd, place: Place<'_>) -> Result<Value, RedisError> {
+        let node = match place {
+            Place::OfItsKeys => return self.nodes.req_packed_command(cmd).await?.extract_error(),
+            Place::Beside(key) => SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master)),
+            Place::Anywhere => SingleNodeRoutingInfo::RandomPrimary,
+        };
+        self.nodes.route_command(cmd.clone(), RoutingInfo::SingleNode(node)).await?.extract_error()
+    }
+
+    /// The same at a node that takes a slot over, which may hold no other yet: over a connection of its own. A node that
+    /// is not reached was sent nothing: the refusal stands.
+    async fn ask_at(&self, node: &Address, cmd: &Cmd, refused: RedisError) -> Result<Value, RedisError> {
+        let Ok(stream) = self.connect.connect(node).await else { return Err(refused) };
+        let Ok((mut node, mut driver)) = multiplexed(&user_info(&self.user, 0), stream).await else {
+            return Err(refused);
+        };
+        let mut both = redis::Pipeline::with_capacity(2);
+        both.cmd("ASKING").add_command(cmd.clone());
+        let values = tokio::select! {
+            biased;
+            values = node.send_packed_commands(&both, 1, 1) => values?,
+            () = &mut driver => return Err((ErrorKind::Io, "closed by the server").into()),
+        };
+        let value = values.into_iter().next().ok_or((ErrorKind::Parse, "no answer behind ASKING"))?;
+        value.extract_error()
+    }
+}
+
+/// Whether and where a call may be tried again: what a node refuses in these words it has not begun.
+fn again(error: &RedisError) -> Option<Again> {
+    let ErrorKind::Server(kind) = error.kind() else { return None };
+    match kind {
+        ServerErrorKind::Ask => {
+            let (node, _slot) = error.redirect_node()?;
+            let (host, port) = node.rsplit_once(':')?;
+            Some(Again::At(Address::new(host, port.parse().ok()?)))
+        }
+        ServerErrorKind::Moved
+        | ServerErrorKind::TryAgain
+        | ServerErrorKind::ClusterDown
+        | ServerErrorKind::MasterDown
+        | ServerErrorKind::ReadOnly
+        | ServerErrorKind::BusyLoading => Some(Again::Later),
+        _ => None,
+    }
+}
+
+/// The command may have been carried out: nothing but a server's answer to it says that it was not. Who is not let in
+/// is told so when a connection is made as well, which the client does while it looks for the slots.
+pub(super) fn leaves_open(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::Server(_) => false,
+        ErrorKind::Extension => matches!(error.code(), None | Some("UNBLOCKED" | "NOAUTH" | "WRONGPASS")),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str) -> RedisError {
+        redis::parse_redis_value(format!("-{text}\r\n").as_bytes()).unwrap().extract_error().unwrap_err()
+    }
+
+    #[test]
+    fn only_what_was_refused_before_it_began_is_tried_again() {
+        let at = |host: &str, port| Some(Again::At(Address::new(host, port)));
+        for (text, expected) in [
+            ("MOVED 3 127.0.0.1:6380", Some(Again::Later)),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", Some(Again::Later)),
+            ("CLUSTERDOWN The cluster is down", Some(Again::Later)),
+            ("READONLY You can't write against a read only replica.", Some(Again::Later)),
+            ("LOADING Redis is loading the dataset in memory", Some(Again::Later)),
+            ("ASK 3 127.0.0.1:6380", at("127.0.0.1", 6380)),
+            ("ASK 3 ::1:6380", at("::1", 6380)),
+            // A node that does not know its own name names none.
+            ("ASK 3 6380", None),
+            ("NOSCRIPT No matching script", None),
+            ("RECOVERING the data is of another process", None),
+            ("ERR something", None),
+        ] {
+            assert_eq!(again(&said(text)), expected, "{text}");
+            assert!(!leaves_open(&said(text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_an_answer_says_that_nothing_was_done() {
+        for error in [
+            (ErrorKind::Io, "broken").into(),
+            (ErrorKind::Parse, "not RESP").into(),
+            (ErrorKind::ClusterConnectionNotFound, "No connections found").into(),
+            (ErrorKind::AuthenticationFailed, "refused").into(),
+            (ErrorKind::Client, "bad certificate").into(),
+            std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into(),
+            said("UNBLOCKED force unblock from blocking operation"),
+            said("NOAUTH Authentication required."),
+        ] {
+            assert!(leaves_open(&error) && again(&error).is_none(), "{error}");
+        }
+    }
+}
