@@ -2,10 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -60,8 +57,9 @@ const TICK_MIN: Duration = Duration::from_millis(10);
 /// waits for nothing but this look (R17).
 const TAKE_OVER_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// Between two tries to begin on a ledger that is not there at the start.
-const OPEN_BOOKS_WAIT: Duration = Duration::from_millis(500);
+/// First and longest pause between two tries to set the limits of tenants that could not be written at the start, doubled
+/// from one to the other. Who rebuilds a tenant sets them as well.
+const LIMITS_WAIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// How long the tombstone of an operation is kept (RELIABILITY 2.6).
 const TOMBSTONE_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -115,8 +113,6 @@ pub struct Core {
     tenants: Arc<HashMap<TenantId, TenantRules>>,
     quotas: BTreeMap<TenantId, QuotaLimits>,
     retention: Duration,
-    /// The ledger was read since the start: the fleet holds what was there.
-    books: AtomicBool,
     /// Cancelled when nothing is written any more.
     written: CancellationToken,
     stop: CancellationToken,
@@ -147,7 +143,7 @@ pub struct Deps {
 
 impl Core {
     /// Wires everything and starts the pollers; binds no socket. The fleet is filled, and operations that nobody
-    /// drives are taken over, before this returns.
+    /// drives are taken over, before this returns; of a shared ledger, as far as it can be read then.
     ///
     /// # Errors
     /// [`BuildError`].
@@ -222,7 +218,6 @@ impl Core {
             drawer,
             tenants,
             retention: config.driver.retention.0,
-            books: AtomicBool::new(false),
             written: CancellationToken::new(),
             stop,
             tasks,
@@ -246,14 +241,14 @@ impl Core {
         if let Some(rebuilder) = rebuilder {
             self.tasks.spawn(rebuilder.run(self.written.clone()));
         }
-        match self.open_books().await {
+        let mut due = self.quotas.clone();
+        let opened = self.open_books(&mut due).await;
+        match opened {
             Ok(()) => {}
-            // Reads are served from what the clouds show, and the ledger answers for itself.
-            Err(error @ (LedgerError::Unavailable(_) | LedgerError::Unanswered(_) | LedgerError::Recovering(_)))
-                if is_shared =>
-            {
-                tracing::error!(%error, "the gateway starts without its ledger; creates are refused until it is there");
-                self.tasks.spawn(Arc::clone(self).open_books_later());
+            // Whatever can be read is served, and the ledger answers for itself.
+            Err(error) if is_shared && may_pass(&error) => {
+                tracing::error!(%error, "the gateway starts without its ledger, or a part of it, until that is there");
+                self.tasks.spawn(Arc::clone(self).set_limits_later(due));
             }
             Err(error) => {
                 self.stop().await;
@@ -269,38 +264,47 @@ impl Core {
         Ok(())
     }
 
-    /// Sets the tenants' limits, fills the fleet and takes over what nobody drives.
-    async fn open_books(&self) -> Result<(), LedgerError> {
-        for (tenant, quota) in &self.quotas {
-            self.ledger.set_limits(tenant, *quota).await?;
-        }
+    /// Sets the tenants' limits, fills the fleet and takes over what nobody drives, of each tenant of which that can be
+    /// done now; `due` keeps the limits that are not set. The rest is read and taken over by the tasks that follow the
+    /// ledger.
+    async fn open_books(&self, due: &mut BTreeMap<TenantId, QuotaLimits>) -> Result<(), LedgerError> {
+        let limits = self.set_limits(due).await;
         let taken = self.driver.recover().await?;
-        self.books.store(true, Ordering::Release);
         if taken > 0 {
             tracing::info!(operations = taken, "took over operations that nobody drove");
         }
-        Ok(())
+        limits
     }
 
-    /// The same as soon as the ledger can.
-    async fn open_books_later(self: Arc<Self>) {
-        loop {
+    /// Sets limits and takes them off what is due. A tenant that cannot be written holds up no other.
+    async fn set_limits(&self, due: &mut BTreeMap<TenantId, QuotaLimits>) -> Result<(), LedgerError> {
+        let mut failed = None;
+        for (tenant, quota) in due.clone() {
+            match self.ledger.set_limits(&tenant, quota).await {
+                Ok(()) => drop(due.remove(&tenant)),
+                Err(error @ (LedgerError::Recovering(_) | LedgerError::Damaged { .. })) => failed = Some(error),
+                // The store answers nobody.
+                Err(error) => return Err(error),
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Sets the limits that could not be set at the start.
+    async fn set_limits_later(self: Arc<Self>, mut due: BTreeMap<TenantId, QuotaLimits>) {
+        let mut wait = LIMITS_WAIT.0;
+        while !due.is_empty() {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(OPEN_BOOKS_WAIT) => {}
+                () = tokio::time::sleep(wait) => {}
             }
-            match self.open_books().await {
-                Ok(()) => return tracing::info!("the ledger is there"),
-                Err(error) => tracing::debug!(%error, "the ledger is not there yet"),
+            match self.set_limits(&mut due).await {
+                Ok(()) => tracing::info!("the limits of all tenants are set"),
+                Err(error) => tracing::debug!(%error, tenants = due.len(), "limits are not set yet"),
             }
+            wait = (wait * 2).min(LIMITS_WAIT.1);
         }
-    }
-
-    /// Whether the ledger was read since the start; before, what there is cannot be told from what there is not.
-    #[must_use]
-    pub fn has_books(&self) -> bool {
-        self.books.load(Ordering::Acquire)
     }
 
     /// The rules of a tenant.
@@ -391,6 +395,17 @@ impl Core {
         self.written.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+}
+
+/// What a shared ledger that cannot be worked with may recover from, or a tenant of it while others are served.
+fn may_pass(error: &LedgerError) -> bool {
+    match error {
+        LedgerError::Unavailable(_)
+        | LedgerError::Unanswered(_)
+        | LedgerError::Recovering(_)
+        | LedgerError::Damaged { .. } => true,
+        LedgerError::Invalid { .. } => false,
     }
 }
 

@@ -173,7 +173,8 @@ impl Driver {
         receiver
     }
 
-    /// Fills the fleet with every record, and takes over those that nobody drives. Returns how many those are.
+    /// Fills the fleet with every record, and takes over those that nobody drives. Returns how many those are. Tenants
+    /// that cannot be read while others can are read by [`Driver::follow_feed`] as soon as they can.
     ///
     /// # Errors
     /// The ledger cannot be read.
@@ -191,6 +192,7 @@ impl Driver {
                     None => break,
                 }
             }
+            self.0.feeding.read_all();
         }
         let mut taken = 0;
         loop {

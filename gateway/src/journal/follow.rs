@@ -3,9 +3,12 @@
 //!
 //! A ledger that only this process writes has no feed; then everything here rests, and the fleet is as young as the
 //! last write. While a feed does not answer, reads go on from the fleet and say so ([`Driver::feed_age`]).
+//!
+//! Each tenant's books are its own: they are open from when all of the tenant was read for the first time since the start
+//! ([`Driver::has_read`]), which is at the start for all that can be read then, and for the others as soon as they can.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -43,17 +46,41 @@ struct Followed {
     answered_at: Option<Instant>,
     /// Tenants that could not be read in it, with when they were last.
     behind: BTreeMap<TenantId, Instant>,
+    /// Tenants of which not all was read since the start; none known before anything was read.
+    unread: Option<BTreeSet<TenantId>>,
+}
+
+/// Whose standing an answer changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct News {
+    /// Could be read, or were not tried, before.
+    failed: Vec<TenantId>,
+    /// All of them was read for the first time, later than of others.
+    opened: Vec<TenantId>,
 }
 
 impl Followed {
-    /// Notes an answer of `now` and the tenants that it could not tell of; the new among these.
-    fn answered(&mut self, position: FeedPosition, behind: &BTreeMap<TenantId, String>, now: Instant) -> Vec<TenantId> {
+    /// Notes an answer of `now` and the tenants of which it does not tell, or not all.
+    fn answered(&mut self, feed: &Feed, now: Instant) -> News {
+        let Feed { position, behind, unfinished, .. } = feed;
         let before = self.answered_at.unwrap_or(now);
         self.behind.retain(|tenant, _| behind.contains_key(tenant));
-        let new: Vec<TenantId> = behind.keys().filter(|tenant| !self.behind.contains_key(*tenant)).cloned().collect();
-        self.behind.extend(new.iter().map(|tenant| (tenant.clone(), before)));
-        (self.position, self.answered_at) = (position, Some(now));
-        new
+        let failed: Vec<_> = behind.keys().filter(|tenant| !self.behind.contains_key(*tenant)).cloned().collect();
+        self.behind.extend(failed.iter().map(|tenant| (tenant.clone(), before)));
+        (self.position, self.answered_at) = (position.clone(), Some(now));
+        let lacks = |tenant: &TenantId| behind.contains_key(tenant) || unfinished.contains(tenant);
+        let opened = match &mut self.unread {
+            Some(unread) => unread.extract_if(.., |tenant| !lacks(tenant)).collect(),
+            None => {
+                self.unread = Some(behind.keys().chain(unfinished).cloned().collect());
+                Vec::new()
+            }
+        };
+        News { failed, opened }
+    }
+
+    fn has_read(&self, tenant: &TenantId) -> bool {
+        self.unread.as_ref().is_some_and(|unread| !unread.contains(tenant))
     }
 
     fn heard_of(&self, tenant: &TenantId) -> Option<Instant> {
@@ -65,10 +92,22 @@ impl Followed {
     }
 }
 
+/// What one call of the feed brought.
+struct Fed {
+    records: usize,
+    /// Of some tenant there is more at once.
+    has_more: bool,
+}
+
 impl Feeding {
     fn lock(&self) -> MutexGuard<'_, Followed> {
         // A poisoned lock means a panic between two complete states; the data is whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that everything was read without a feed.
+    pub(super) fn read_all(&self) {
+        self.lock().unread = Some(BTreeSet::new());
     }
 }
 
@@ -86,15 +125,27 @@ impl Driver {
         self.0.feeding.lock().heard_of(tenant).map(|at| at.elapsed())
     }
 
-    /// Reads the feed up to its end. False when the ledger has none.
+    /// Whether all of a tenant was read since the start; before, what it has cannot be told from what it has not.
+    #[must_use]
+    pub fn has_read(&self, tenant: &TenantId) -> bool {
+        self.0.feeding.lock().has_read(tenant)
+    }
+
+    /// The tenants of which that is not so; none known before anything was read.
+    #[must_use]
+    pub fn unread(&self) -> Option<BTreeSet<TenantId>> {
+        self.0.feeding.lock().unread.clone()
+    }
+
+    /// Reads the feed up to the end of every tenant that can be read. False when the ledger has none.
     ///
     /// # Errors
-    /// The ledger cannot be read.
+    /// No tenant can be read.
     pub(super) async fn catch_up(&self) -> Result<bool, LedgerError> {
         for _ in 0..CATCH_UP_CALLS_MAX {
             match self.feed(Duration::ZERO).await? {
                 None => return Ok(false),
-                Some(0) => return Ok(true),
+                Some(fed) if !fed.has_more => return Ok(true),
                 Some(_) => {}
             }
         }
@@ -111,9 +162,9 @@ impl Driver {
                 self.0.parts.metrics.feed_age(self.feed_age().unwrap_or_default());
                 match answer {
                     Ok(Ok(None)) => return,
-                    Ok(Ok(Some(records))) => {
+                    Ok(Ok(Some(fed))) => {
                         wait = FAILED_WAIT.0;
-                        if records == 0 && asked.elapsed() < EMPTY_WAIT {
+                        if fed.records == 0 && asked.elapsed() < EMPTY_WAIT {
                             tokio::time::sleep(EMPTY_WAIT).await;
                         }
                     }
@@ -133,28 +184,34 @@ impl Driver {
         }
     }
 
-    /// One call: how many records came, or `None` from a ledger without a feed.
-    async fn feed(&self, wait: Duration) -> Result<Option<usize>, LedgerError> {
+    /// One call; `None` from a ledger without a feed.
+    async fn feed(&self, wait: Duration) -> Result<Option<Fed>, LedgerError> {
         let (asked, position) = (Instant::now(), self.0.feeding.lock().position.clone());
-        let Some(Feed { records, position, behind }) = self.0.parts.ledger.feed(&position, wait).await? else {
+        let Some(mut feed) = self.0.parts.ledger.feed(&position, wait).await? else {
             return Ok(None);
         };
-        let count = records.len();
-        for record in records {
+        let fed = Fed { records: feed.records.len(), has_more: !feed.unfinished.is_empty() };
+        for record in std::mem::take(&mut feed.records) {
             self.take_in(record);
         }
-        self.0.parts.fleet.reached(&position);
+        self.0.parts.fleet.reached(&feed.position);
         // An answer that was held back is as old as its end; one that was not, as its beginning.
         let now = if wait.is_zero() { asked } else { Instant::now() };
-        let new = self.0.feeding.lock().answered(position, &behind, now);
-        for (tenant, why) in behind.iter().filter(|(tenant, _)| new.contains(tenant)) {
-            tracing::warn!(%tenant, why, "the feed of a tenant failed; its reads go on from what is known");
+        let (news, unread) = {
+            let mut followed = self.0.feeding.lock();
+            (followed.answered(&feed, now), followed.unread.clone().unwrap_or_default())
+        };
+        for (tenant, why) in feed.behind.iter().filter(|(tenant, _)| news.failed.contains(tenant)) {
+            if unread.contains(tenant) {
+                tracing::error!(%tenant, why, "a tenant's ledger cannot be read: its reads are refused until it can");
+            } else {
+                tracing::warn!(%tenant, why, "the feed of a tenant failed; its reads go on from what is known");
+            }
         }
-        match behind.into_iter().next() {
-            // Who starts has nothing to go on from.
-            Some((tenant, why)) if wait.is_zero() => Err(LedgerError::Unavailable(format!("tenant {tenant}: {why}"))),
-            _ => Ok(Some(count)),
+        for tenant in news.opened {
+            tracing::info!(%tenant, "a tenant's ledger was read; its reads are answered");
         }
+        Ok(Some(fed))
     }
 
     /// A record that somebody wrote: readers see it, waiting requests are told, its task looks again if it was not
@@ -178,18 +235,51 @@ impl Driver {
 mod tests {
     use super::*;
 
+    fn tenant(name: &str) -> TenantId {
+        name.parse().unwrap()
+    }
+
+    fn feed(behind: &[&str], unfinished: &[&str]) -> Feed {
+        Feed {
+            behind: behind.iter().map(|name| (tenant(name), "damaged".to_owned())).collect(),
+            unfinished: unfinished.iter().map(|name| tenant(name)).collect(),
+            ..Feed::default()
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_tenant_that_fails_is_not_hidden_by_the_others() {
-        let (acme, lab): (TenantId, TenantId) = ("acme".parse().unwrap(), "lab".parse().unwrap());
+        let (acme, lab) = (tenant("acme"), tenant("lab"));
         let (mut followed, start) = (Followed::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        let failing = BTreeMap::from([(acme.clone(), "damaged".to_owned())]);
-        assert!(followed.answered(FeedPosition::new(), &BTreeMap::new(), at(1)).is_empty());
-        assert_eq!(followed.answered(FeedPosition::new(), &failing, at(2)), std::slice::from_ref(&acme));
-        assert!(followed.answered(FeedPosition::new(), &failing, at(3)).is_empty(), "said once");
+        assert_eq!(followed.answered(&feed(&[], &[]), at(1)), News::default());
+        assert_eq!(followed.answered(&feed(&["acme"], &[]), at(2)).failed, std::slice::from_ref(&acme));
+        assert_eq!(followed.answered(&feed(&["acme"], &[]), at(3)), News::default(), "said once");
         let heard = |followed: &Followed| (followed.heard_of(&acme), followed.heard_of(&lab), followed.heard_of_all());
         assert_eq!(heard(&followed), (Some(at(1)), Some(at(3)), Some(at(1))));
-        followed.answered(FeedPosition::new(), &BTreeMap::new(), at(4));
+        assert!(followed.has_read(&acme), "what is known of it goes on to be shown");
+        followed.answered(&feed(&[], &[]), at(4));
         assert_eq!(heard(&followed), (Some(at(4)), Some(at(4)), Some(at(4))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_books_of_each_tenant_open_when_all_of_it_was_read() {
+        let (mut followed, now) = (Followed::default(), Instant::now());
+        let open = |followed: &Followed| ["acme", "lab", "beta"].map(|name| followed.has_read(&tenant(name)));
+        assert_eq!(open(&followed), [false; 3], "nothing was read");
+        for (answer, opened, expected) in [
+            (feed(&["acme"], &["lab"]), vec![], [false, false, true]),
+            (feed(&["acme"], &["lab"]), vec![], [false, false, true]),
+            (feed(&["acme"], &[]), vec!["lab"], [false, true, true]),
+            // What was read once is open for good.
+            (feed(&["acme", "lab"], &["beta"]), vec![], [false, true, true]),
+            // It can be read again, and there is more of it than one answer holds.
+            (feed(&[], &["acme"]), vec![], [false, true, true]),
+            (feed(&[], &[]), vec!["acme"], [true; 3]),
+        ] {
+            let opened: Vec<TenantId> = opened.into_iter().map(tenant).collect();
+            assert_eq!(followed.answered(&answer, now).opened, opened, "{answer:?}");
+            assert_eq!(open(&followed), expected, "{answer:?}");
+        }
     }
 }

@@ -38,8 +38,8 @@ const ANSWER_MARGIN: Duration = Duration::from_millis(50);
 /// It is too old to be shown, or was never read.
 fn heard(core: &Core, tenant: &TenantId) -> Result<Option<views::LedgerFreshness>, Refusal> {
     let refuse = |detail| Err(Refusal::new(ErrorCode::StoreUnavailable, detail));
-    if !core.has_books() {
-        return refuse("the ledger was not read since this gateway started");
+    if !core.driver.has_read(tenant) {
+        return refuse("what the ledger holds of this tenant was not read since this gateway started");
     }
     let Some(age) = core.driver.feed_age_of(tenant) else { return Ok(None) };
     if age > READS_WITHIN {

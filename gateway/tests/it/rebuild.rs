@@ -12,13 +12,14 @@ use meridian_gateway::{
         identity::Deployment,
         intent::{Intent, IntentLog as _, file::FileIntents},
     },
-    operation::{Action, Outcome, Refusal},
+    operation::{Action, ListInstances, Outcome, PageRequest, Refusal},
     store,
     telemetry::core::CoreMetrics,
     views,
 };
 use meridian_ledger::{Standing, conformance::redis_server::RedisServer};
 use meridian_model::{
+    error::ErrorCode,
     instance::{InstanceSpec, Shape},
     operation::Charge,
     time::Time,
@@ -272,6 +273,39 @@ async fn a_gateway_that_remembers_nothing_finds_the_instances_at_their_clouds() 
     }
     let after = shared.instances("?exists=true").await;
     assert!(before.iter().all(|id| after.contains(id)) && after.len() == 3, "{before:?} {after:?}");
+}
+
+/// What a tenant's list shows, or why it is refused.
+async fn listed(core: &Arc<Core>, tenant: &str) -> Result<usize, ErrorCode> {
+    let page = PageRequest { size: 100, after: None };
+    let wish = Action::ListInstances(Box::new(ListInstances { page, ..ListInstances::default() }));
+    match ask(core, tenant, wish).await {
+        Ok(Outcome::Instances(page)) => Ok(page.items.len()),
+        Ok(other) => panic!("{other:?}"),
+        Err(refusal) => Err(refusal.problem.code),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_starts_while_one_tenant_is_rebuilt_serves_the_others() {
+    let shared = Shared::start().await;
+    let core = shared.gateway(1).await;
+    create_when_it_can(&core, "acme", "web", &spec()).await;
+    create_when_it_can(&core, "lab", "job", &spec()).await;
+    core.stop().await;
+    drop(core);
+    // As the script that finds it leaves it: somebody saw more of it than is there.
+    let meta = shared.redis.ask(&["KEYS", "*{t:acme}:meta"]);
+    assert_eq!(shared.redis.ask(&["HSET", &meta, "incarnation", "behind"]), "0");
+    let core = shared.gateway(1).await;
+    assert_eq!((listed(&core, "lab").await, listed(&core, "acme").await), (Ok(1), Err(ErrorCode::StoreUnavailable)));
+    created(ask(&core, "lab", create("lab", "job-2", "job-2", &spec())).await);
+    let refused = ask(&core, "acme", create("acme", "web-2", "web-2", &spec())).await;
+    assert_eq!(refused.unwrap_err().problem.code, ErrorCode::StoreRecovering);
+    assert_eq!((used(&core, "lab").await, core.driver.unread().unwrap().len()), (2, 1), "it is not rebuilt yet");
+    until("the other is served as well", || async { listed(&core, "acme").await == Ok(1) }).await;
+    create_when_it_can(&core, "acme", "web-2", &spec()).await;
+    assert_eq!((shared.instances("").await.len(), used(&core, "acme").await), (4, 2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

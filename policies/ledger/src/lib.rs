@@ -14,7 +14,14 @@ mod rules;
 mod seal;
 pub mod shared;
 
-use std::{collections::BTreeMap, fmt::Debug, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use meridian_model::{
     error::QuotaShortage,
@@ -276,6 +283,8 @@ pub struct Feed {
     pub position: FeedPosition,
     /// Tenants that could not be read while others could, and why; their position is as it was.
     pub behind: BTreeMap<TenantId, String>,
+    /// Tenants of which more was written than one answer holds: the next call brings more at once.
+    pub unfinished: BTreeSet<TenantId>,
 }
 
 /// Whether a store can be worked with.

@@ -354,6 +354,31 @@ async fn a_tenant_that_cannot_be_read_says_so_while_others_are_written() {
     until("reads are fresh again", || async { marks(&world, "web").await == [false; 3] }).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_starts_serves_the_tenants_that_can_be_read_and_the_others_when_they_can() {
+    let memory = Arc::new(MemoryLedger::new("store"));
+    let world = World::on(memory.clone(), Scenario::demo(7), LEASE).await;
+    created(world.create("acme", "web", "a", &spec()).await);
+    created(world.create("lab", "job", "b", &spec()).await);
+    let flaky = Arc::new(Flaky::new(memory));
+    flaky.hide(&["acme"]);
+    let late = world.another(flaky.clone(), LEASE).await;
+    let list = async |tenant: &str| match ask(&late, tenant, list(None)).await {
+        Ok(Outcome::Instances(page)) => Ok(page.items.len()),
+        Ok(other) => panic!("{other:?}"),
+        Err(refusal) => Err(refusal.problem.code),
+    };
+    assert_eq!((list("lab").await, list("acme").await), (Ok(1), Err(ErrorCode::StoreUnavailable)));
+    let one = ask(&late, "acme", Action::GetInstance(at("acme", "web"))).await;
+    assert_eq!(one.unwrap_err().problem.code, ErrorCode::StoreUnavailable, "not: it does not exist");
+    assert_eq!(late.driver.unread(), Some(BTreeSet::from(["acme".parse().unwrap()])));
+    created(ask(&late, "lab", create("lab", "job-2", "c", &spec())).await);
+    flaky.hide(&[]);
+    until("the other is served too", || async { list("acme").await == Ok(1) }).await;
+    assert_eq!(late.driver.unread(), Some(BTreeSet::new()));
+    late.stop().await;
+}
+
 /// Whether a list says that its ledger is stale, whether its items do, and whether a single read does.
 async fn marks(world: &World, name: &str) -> [bool; 3] {
     let list = world.list("acme").await;

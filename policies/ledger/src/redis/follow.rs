@@ -93,6 +93,9 @@ impl RedisLedger {
         while let Some((tenant, seen, written)) = answers.next().await {
             match written {
                 Ok((records, seq)) if seq > seen => {
+                    if records.len() == SCRIPT_PAGE {
+                        feed.unfinished.insert(tenant.clone());
+                    }
                     feed.records.extend(records);
                     feed.position.insert(tenant, seq);
                 }

@@ -313,6 +313,21 @@ async fn a_tenant_that_cannot_be_read_is_named_and_holds_up_no_other() {
     assert_eq!((feed.records.len(), feed.behind.len()), (0, 1));
 }
 
+#[tokio::test]
+async fn a_tenant_of_which_one_answer_does_not_hold_all_is_named() {
+    let server = RedisServer::start(&[]);
+    let ledger = fresh(&server, LeaseTime::Server).await;
+    for n in 0..101 {
+        claim_new(&ledger, sample_claim("acme", &format!("op{n}"), &format!("i{n}"))).await;
+    }
+    let beta = claim_new(&ledger, sample_claim("beta", "op1", "web")).await;
+    let feed = ledger.feed(&FeedPosition::new(), Duration::ZERO).await.unwrap().unwrap();
+    assert_eq!((feed.records.len(), feed.unfinished.len()), (101, 1));
+    assert!(!feed.unfinished.contains(&beta.tenant));
+    let feed = ledger.feed(&feed.position, Duration::ZERO).await.unwrap().unwrap();
+    assert_eq!((feed.records.len(), feed.unfinished.len()), (1, 0));
+}
+
 /// A record that cannot be read, and a tenant that recovers: neither holds up who takes over or shrinks the others.
 #[tokio::test]
 async fn a_tenant_that_fails_holds_up_neither_take_over_nor_expiry() {
