@@ -16,6 +16,7 @@
 pub mod merge;
 pub(crate) mod sweep;
 mod verdict;
+mod word;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -214,7 +215,7 @@ impl Rebuilder {
             self.contributed.clear();
             self.progress.done();
             if !self.word_kept {
-                self.keep_word().await?;
+                word::keep(&*self.parts.ledger, &*self.parts.intents).await?;
                 self.word_kept = true;
             }
             if self.tidied_at.is_none_or(|at| at.elapsed() >= TIDY_EVERY) {
@@ -507,23 +508,6 @@ impl Rebuilder {
             });
             if settled {
                 intents.settle(&intent.cloud_name);
-            }
-        }
-        Ok(())
-    }
-
-    /// Has the deletes carried out that this gateway accepted, if the ledger was rebuilt without it and lacks them.
-    async fn keep_word(&self) -> Result<(), LedgerError> {
-        if bugs::planted(bugs::REMOVAL_FORGOTTEN) || bugs::planted(bugs::NOTHING_REMEMBERED) {
-            return Ok(());
-        }
-        for answered in self.parts.intents.answers() {
-            let Some(removal) = answered.removal else { continue };
-            let (tenant, op) = (&answered.tenant, &answered.op_id);
-            let record = self.parts.ledger.operation(tenant, op).await?;
-            if record.is_some_and(|r| r.removal.is_none() && !r.is_gone()) {
-                tracing::error!(%tenant, %op, "the ledger lacks a delete that was accepted here; it is asked for again");
-                self.parts.ledger.request_removal(tenant, op, removal.requested_at).await?;
             }
         }
         Ok(())
