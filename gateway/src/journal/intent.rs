@@ -15,6 +15,7 @@ use std::{
     collections::BTreeMap,
     fmt::Debug,
     future::{Future, ready},
+    ops::Bound,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -33,6 +34,9 @@ use serde::{Deserialize, Serialize};
 
 /// How long everything is kept: far longer than a replica that may become the primary lags behind.
 pub const KEPT: Duration = Duration::from_secs(5 * 60);
+/// Intents from which no create is taken on, so that memory is bounded: about 200 MiB. 660 creates a second for all of
+/// [`KEPT`], which is far above what the vendors' rates let through; none is forgotten for it.
+const INTENTS_MAX: usize = 200_000;
 /// Most answers that are kept; the oldest go first.
 const ANSWERS_MAX: usize = 10_000;
 
@@ -210,8 +214,18 @@ pub trait IntentLog: Debug + Send + Sync + 'static {
     /// What was not settled, of this process and of those before it.
     fn pending(&self) -> Vec<Intent>;
 
-    /// The same, of attempts that were armed before a time.
-    fn armed_before(&self, time: Time) -> Vec<Intent>;
+    /// The same, of attempts that were armed before a time: at most so many, in the order of their names, from the one
+    /// after `last` on and round to it.
+    fn armed_before(&self, time: Time, last: Option<&CloudName>, limit: usize) -> Vec<Intent>;
+
+    /// How many were not settled.
+    fn count(&self) -> usize;
+
+    /// So many were not settled that no create should be taken on that will arm another; those that were taken on still
+    /// do.
+    fn is_full(&self) -> bool {
+        self.count() >= INTENTS_MAX
+    }
 
     /// Keeps a record ([`vouched`]) whose outcome is about to be answered; durable when it returns.
     fn answer(&self, record: OperationRecord) -> IntentFuture<'_>;
@@ -238,8 +252,12 @@ impl IntentLog for NoIntents {
         Vec::new()
     }
 
-    fn armed_before(&self, _: Time) -> Vec<Intent> {
+    fn armed_before(&self, _: Time, _: Option<&CloudName>, _: usize) -> Vec<Intent> {
         Vec::new()
+    }
+
+    fn count(&self) -> usize {
+        0
     }
 
     fn answer(&self, _: OperationRecord) -> IntentFuture<'_> {
@@ -264,6 +282,16 @@ struct Kept {
     answers: Answers,
 }
 
+impl Kept {
+    fn armed_before(&self, time: Time, last: Option<&CloudName>, limit: usize) -> Vec<Intent> {
+        let first = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.intents.range::<CloudName, _>((first, Bound::Unbounded));
+        let round = last.into_iter().flat_map(|last| self.intents.range::<CloudName, _>(..=last));
+        let old = behind.chain(round).map(|(_, intent)| intent).filter(|i| i.armed_at < time);
+        old.take(limit).cloned().collect()
+    }
+}
+
 impl MemoryIntents {
     fn kept(&self) -> MutexGuard<'_, Kept> {
         // A poisoned lock means a panic between two complete states; the map is whole.
@@ -285,8 +313,12 @@ impl IntentLog for MemoryIntents {
         self.kept().intents.values().cloned().collect()
     }
 
-    fn armed_before(&self, time: Time) -> Vec<Intent> {
-        self.kept().intents.values().filter(|i| i.armed_at < time).cloned().collect()
+    fn armed_before(&self, time: Time, last: Option<&CloudName>, limit: usize) -> Vec<Intent> {
+        self.kept().armed_before(time, last, limit)
+    }
+
+    fn count(&self) -> usize {
+        self.kept().intents.len()
     }
 
     fn answer(&self, record: OperationRecord) -> IntentFuture<'_> {
@@ -300,5 +332,59 @@ impl IntentLog for MemoryIntents {
 
     fn forget(&self, before: Time) {
         self.kept().answers.forget(before);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// An intent of operation `opN`.
+    pub(in crate::journal) fn intent(n: u32) -> Intent {
+        Intent {
+            tenant: "acme".parse().unwrap(),
+            op_id: format!("op{n}").parse().unwrap(),
+            uid: format!("inst_{n}").parse().unwrap(),
+            name: format!("web-{n}").parse().unwrap(),
+            fingerprint: "ab".repeat(32),
+            created_at: Time::from_unix_ms(1),
+            epoch: 1,
+            n,
+            backend: "gz".parse().unwrap(),
+            adapter: "tencent-eksci".parse().unwrap(),
+            region: "ap-guangzhou".parse().unwrap(),
+            zone: "ap-guangzhou-3".parse().unwrap(),
+            cloud_name: format!("m1-{n}").parse().unwrap(),
+            token: format!("t{n}").parse().unwrap(),
+            shape: Shape::default(),
+            charge: Charge { instances: 1, ..Charge::default() },
+            armed_at: Time::from_unix_ms(2),
+        }
+    }
+
+    #[tokio::test]
+    async fn old_intents_are_walked_round_from_where_the_last_walk_ended() {
+        let log = MemoryIntents::default();
+        for n in 1..=5 {
+            log.arm(Intent { armed_at: Time::from_unix_ms(i64::from(n)), ..intent(n) }).await.unwrap();
+        }
+        let walk = |before, last: Option<u32>, limit| {
+            let last = last.map(|n| intent(n).cloud_name);
+            let found = log.armed_before(Time::from_unix_ms(before), last.as_ref(), limit);
+            found.iter().map(|i| i.n).collect::<Vec<_>>()
+        };
+        for (before, last, limit, expected) in [
+            (5, None, 9, vec![1, 2, 3, 4]),
+            (5, None, 2, vec![1, 2]),
+            (5, Some(2), 3, vec![3, 4, 1]),
+            (5, Some(2), 9, vec![3, 4, 1, 2]),
+            (9, Some(5), 9, vec![1, 2, 3, 4, 5]),
+            // The last one is gone meanwhile.
+            (9, Some(7), 2, vec![1, 2]),
+            (1, Some(3), 9, vec![]),
+        ] {
+            assert_eq!(walk(before, last, limit), expected, "{before} {last:?} {limit}");
+        }
+        assert_eq!(log.count(), 5);
     }
 }

@@ -15,6 +15,7 @@
 
 pub mod merge;
 pub(crate) mod sweep;
+mod tidy;
 mod verdict;
 mod word;
 
@@ -43,11 +44,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     merge::{Evidence, Holders, Place},
+    tidy::Tidy,
     verdict::{Losses, Verdict},
 };
 use super::{
     identity::Deployment,
-    intent::{IntentLog, KEPT, Note},
+    intent::{IntentLog, Note},
 };
 use crate::{
     clock::{Clock, Entropy},
@@ -69,10 +71,6 @@ const SEQ_LEAP: u64 = 1 << 20;
 /// Places that a rebuild leaves for each millisecond of the clock: more than a server writes, and exact in a script
 /// until the year 2248.
 const PLACES_PER_MS: u64 = 1 << 10;
-/// Between two looks through the journal while all is whole.
-const TIDY_EVERY: Duration = Duration::from_secs(10);
-/// Old intents that one look asks the ledger about.
-const TIDIED_MAX: usize = 1_000;
 /// Records in one page.
 const PAGE: usize = 200;
 /// Pages of one tenant: more records than any tenant has.
@@ -139,8 +137,7 @@ pub struct Rebuilder {
     known: BTreeSet<String>,
     /// The server that this gateway handed its records in to, by tenant.
     contributed: BTreeMap<TenantId, String>,
-    /// When the journal was looked through last.
-    tidied_at: Option<Instant>,
+    tidy: Tidy,
     /// The store was compared with what this gateway answered, since anything may have been lost.
     word_kept: bool,
 }
@@ -161,7 +158,7 @@ impl Rebuilder {
             losses: Losses::default(),
             known: BTreeSet::new(),
             contributed: BTreeMap::new(),
-            tidied_at: None,
+            tidy: Tidy::default(),
             word_kept: false,
         }
     }
@@ -214,13 +211,13 @@ impl Rebuilder {
             self.losses = Losses::default();
             self.contributed.clear();
             self.progress.done();
-            if !self.word_kept {
-                word::keep(&*self.parts.ledger, &*self.parts.intents).await?;
-                self.word_kept = true;
+            let Parts { ledger, intents, clock, .. } = &self.parts;
+            if self.tidy.is_due() {
+                self.tidy.look(&**intents, |tenant, op| ledger.operation(tenant, op), clock.now()).await?;
             }
-            if self.tidied_at.is_none_or(|at| at.elapsed() >= TIDY_EVERY) {
-                self.tidy_journal().await?;
-                self.tidied_at = Some(Instant::now());
+            if !self.word_kept {
+                word::keep(&**ledger, &**intents).await?;
+                self.word_kept = true;
             }
             return Ok(BEAT);
         }
@@ -493,24 +490,6 @@ impl Rebuilder {
             }
         }
         Ok(notes)
-    }
-
-    /// Forgets of the journal what is old enough: answers, and intents whose outcome the ledger has.
-    async fn tidy_journal(&self) -> Result<(), LedgerError> {
-        let Parts { intents, ledger, clock, .. } = &self.parts;
-        let before = clock.now() - KEPT;
-        intents.forget(before);
-        for intent in intents.armed_before(before).into_iter().take(TIDIED_MAX) {
-            let record = ledger.operation(&intent.tenant, &intent.op_id).await?;
-            let settled = record.is_none_or(|r| {
-                let named = r.attempts.iter().find(|a| a.name == intent.cloud_name);
-                r.is_gone() || named.is_some_and(|a| a.state.is_closed() || a.cloud_id.is_some())
-            });
-            if settled {
-                intents.settle(&intent.cloud_name);
-            }
-        }
-        Ok(())
     }
 }
 

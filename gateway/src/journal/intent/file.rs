@@ -167,8 +167,12 @@ impl IntentLog for FileIntents {
         lock(&self.kept).intents.values().cloned().collect()
     }
 
-    fn armed_before(&self, time: Time) -> Vec<Intent> {
-        lock(&self.kept).intents.values().filter(|i| i.armed_at < time).cloned().collect()
+    fn armed_before(&self, time: Time, last: Option<&CloudName>, limit: usize) -> Vec<Intent> {
+        lock(&self.kept).armed_before(time, last, limit)
+    }
+
+    fn count(&self) -> usize {
+        lock(&self.kept).intents.len()
     }
 
     fn answer(&self, record: OperationRecord) -> IntentFuture<'_> {
@@ -360,32 +364,9 @@ fn private(options: &mut OpenOptions) -> &OpenOptions {
 #[cfg(test)]
 mod tests {
     use meridian_ledger::conformance::{MemoryLedger, claim_new, failed, sample_claim};
-    use meridian_model::operation::Charge;
 
     use super::*;
-    use crate::journal::intent::vouched;
-
-    fn intent(n: u32) -> Intent {
-        Intent {
-            tenant: "acme".parse().unwrap(),
-            op_id: format!("op{n}").parse().unwrap(),
-            uid: format!("inst_{n}").parse().unwrap(),
-            name: format!("web-{n}").parse().unwrap(),
-            fingerprint: "ab".repeat(32),
-            created_at: Time::from_unix_ms(1),
-            epoch: 1,
-            n,
-            backend: "gz".parse().unwrap(),
-            adapter: "tencent-eksci".parse().unwrap(),
-            region: "ap-guangzhou".parse().unwrap(),
-            zone: "ap-guangzhou-3".parse().unwrap(),
-            cloud_name: format!("m1-{n}").parse().unwrap(),
-            token: format!("t{n}").parse().unwrap(),
-            shape: meridian_model::instance::Shape::default(),
-            charge: Charge { instances: 1, ..Charge::default() },
-            armed_at: Time::from_unix_ms(2),
-        }
-    }
+    use crate::journal::intent::{tests::intent, vouched};
 
     fn ns(log: &FileIntents) -> Vec<u32> {
         log.pending().iter().map(|i| i.n).collect()
