@@ -1,5 +1,7 @@
 //! The world by itself: time, money, stock, faults; and that nothing leaks whatever is done to it.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -479,7 +481,7 @@ proptest! {
         now += 2_000;
         world.advance(now);
         again.advance(now);
-        let states = |w: &World| w.instances.values().map(|i| (i.id.clone(), i.state)).collect::<Vec<_>>();
+        let states = |w: &World| w.instances.values().map(|i| (i.id.clone(), i.state)).collect::<BTreeMap<_, _>>();
         prop_assert_eq!(states(&again), states(&world));
     }
 }

@@ -4,7 +4,7 @@
 //! Every method first lets the time since the last call happen ([`World::advance`]), so timestamps and billing are
 //! those of the due moment, not of the moment somebody looked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::calls::Calls;
 use super::fault::{Fault, FaultInput, FaultKind, Faults, FieldError, Outage, Subject, Verdict};
@@ -205,7 +205,8 @@ pub struct World {
     pub(super) accounts: BTreeMap<String, AccountConfig>,
     pub(super) regions: BTreeMap<RegionKey, Region>,
     pub(super) quotas: BTreeMap<Scope, Quota>,
-    pub(super) instances: BTreeMap<String, Instance>,
+    /// By id. In no order: whatever goes over them in one sorts, or goes over `live`.
+    pub(super) instances: HashMap<String, Instance>,
     /// Existing instances of a scope in order of creation.
     pub(super) live: BTreeMap<Scope, BTreeMap<u64, String>>,
     pub(super) images: BTreeMap<String, ImageCache>,
@@ -259,7 +260,7 @@ impl World {
             accounts,
             regions,
             quotas,
-            instances: BTreeMap::new(),
+            instances: HashMap::new(),
             live: BTreeMap::new(),
             images: BTreeMap::new(),
             due: BTreeSet::new(),

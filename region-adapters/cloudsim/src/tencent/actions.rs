@@ -181,12 +181,14 @@ fn describe_instances(world: &mut World, scope: &Scope, ask: &wire::Describe, no
         let text = format!("has the unknown name {}; known: {}", filter.name, FILTERS.join(", "));
         return Err(TcError::invalid("Filters.Name", &text));
     }
-    let ids: std::collections::BTreeSet<&str> = ask.eks_ci_ids.iter().map(String::as_str).collect();
     let matches = |i: &Instance| {
-        let chosen = ids.is_empty() || ids.contains(i.id.as_str());
-        chosen && ask.filters.iter().all(|f| f.values.iter().any(|v| Some(v.as_str()) == filter_value(i, &f.name)))
+        ask.filters.iter().all(|f| f.values.iter().any(|v| Some(v.as_str()) == filter_value(i, &f.name)))
     };
-    let found: Vec<_> = world.list(scope, now_ms).into_iter().filter(|i| matches(i)).collect();
+    let all = match ask.eks_ci_ids.as_slice() {
+        [] => world.list(scope, now_ms),
+        ids => world.list_of(scope, ids, now_ms),
+    };
+    let found: Vec<_> = all.into_iter().filter(|i| matches(i)).collect();
     let page: Vec<_> = found.iter().skip(offset).take(limit).map(|i| render::instance(i)).collect();
     Ok(json!({"TotalCount": found.len(), "EksCis": page}))
 }
