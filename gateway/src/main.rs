@@ -1,4 +1,4 @@
-//! The `meridian` binary: arguments, crypto provider, dispatch, exit code; nothing else.
+//! The `meridian` binary: allocator, arguments, crypto provider, dispatch, exit code; nothing else.
 
 use std::process::ExitCode;
 
@@ -6,6 +6,11 @@ use meridian_gateway::{
     cli::{self, Environment},
     clock::Clock,
 };
+
+/// A create makes some thousand small allocations on one thread and frees them on another, where this allocator needs
+/// about half the time of the C library's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // An error means that a provider is installed already; there is only this one in the binary.

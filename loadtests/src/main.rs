@@ -17,6 +17,10 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
+/// The gateway's: what stands beside it is measured on the same terms.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Open-loop load tests of the gateway.
 #[derive(Debug, Parser)]
 #[command(name = "meridian-loadtests", version, about)]
