@@ -161,7 +161,7 @@ impl Driver {
         let inner = Arc::clone(&self.0);
         self.0.tasks.spawn(async move {
             let span = tracing::info_span!(OPERATION, meridian.tenant.id = %key.0, meridian.operation.id = %key.1);
-            let task = Task { inner: Arc::clone(&inner), running: entry };
+            let task = Task::new(Arc::clone(&inner), entry);
             let walk = AssertUnwindSafe(tracing::Instrument::instrument(task.run(&key, record), span));
             if walk.catch_unwind().await.is_err() {
                 // What it did is in the ledger. Off the list, so that it is driven again before long.

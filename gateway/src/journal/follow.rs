@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use meridian_ledger::{Feed, FeedPosition, LedgerError};
+use meridian_ledger::{Feed, FeedPosition, Known, LedgerError};
 use meridian_model::{ids::TenantId, operation::OperationRecord};
 use tokio::time::Instant;
 
@@ -37,7 +37,11 @@ const CATCH_UP_CALLS_MAX: usize = 10_000;
 
 /// How far the feed was followed.
 #[derive(Debug, Default)]
-pub(super) struct Feeding(Mutex<Followed>);
+pub(super) struct Feeding {
+    followed: Mutex<Followed>,
+    /// What readers see already.
+    known: Known,
+}
 
 #[derive(Debug, Default)]
 struct Followed {
@@ -102,7 +106,14 @@ struct Fed {
 impl Feeding {
     fn lock(&self) -> MutexGuard<'_, Followed> {
         // A poisoned lock means a panic between two complete states; the data is whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that readers see a record as it is: the feed need not bring it.
+    pub(super) fn shown(&self, record: &OperationRecord) {
+        if self.lock().answered_at.is_some() {
+            self.known.note(&record.tenant, record.seq);
+        }
     }
 
     /// Notes that everything was read without a feed.
@@ -187,7 +198,7 @@ impl Driver {
     /// One call; `None` from a ledger without a feed.
     async fn feed(&self, wait: Duration) -> Result<Option<Fed>, LedgerError> {
         let (asked, position) = (Instant::now(), self.0.feeding.lock().position.clone());
-        let Some(mut feed) = self.0.parts.ledger.feed(&position, wait).await? else {
+        let Some(mut feed) = self.0.parts.ledger.feed(&position, &self.0.feeding.known, wait).await? else {
             return Ok(None);
         };
         let fed = Fed { records: feed.records.len(), has_more: !feed.unfinished.is_empty() };
@@ -195,6 +206,7 @@ impl Driver {
             self.take_in(record);
         }
         self.0.parts.fleet.reached(&feed.position);
+        self.0.feeding.known.pass(&feed.position);
         // An answer that was held back is as old as its end; one that was not, as its beginning.
         let now = if wait.is_zero() { asked } else { Instant::now() };
         let (news, unread) = {

@@ -6,7 +6,10 @@
 
 use std::{
     pin::pin,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -93,9 +96,15 @@ enum LastLook {
 pub(super) struct Task {
     pub(super) inner: Arc<Inner>,
     pub(super) running: Running,
+    /// Place of the state that readers were shown last.
+    published: AtomicU64,
 }
 
 impl Task {
+    pub(super) const fn new(inner: Arc<Inner>, running: Running) -> Self {
+        Self { inner, running, published: AtomicU64::new(0) }
+    }
+
     pub(super) fn parts(&self) -> &Parts {
         &self.inner.parts
     }
@@ -226,10 +235,14 @@ impl Task {
         }
     }
 
-    /// Shows the record to readers before anybody who waits for it is told.
+    /// Shows the record to readers before anybody who waits for it is told; what was shown as it is, not again.
     fn publish(&self, record: &OperationRecord) {
+        if self.published.swap(record.seq, Ordering::AcqRel) == record.seq {
+            return;
+        }
         let record = Arc::new(record.clone());
         self.parts().fleet.put(Arc::clone(&record));
+        self.inner.feeding.shown(&record);
         tell(&self.running.updates, &record);
     }
 

@@ -11,8 +11,8 @@ use std::{
 };
 
 use meridian_ledger::{
-    Claim, Claimed, Feed, FeedPosition, Ledger, LedgerFuture, RecordPage, Standing, Step, Stepped, TakeOver, TakenOver,
-    Usage,
+    Claim, Claimed, Feed, FeedPosition, Known, Ledger, LedgerFuture, RecordPage, Standing, Step, Stepped, TakeOver,
+    TakenOver, Usage,
 };
 use meridian_model::{
     ids::{BackendId, InstanceName, OperationId, TenantId},
@@ -155,8 +155,8 @@ impl Ledger for Trapped {
         self.inner.abandoned(except, now, limit)
     }
 
-    fn feed(&self, after: &FeedPosition, wait: Duration) -> LedgerFuture<'_, Option<Feed>> {
-        self.inner.feed(after, wait)
+    fn feed(&self, after: &FeedPosition, known: &Known, wait: Duration) -> LedgerFuture<'_, Option<Feed>> {
+        self.inner.feed(after, known, wait)
     }
 
     fn standing(&self) -> Standing {

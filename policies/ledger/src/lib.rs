@@ -8,6 +8,7 @@
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod embedded;
+mod known;
 pub mod recovery;
 pub mod redis;
 mod rules;
@@ -31,6 +32,7 @@ use meridian_model::{
     time::Time,
 };
 
+pub use self::known::Known;
 pub use self::rules::{broken_rule, tombstone};
 
 /// A boxed future of the ledger.
@@ -215,10 +217,10 @@ pub trait Ledger: Debug + Send + Sync + 'static {
     /// most 1000. What other owners than `except` left.
     fn abandoned(&self, except: &str, now: Time, limit: usize) -> LedgerFuture<'_, Vec<OperationRecord>>;
 
-    /// What was written after a position, by anybody; waits for up to `wait` while there is nothing. `None` from a
-    /// store that only this process writes: there is nothing to follow.
-    fn feed(&self, after: &FeedPosition, wait: Duration) -> LedgerFuture<'_, Option<Feed>> {
-        let _ = (after, wait);
+    /// What was written after a position, by anybody, but for what is `known` when it is read; waits for up to `wait`
+    /// while there is nothing. `None` from a store that only this process writes: there is nothing to follow.
+    fn feed(&self, after: &FeedPosition, known: &Known, wait: Duration) -> LedgerFuture<'_, Option<Feed>> {
+        let _ = (after, known, wait);
         Box::pin(std::future::ready(Ok(None)))
     }
 
@@ -277,7 +279,7 @@ pub type FeedPosition = BTreeMap<TenantId, u64>;
 #[derive(Debug, Clone, Default)]
 pub struct Feed {
     /// Every record written since, as it is now, by tenant and `seq`. A record written twice is there once. What only
-    /// left a tombstone is not there.
+    /// left a tombstone is not there, nor what is known as it is.
     pub records: Vec<OperationRecord>,
     /// Where to go on; for a tenant in it, everything up to there was seen.
     pub position: FeedPosition,

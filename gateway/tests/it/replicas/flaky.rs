@@ -11,7 +11,7 @@ use std::{
 };
 
 use meridian_ledger::{
-    Claim, Claimed, Feed, FeedPosition, Ledger, LedgerError, LedgerFuture, RecordPage, Standing, Step, Stepped,
+    Claim, Claimed, Feed, FeedPosition, Known, Ledger, LedgerError, LedgerFuture, RecordPage, Standing, Step, Stepped,
     TakeOver, TakenOver, Usage,
 };
 use meridian_model::{
@@ -137,10 +137,10 @@ impl Ledger for Flaky {
         self.or(|| self.inner.abandoned(&except, now, limit))
     }
 
-    fn feed(&self, after: &FeedPosition, wait: Duration) -> LedgerFuture<'_, Option<Feed>> {
-        let after = after.clone();
+    fn feed(&self, after: &FeedPosition, known: &Known, wait: Duration) -> LedgerFuture<'_, Option<Feed>> {
+        let (after, known) = (after.clone(), known.clone());
         self.or(|| {
-            let feed = self.inner.feed(&after, wait);
+            let feed = self.inner.feed(&after, &known, wait);
             Box::pin(async move {
                 let Some(mut feed) = feed.await? else { return Ok(None) };
                 feed.behind.clone_from(&self.behind.lock().unwrap());

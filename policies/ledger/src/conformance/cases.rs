@@ -9,7 +9,7 @@ use meridian_model::{
 };
 
 use super::{at, claim_new, failed, id, one_instance, sample_claim, write};
-use crate::{Claimed, FeedPosition, Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver, Usage};
+use crate::{Claimed, FeedPosition, Known, Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver, Usage};
 
 type Case = fn(Arc<dyn Ledger>) -> Pin<Box<dyn Future<Output = ()>>>;
 
@@ -408,14 +408,16 @@ async fn every_write_has_a_place_of_its_own(ledger: Arc<dyn Ledger>) {
 async fn a_follower_sees_every_write(ledger: Arc<dyn Ledger>) {
     let wait = Duration::from_millis(50);
     let first = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
-    let Some(feed) = ledger.feed(&FeedPosition::new(), wait).await.expect("feed") else {
+    let Some(feed) = ledger.feed(&FeedPosition::new(), &Known::default(), wait).await.expect("feed") else {
         return; // Only this process writes: there is nothing to follow.
     };
     assert_eq!(feed.records, [*first.clone()]);
-    let at_rest = ledger.feed(&feed.position, wait).await.expect("feed").expect("it can be followed");
+    let at_rest =
+        ledger.feed(&feed.position, &Known::default(), wait).await.expect("feed").expect("it can be followed");
     assert_eq!((at_rest.records.len(), &at_rest.position), (0, &feed.position));
     let (follower, position) = (Arc::clone(&ledger), feed.position.clone());
-    let following = tokio::spawn(async move { follower.feed(&position, Duration::from_secs(20)).await });
+    let following =
+        tokio::spawn(async move { follower.feed(&position, &Known::default(), Duration::from_secs(20)).await });
     let stepped = write(&*ledger, first).await;
     let told = following.await.expect("no panic").expect("feed").expect("it can be followed");
     assert_eq!(told.records, [*stepped.clone()], "who waits is told");
@@ -427,11 +429,23 @@ async fn a_follower_sees_every_write(ledger: Arc<dyn Ledger>) {
     }
     let (mut seen, mut position) = (Vec::new(), told.position);
     for _ in 0..5 {
-        let feed = ledger.feed(&position, wait).await.expect("feed").expect("it can be followed");
+        let feed = ledger.feed(&position, &Known::default(), wait).await.expect("feed").expect("it can be followed");
         seen.extend(feed.records);
         position = feed.position;
     }
-    assert_eq!(seen, [*second, *stepped, *other], "each once, as it is now");
+    assert_eq!(seen, [*second, *stepped.clone(), *other], "each once, as it is now");
+    let (known, before) = (Known::default(), position.clone());
+    let again = write(&*ledger, stepped).await;
+    let third = claim_new(&*ledger, sample_claim("acme", "op3", "cache")).await;
+    known.note(&again.tenant, again.seq);
+    let feed = ledger.feed(&before, &known, wait).await.expect("feed").expect("it can be followed");
+    assert_eq!(feed.records, [*third.clone()], "what is known is not told");
+    known.note(&third.tenant, third.seq);
+    let none = ledger.feed(&before, &known, wait).await.expect("feed").expect("it can be followed");
+    assert_eq!((none.records, none.position), (Vec::new(), feed.position), "and passed all the same");
+    let stepped = write(&*ledger, again).await;
+    let feed = ledger.feed(&before, &known, wait).await.expect("feed").expect("it can be followed");
+    assert_eq!(feed.records, [*stepped], "what was written after it is told");
 }
 
 async fn pages_cover_all_records_in_order(ledger: Arc<dyn Ledger>) {

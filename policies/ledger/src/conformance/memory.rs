@@ -16,7 +16,7 @@ use meridian_policies::quota;
 use tokio::sync::Notify;
 
 use crate::{
-    Claim, Claimed, Feed, FeedPosition, Ledger, LedgerError, LedgerFuture, RecordPage, Step, Stepped, TakeOver,
+    Claim, Claimed, Feed, FeedPosition, Known, Ledger, LedgerError, LedgerFuture, RecordPage, Step, Stepped, TakeOver,
     TakenOver, Usage, broken_rule, rules::first_record, tombstone,
 };
 
@@ -60,9 +60,10 @@ impl State {
         self.leases.get(owner).copied().filter(|until| *until > now)
     }
 
-    fn since(&self, after: &FeedPosition) -> Feed {
+    fn since(&self, after: &FeedPosition, known: &Known) -> Feed {
         let seen = |tenant: &TenantId| after.get(tenant).copied().unwrap_or_default();
-        let mut records: Vec<_> = self.records.values().filter(|r| r.seq > seen(&r.tenant)).cloned().collect();
+        let told = |r: &&OperationRecord| r.seq > seen(&r.tenant) && !known.has(&r.tenant, r.seq);
+        let mut records: Vec<_> = self.records.values().filter(told).cloned().collect();
         records.sort_by(|a, b| (&a.tenant, a.seq).cmp(&(&b.tenant, b.seq)));
         Feed { records, position: self.seqs.clone(), ..Feed::default() }
     }
@@ -255,13 +256,13 @@ impl Ledger for MemoryLedger {
         ready(Ok(state.records.values().filter(left).take(limit.min(MANY_MAX)).cloned().collect()))
     }
 
-    fn feed(&self, after: &FeedPosition, wait: Duration) -> LedgerFuture<'_, Option<Feed>> {
-        let after = after.clone();
+    fn feed(&self, after: &FeedPosition, known: &Known, wait: Duration) -> LedgerFuture<'_, Option<Feed>> {
+        let (after, known) = (after.clone(), known.clone());
         Box::pin(async move {
             let changed = async {
                 loop {
                     let written = self.written.notified();
-                    let feed = self.state().since(&after);
+                    let feed = self.state().since(&after, &known);
                     if feed.position != after {
                         return feed;
                     }

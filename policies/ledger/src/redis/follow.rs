@@ -7,17 +7,22 @@ use meridian_model::{
     ids::{OperationId, TenantId},
     operation::OperationRecord,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     RedisLedger,
     leases::{PAGE_MAX, TENANTS_AT_ONCE},
     values,
 };
-use crate::{Feed, FeedPosition, LedgerError, RecordPage};
+use crate::{Feed, FeedPosition, Known, LedgerError, RecordPage};
 
 /// Records that one script answers with: some hundred kilobytes, a millisecond of the server.
 const SCRIPT_PAGE: usize = 100;
+/// Known places that a script is told: more than are written between two calls of it.
+const KNOWN_MAX: usize = 500;
+/// From a hint to the look that it causes: writes come in bursts, and who follows its own is told of them here later than
+/// by their answers.
+const GATHER: Duration = Duration::from_millis(5);
 /// While nothing is heard the store is asked this often: hints may be lost.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -61,30 +66,32 @@ impl RedisLedger {
         Ok(RecordPage { records, next })
     }
 
-    pub(super) async fn follow(&self, after: FeedPosition, wait: Duration) -> Result<Feed, LedgerError> {
+    pub(super) async fn follow(&self, after: FeedPosition, known: &Known, wait: Duration) -> Result<Feed, LedgerError> {
         let until = Instant::now() + wait;
         let mut hints = self.hints.clone();
         loop {
             hints.mark_unchanged();
-            let feed = self.collect(&after).await?;
+            let feed = self.collect(&after, known).await?;
             let left = until.saturating_duration_since(Instant::now());
             if feed.position != after || left.is_zero() {
                 return Ok(feed);
             }
             // Either a hint or the time to look again.
-            let _ = timeout(left.min(POLL), hints.changed()).await;
+            if timeout(left.min(POLL), hints.changed()).await.is_ok() {
+                sleep(GATHER.min(left)).await;
+            }
         }
     }
 
     /// What was written since a position, without waiting. A tenant that cannot be read does not hold up the others, and
     /// is not hidden by them.
-    async fn collect(&self, after: &FeedPosition) -> Result<Feed, LedgerError> {
+    async fn collect(&self, after: &FeedPosition, known: &Known) -> Result<Feed, LedgerError> {
         let tenants = self.list_tenants().await?;
         let asked = tenants.len();
         let mut answers = stream::iter(tenants)
             .map(async |tenant| {
                 let seen = after.get(&tenant).copied().unwrap_or_default();
-                let written = self.written_since(&tenant, seen).await;
+                let written = self.written_since(&tenant, seen, known).await;
                 (tenant, seen, written)
             })
             .buffered(TENANTS_AT_ONCE);
@@ -92,8 +99,8 @@ impl RedisLedger {
         let mut failed = None;
         while let Some((tenant, seen, written)) = answers.next().await {
             match written {
-                Ok((records, seq)) if seq > seen => {
-                    if records.len() == SCRIPT_PAGE {
+                Ok(Some(Written { records, seq, more })) if seq > seen => {
+                    if more {
                         feed.unfinished.insert(tenant.clone());
                     }
                     feed.records.extend(records);
@@ -112,18 +119,24 @@ impl RedisLedger {
         }
     }
 
-    /// A tenant's records since a place, and the place up to which they are all.
-    async fn written_since(&self, tenant: &TenantId, seen: u64) -> Result<(Vec<OperationRecord>, u64), LedgerError> {
+    /// What was written of a tenant since a place; `None` when the store does not know it.
+    async fn written_since(&self, tenant: &TenantId, seen: u64, known: &Known) -> Result<Option<Written>, LedgerError> {
         let (after, count) = (seen.to_string(), SCRIPT_PAGE.to_string());
-        let reply = self.ask(&self.scripts.feed, tenant, &[after.as_bytes(), count.as_bytes()]).await?;
-        let Some(reply) = reply else { return Ok((Vec::new(), seen)) };
+        let known: Vec<_> = known.after(tenant, seen, KNOWN_MAX).iter().map(u64::to_string).collect();
+        let args = [after.as_bytes(), count.as_bytes(), &known.join(" ").into_bytes()];
+        let Some(reply) = self.ask(&self.scripts.feed, tenant, &args).await? else { return Ok(None) };
         let seq = values::number(reply.part(0)).ok_or_else(|| reply.unexpected())?;
         let records = self.decode_all(reply.part(1))?;
-        let seq = match records.last() {
-            Some(last) if records.len() == SCRIPT_PAGE => last.seq,
-            _ => seq,
-        };
         self.saw(tenant, &reply.mark, seq);
-        Ok((records, seq))
+        Ok(Some(Written { records, seq, more: values::number(reply.part(2)) == Some(1) }))
     }
+}
+
+/// A part of a tenant's writes.
+struct Written {
+    records: Vec<OperationRecord>,
+    /// The place up to which they are all.
+    seq: u64,
+    /// There is more.
+    more: bool,
 }

@@ -75,7 +75,7 @@ pub use self::{
 };
 use self::{keys::Keys, scripts::Scripts};
 use crate::{
-    Claim, Claimed, Feed, FeedPosition, Ledger, LedgerError, LedgerFuture, RecordPage, Standing, Step, Stepped,
+    Claim, Claimed, Feed, FeedPosition, Known, Ledger, LedgerError, LedgerFuture, RecordPage, Standing, Step, Stepped,
     TakeOver, TakenOver, Usage,
     recovery::Mark,
     seal::{SealKey, Sealer},
@@ -336,9 +336,9 @@ impl Ledger for RedisLedger {
         Box::pin(async move { self.find_abandoned(&except, now, limit).await })
     }
 
-    fn feed(&self, after: &FeedPosition, wait: Duration) -> LedgerFuture<'_, Option<Feed>> {
-        let after = after.clone();
-        Box::pin(async move { self.follow(after, wait).await.map(Some) })
+    fn feed(&self, after: &FeedPosition, known: &Known, wait: Duration) -> LedgerFuture<'_, Option<Feed>> {
+        let (after, known) = (after.clone(), known.clone());
+        Box::pin(async move { self.follow(after, &known, wait).await.map(Some) })
     }
 
     fn standing(&self) -> Standing {

@@ -4,7 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use meridian_ledger::{
-    Claimed, FeedPosition, Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver, Usage,
+    Claimed, FeedPosition, Known, Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver, Usage,
     conformance::{MemoryLedger, at, id, redis_server::RedisServer, sample_claim},
     embedded::EmbeddedLedger,
     redis::{LeaseTime, Options as RedisOptions, Redis, RedisLedger},
@@ -237,7 +237,7 @@ async fn content(ledger: &dyn Ledger) -> Content {
 }
 
 async fn feed(ledger: &dyn Ledger) -> Option<(Vec<OperationRecord>, FeedPosition)> {
-    let feed = ledger.feed(&FeedPosition::new(), Duration::ZERO).await.unwrap()?;
+    let feed = ledger.feed(&FeedPosition::new(), &Known::default(), Duration::ZERO).await.unwrap()?;
     Some((feed.records.into_iter().map(plain).collect(), feed.position))
 }
 

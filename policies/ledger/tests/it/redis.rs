@@ -9,7 +9,7 @@ use std::{
 };
 
 use meridian_ledger::{
-    Claimed, FeedPosition, Ledger, LedgerError, Standing, Step, Stepped,
+    Claimed, FeedPosition, Known, Ledger, LedgerError, Standing, Step, Stepped,
     conformance::{at, claim_new, failed, id, one_instance, redis_server::RedisServer, sample_claim, suite, write},
     redis::{Acks, Address, LeaseTime, LedgerOptions, Options, Redis, RedisLedger, Servers, User},
 };
@@ -234,7 +234,7 @@ async fn a_restarted_server_is_not_believed() {
         ledger.usage(&record.tenant).await.map(drop),
         ledger.set_limits(&record.tenant, QuotaLimits::default()).await,
         ledger.records(None, 10).await.map(drop),
-        ledger.feed(&position, Duration::ZERO).await.map(drop),
+        ledger.feed(&position, &Known::default(), Duration::ZERO).await.map(drop),
         ledger.instance(&record.tenant, &record.name).await.map(drop),
     ];
     for (n, answer) in all.iter().enumerate() {
@@ -280,14 +280,15 @@ async fn a_write_of_one_gateway_wakes_the_other() {
     let one = fresh(&server, LeaseTime::Server).await;
     let two = Arc::new(plain(&server, LeaseTime::Server));
     let record = claim_new(&one, sample_claim("acme", "op1", "web")).await;
-    let feed = two.feed(&FeedPosition::new(), Duration::from_secs(10)).await.unwrap().unwrap();
+    let feed = two.feed(&FeedPosition::new(), &Known::default(), Duration::from_secs(10)).await.unwrap().unwrap();
     assert_eq!(feed.records, [*record.clone()]);
     let since = tokio::time::Instant::now();
     let (mut record, mut position) = (record, feed.position);
     const WRITES: u32 = 20;
     for _ in 0..WRITES {
         let (follower, after) = (Arc::clone(&two), position.clone());
-        let following = tokio::spawn(async move { follower.feed(&after, Duration::from_secs(10)).await });
+        let following =
+            tokio::spawn(async move { follower.feed(&after, &Known::default(), Duration::from_secs(10)).await });
         record = write(&one, record).await;
         let told = following.await.unwrap().unwrap().unwrap();
         assert_eq!(told.records, [*record.clone()]);
@@ -304,12 +305,12 @@ async fn a_tenant_that_cannot_be_read_is_named_and_holds_up_no_other() {
     let acme = claim_new(&ledger, sample_claim("acme", "op1", "web")).await;
     let beta = claim_new(&ledger, sample_claim("beta", "op1", "web")).await;
     assert_eq!(server.ask(&["HSET", "test{t:acme}:op:op1", "b", "junk"]), "0");
-    let feed = ledger.feed(&FeedPosition::new(), Duration::ZERO).await.unwrap().unwrap();
+    let feed = ledger.feed(&FeedPosition::new(), &Known::default(), Duration::ZERO).await.unwrap().unwrap();
     assert_eq!(feed.records, [*beta.clone()]);
     assert_eq!(feed.behind.keys().collect::<Vec<_>>(), [&acme.tenant]);
     assert_eq!(feed.position.get(&acme.tenant), None);
     // Also while nothing is written of the others.
-    let feed = ledger.feed(&feed.position, Duration::ZERO).await.unwrap().unwrap();
+    let feed = ledger.feed(&feed.position, &Known::default(), Duration::ZERO).await.unwrap().unwrap();
     assert_eq!((feed.records.len(), feed.behind.len()), (0, 1));
 }
 
@@ -321,10 +322,10 @@ async fn a_tenant_of_which_one_answer_does_not_hold_all_is_named() {
         claim_new(&ledger, sample_claim("acme", &format!("op{n}"), &format!("i{n}"))).await;
     }
     let beta = claim_new(&ledger, sample_claim("beta", "op1", "web")).await;
-    let feed = ledger.feed(&FeedPosition::new(), Duration::ZERO).await.unwrap().unwrap();
+    let feed = ledger.feed(&FeedPosition::new(), &Known::default(), Duration::ZERO).await.unwrap().unwrap();
     assert_eq!((feed.records.len(), feed.unfinished.len()), (101, 1));
     assert!(!feed.unfinished.contains(&beta.tenant));
-    let feed = ledger.feed(&feed.position, Duration::ZERO).await.unwrap().unwrap();
+    let feed = ledger.feed(&feed.position, &Known::default(), Duration::ZERO).await.unwrap().unwrap();
     assert_eq!((feed.records.len(), feed.unfinished.len()), (1, 0));
 }
 
@@ -512,7 +513,7 @@ async fn a_write_counts_when_replicas_have_it() {
     let server = RedisServer::start(&["appendfsync everysec"]);
     let replica = server.replica();
     let redis = Redis::connect(Options::single("127.0.0.1", server.port())).unwrap();
-    let within = Duration::from_millis(200);
+    let within = Duration::from_secs(1);
     let acks = Some(Acks { replicas: 1, disk: false, within });
     let options = LedgerOptions { acks, ..ledger_options("test", LeaseTime::Server) };
     let ledger = Arc::new(RedisLedger::new(redis, options).unwrap());
