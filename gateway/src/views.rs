@@ -288,7 +288,7 @@ pub struct Explanation {
     pub chosen: Option<RankedCandidate>,
     /// The plan.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub decision: Option<Decision>,
+    pub decision: Option<Arc<Decision>>,
     /// What was tried, in order.
     pub attempts: Vec<AttemptView>,
     /// What the tenant's quota holds for it.

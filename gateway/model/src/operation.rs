@@ -351,7 +351,7 @@ pub struct OperationRecord {
     pub updated_at: Time,
     /// The plan the attempts follow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub decision: Option<Decision>,
+    pub decision: Option<Arc<Decision>>,
     /// Attempts in order; only the last may be other than closed.
     #[serde(default)]
     pub attempts: Vec<Attempt>,

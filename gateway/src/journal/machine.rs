@@ -21,7 +21,7 @@
 //! (`Doubt` in `task`), an attempt's time to run may end a minute early or late, and what is undetermined is so after
 //! 45 minutes, give or take one.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use meridian_adapters::AdapterError;
 use meridian_model::{
@@ -196,9 +196,9 @@ pub fn planned(mut record: OperationRecord, mut decision: Decision, now: Time) -
     if let Some(earlier) = record.decision.take() {
         let known = |c: &RankedCandidate| earlier.candidates.iter().any(|e| e.backend == c.backend && e.zone == c.zone);
         decision.candidates.retain(|c| !known(c));
-        decision.candidates.splice(0..0, earlier.candidates);
+        decision.candidates.splice(0..0, Arc::unwrap_or_clone(earlier).candidates);
     }
-    record.decision = Some(decision);
+    record.decision = Some(Arc::new(decision));
     record.updated_at = now;
     record
 }

@@ -492,7 +492,7 @@ fn blank(
         due: Some(now),
         created_at,
         updated_at: now,
-        decision: Some(Decision { at: now, ..Decision::default() }),
+        decision: Some(Arc::new(Decision { at: now, ..Decision::default() })),
         attempts: Vec::new(),
         condemned: Vec::new(),
         charge: Charge::default(),
