@@ -29,8 +29,8 @@ use crate::{
 /// A check of something the gateway needs; the text says what is wrong.
 pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// Says how something stands on which readiness does not depend.
-pub type Tell = Arc<dyn Fn() -> String + Send + Sync>;
+/// Says how something stands on which readiness does not depend; an error is what is wrong with it.
+pub type Tell = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
 
 /// Whether the gateway should get requests.
 #[derive(Default)]
@@ -60,14 +60,14 @@ impl Health {
     }
 
     /// Adds something whose state is shown and changes nothing: what all gateways share must not make all of them
-    /// unready at once (RELIABILITY 2.9).
-    pub fn tell(&self, name: &'static str, state: impl Fn() -> String + Send + Sync + 'static) {
+    /// unready at once (RELIABILITY 2.9), and what only creates need must not take a gateway's reads away.
+    pub fn tell(&self, name: &'static str, state: impl Fn() -> Result<String, String> + Send + Sync + 'static) {
         self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((name, Arc::new(state)));
     }
 
     /// What is told beside the dependencies.
     #[must_use]
-    pub fn told(&self) -> Vec<(&'static str, String)> {
+    pub fn told(&self) -> Vec<(&'static str, Result<String, String>)> {
         let told: Vec<(&'static str, Tell)> =
             self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         told.into_iter().map(|(name, state)| (name, state())).collect()
@@ -144,7 +144,10 @@ impl Admin {
         if verbose {
             let state = |s: &Result<(), String>| s.as_ref().map_or_else(Clone::clone, |()| "ok".to_owned());
             let told = self.health.told();
-            let told = told.iter().map(|(name, state)| json!({ "name": name, "ok": true, "state": state }));
+            let told = told.iter().map(|(name, state)| {
+                let (Ok(text) | Err(text)) = state;
+                json!({ "name": name, "ok": state.is_ok(), "state": text })
+            });
             let rows: Vec<Value> = report
                 .iter()
                 .map(|(name, s)| json!({ "name": name, "ok": s.is_ok(), "state": state(s) }))

@@ -81,6 +81,9 @@ pub struct SettingsMistake {
 /// Checks what only an adapter can check of a backend: that it exists and that its settings are right.
 pub type CheckBackend<'a> = &'a dyn Fn(&Backend) -> Vec<SettingsMistake>;
 
+/// Checks whether a folder can be written, and says why not.
+pub type CheckFolder<'a> = &'a dyn Fn(&Path) -> Result<(), String>;
+
 /// Where indirect values come from.
 pub struct Sources<'a> {
     /// Directory that relative paths in the file start at.
@@ -122,6 +125,14 @@ impl Config {
     /// # Errors
     /// [`Mistakes`]: everything that is wrong with it; a file that cannot be read is one mistake.
     pub fn load(path: &Path, check: CheckBackend<'_>) -> Result<Self, Mistakes> {
+        Self::load_checked(path, check, &|_| Ok(()))
+    }
+
+    /// The same, with a look at the folders that a gateway will write to. A gateway itself finds out when it opens them.
+    ///
+    /// # Errors
+    /// [`Mistakes`].
+    pub fn load_checked(path: &Path, check: CheckBackend<'_>, folder: CheckFolder<'_>) -> Result<Self, Mistakes> {
         let name = path.display().to_string();
         let unreadable = |what: String| Mistakes {
             file: name.clone(),
@@ -140,7 +151,7 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|e| unreadable(format!("cannot be read: {e}")))?;
         let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
         let env = |name: &str| std::env::var(name).ok();
-        Self::parse_with(&text, &name, &Sources { base: &base, env: &env }, check)
+        Self::parse_checked((&text, &name), &Sources { base: &base, env: &env }, check, folder)
     }
 
     /// Parses and checks a text; `name` is what mistakes call it.
@@ -162,6 +173,15 @@ impl Config {
         sources: &Sources<'_>,
         check: CheckBackend<'_>,
     ) -> Result<Self, Mistakes> {
+        Self::parse_checked((text, name), sources, check, &|_| Ok(()))
+    }
+
+    fn parse_checked(
+        (text, name): (&str, &str),
+        sources: &Sources<'_>,
+        check: CheckBackend<'_>,
+        folder: CheckFolder<'_>,
+    ) -> Result<Self, Mistakes> {
         let (root, errors) = DeTable::parse_recoverable(text);
         let report = Report::new(text, &root, sources);
         if !errors.is_empty() {
@@ -175,6 +195,7 @@ impl Config {
         if let Some(config) = &config {
             check::references(config, &report);
             check::backends(config, &report, check);
+            check::folders(config, &report, folder);
         }
         match (config, report.into_mistakes()) {
             (Some(config), list) if list.is_empty() => Ok(config),

@@ -255,6 +255,7 @@ impl Core {
                 return Err(error.into());
             }
         }
+        self.tasks.spawn(self.driver.clone().look_after_journal(self.stop.clone()));
         self.tasks.spawn(Arc::clone(self).keep_ledger());
         self.tasks.spawn(Arc::clone(self).take_over());
         self.tasks.spawn(self.driver.clone().follow_feed());
@@ -320,7 +321,8 @@ impl Core {
     }
 
     /// Renews the lease and shrinks what is long gone. A lease is renewed while something is driven; one that lapses
-    /// in idle times harms nobody, and the next claim extends it.
+    /// in idle times harms nobody, and the next claim extends it. Who cannot begin what it has lets its lease end
+    /// (`journal::disk`).
     async fn keep_ledger(self: Arc<Self>) {
         let lease = self.driver.lease();
         let each = (lease / 3).max(TICK_MIN);
@@ -334,7 +336,7 @@ impl Core {
                 () = self.stop.cancelled() => return,
                 _ = renew.tick() => {
                     let now = self.clock.now();
-                    if !self.driver.is_busy() {
+                    if !self.driver.is_busy() || self.driver.journal_trouble().is_some() {
                         continue;
                     }
                     match tokio::time::timeout(each, self.ledger.renew(self.driver.owner(), now, lease)).await {

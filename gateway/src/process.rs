@@ -58,13 +58,24 @@ fn health(drain: &CancellationToken, fatal: &Arc<OnceLock<String>>) -> Arc<Healt
     health
 }
 
-/// Shows how the ledger stands, which makes no gateway unready.
-fn tell_of_store(health: &Health, core: &Core) {
+/// Shows how the ledger and the intent journal stand, which make no gateway unready: the one is all gateways', and
+/// without the other reads and deletes go on.
+pub fn tell_of(health: &Health, core: &Core) {
     let (store, recovering) = (Arc::clone(&core.ledger), core.recovering.clone());
-    health.tell("store", move || match (store.standing(), recovering.seconds_left()) {
-        (Standing::Unavailable, _) => "unavailable".to_owned(),
-        (Standing::Serving, 0) => "serving".to_owned(),
-        (Standing::Serving | Standing::Recovering, left) => format!("recovering, about {left} s left"),
+    health.tell("store", move || {
+        Ok(match (store.standing(), recovering.seconds_left()) {
+            (Standing::Unavailable, _) => "unavailable".to_owned(),
+            (Standing::Serving, 0) => "serving".to_owned(),
+            (Standing::Serving | Standing::Recovering, left) => format!("recovering, about {left} s left"),
+        })
+    });
+    let driver = core.driver.clone();
+    health.tell("intentJournal", move || match driver.journal_trouble() {
+        None => Ok("writable".to_owned()),
+        Some(trouble) => {
+            let (why, seconds) = (trouble.why, trouble.since.elapsed().as_secs());
+            Err(format!("creates are refused for {seconds} s now: {why}"))
+        }
     });
 }
 
@@ -98,7 +109,7 @@ impl Process {
             draining: drain.clone(),
         };
         let core = Core::start(&config, deps).await?;
-        tell_of_store(&health, &core);
+        tell_of(&health, &core);
         let parts = Parts {
             operations: operation::stack(&core),
             metrics: Arc::clone(&metrics),

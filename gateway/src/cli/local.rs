@@ -13,10 +13,11 @@ use super::{
 };
 use crate::{
     clock::Entropy,
-    config::{Backend, Config, SettingsMistake},
+    config::{Backend, Config, Mistakes, SettingsMistake},
     core::check_backend,
     demo,
     http::authenticate,
+    journal::intent::file,
     process::{Process, StartError},
     server::ServeError,
     telemetry,
@@ -41,18 +42,20 @@ fn check_settings(backend: &Backend) -> Vec<SettingsMistake> {
 }
 
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
-    Config::load(path, &check_settings).map_err(|mistakes| {
-        let count = mistakes.list.len();
-        let plural = if count == 1 { "mistake" } else { "mistakes" };
-        let mut failure = failed(&mistakes.file, format!("{count} {plural}"));
-        failure.details = mistakes.to_string().lines().map(str::to_owned).collect();
-        failure
-    })
+    Config::load(path, &check_settings).map_err(|mistakes| mistaken(&mistakes))
+}
+
+fn mistaken(mistakes: &Mistakes) -> Failure {
+    let count = mistakes.list.len();
+    let plural = if count == 1 { "mistake" } else { "mistakes" };
+    let mut failure = failed(&mistakes.file, format!("{count} {plural}"));
+    failure.details = mistakes.to_string().lines().map(str::to_owned).collect();
+    failure
 }
 
 /// `meridian check`.
 pub(super) fn check(args: &ConfigFile) -> Result<(), Failure> {
-    let config = load(&args.config)?;
+    let config = Config::load_checked(&args.config, &check_settings, &file::usable).map_err(|m| mistaken(&m))?;
     let (tenants, backends) = (config.tenants.len(), config.backends.len());
     emit(&format!("{}: ok; {tenants} tenants, {backends} backends\n", args.config.display()))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{CheckBackend, Config, reader::Report};
+use super::{CheckBackend, CheckFolder, Config, Store, reader::Report};
 
 /// Reports a name that is used twice, at its second use.
 fn unique<'a>(report: &Report<'_>, what: &str, names: impl Iterator<Item = (String, &'a str)>) {
@@ -141,5 +141,18 @@ pub(super) fn backends(config: &Config, report: &Report<'_>, check: CheckBackend
         for mistake in check(backend) {
             report.mistake(&format!("backends[{i}].{}", mistake.path), mistake.what, mistake.mend);
         }
+    }
+}
+
+/// Has the folders looked at that a gateway will write to.
+pub(super) fn folders(config: &Config, report: &Report<'_>, check: CheckFolder<'_>) {
+    if let Store::Redis(redis) = &config.ledger.store
+        && let Err(why) = check(&redis.journal_dir)
+    {
+        report.mistake(
+            "ledger.journalDir",
+            format!("cannot be used: {why}"),
+            "name a folder on a local disk with room that the gateway's user may write, or mend that one",
+        );
     }
 }

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    disk::Disk,
     follow::Feeding,
     identity::Deployment,
     intent::IntentLog,
@@ -72,6 +73,7 @@ pub(super) struct Inner {
     pub(super) owner: String,
     registry: Registry,
     pub(super) feeding: Feeding,
+    pub(super) disk: Disk,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
 }
@@ -106,8 +108,9 @@ impl Driver {
     #[must_use]
     pub fn new(parts: Parts, stop: CancellationToken) -> Self {
         let owner = format!("{:032x}", parts.entropy.next());
-        let (registry, feeding) = (Registry::default(), Feeding::default());
-        Self(Arc::new(Inner { parts, owner, registry, feeding, tasks: TaskTracker::new(), stop }))
+        let (registry, feeding, disk) =
+            (Registry::default(), Feeding::default(), Disk::new(Arc::clone(&parts.metrics)));
+        Self(Arc::new(Inner { parts, owner, registry, feeding, disk, tasks: TaskTracker::new(), stop }))
     }
 
     /// The random part of this process' fences.
@@ -214,7 +217,8 @@ impl Driver {
         self.raise_fallen().await?;
         let room = parts.settings.open_max.saturating_sub(self.0.registry().running.len());
         let wanted = room.min(ABANDONED_MAX);
-        if wanted == 0 || self.0.stop.is_cancelled() {
+        // Who can create nothing leaves it to those who can.
+        if wanted == 0 || self.0.stop.is_cancelled() || self.journal_trouble().is_some() {
             return Ok(0);
         }
         let left = parts.ledger.abandoned(&self.0.owner, parts.clock.now(), wanted).await?;

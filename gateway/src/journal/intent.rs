@@ -235,6 +235,12 @@ pub trait IntentLog: Debug + Send + Sync + 'static {
 
     /// Forgets answers to what was written last before a time. Needs no durability.
     fn forget(&self, before: Time);
+
+    /// Writes something that is not kept, to find out whether a disk that refused takes writes again, and not only the
+    /// next short one. Asked while it refuses, not on the way of a create.
+    fn probe(&self) -> IntentFuture<'_> {
+        Box::pin(ready(Ok(())))
+    }
 }
 
 /// No journal: the ledger is durable itself.
@@ -273,7 +279,14 @@ impl IntentLog for NoIntents {
 
 /// A journal in memory, whose "disk" lives as long as its owner keeps it: for simulations and tests.
 #[derive(Debug, Default)]
-pub struct MemoryIntents(Mutex<Kept>);
+pub struct MemoryIntents(Mutex<Memory>);
+
+#[derive(Debug, Default)]
+struct Memory {
+    kept: Kept,
+    refuses: Option<String>,
+    probes: u32,
+}
 
 /// What a journal holds.
 #[derive(Debug, Default)]
@@ -293,45 +306,68 @@ impl Kept {
 }
 
 impl MemoryIntents {
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    /// What the disk answers from now on to whatever is to be kept; none when it is well.
+    pub fn refuse(&self, why: Option<&str>) {
+        self.memory().refuses = why.map(str::to_owned);
+    }
+
+    /// How often it was probed.
+    #[must_use]
+    pub fn probes(&self) -> u32 {
+        self.memory().probes
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
         // A poisoned lock means a panic between two complete states; the map is whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answered(memory: &Memory) -> IntentFuture<'static> {
+        Box::pin(ready(memory.refuses.clone().map_or(Ok(()), |why| Err(IntentError::Disk(why)))))
     }
 }
 
 impl IntentLog for MemoryIntents {
     fn arm(&self, intent: Intent) -> IntentFuture<'_> {
-        self.kept().intents.insert(intent.cloud_name.clone(), intent);
-        Box::pin(ready(Ok(())))
+        let mut memory = self.memory();
+        memory.kept.intents.insert(intent.cloud_name.clone(), intent);
+        Self::answered(&memory)
     }
 
     fn settle(&self, name: &CloudName) {
-        self.kept().intents.remove(name);
+        self.memory().kept.intents.remove(name);
     }
 
     fn pending(&self) -> Vec<Intent> {
-        self.kept().intents.values().cloned().collect()
+        self.memory().kept.intents.values().cloned().collect()
     }
 
     fn armed_before(&self, time: Time, last: Option<&CloudName>, limit: usize) -> Vec<Intent> {
-        self.kept().armed_before(time, last, limit)
+        self.memory().kept.armed_before(time, last, limit)
     }
 
     fn count(&self) -> usize {
-        self.kept().intents.len()
+        self.memory().kept.intents.len()
     }
 
     fn answer(&self, record: OperationRecord) -> IntentFuture<'_> {
-        self.kept().answers.keep(record, true);
-        Box::pin(ready(Ok(())))
+        let mut memory = self.memory();
+        memory.kept.answers.keep(record, true);
+        Self::answered(&memory)
     }
 
     fn answers(&self) -> Vec<OperationRecord> {
-        self.kept().answers.all()
+        self.memory().kept.answers.all()
     }
 
     fn forget(&self, before: Time) {
-        self.kept().answers.forget(before);
+        self.memory().kept.answers.forget(before);
+    }
+
+    fn probe(&self) -> IntentFuture<'_> {
+        let mut memory = self.memory();
+        memory.probes += 1;
+        Self::answered(&memory)
     }
 }
 

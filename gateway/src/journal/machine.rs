@@ -118,6 +118,24 @@ fn all_attempts(record: &OperationRecord) -> impl Iterator<Item = &Attempt> {
     record.attempts.iter().chain(&record.condemned)
 }
 
+/// Code of the fault of an attempt that was never sent because the intent journal of its gateway could not be written.
+pub const UNWRITTEN: &str = "meridian.intent-unwritten";
+
+/// So many attempts may come to nothing by a gateway's own disk before they count: with the most attempts that a
+/// configuration allows (20) their numbers stay below what a cloud name holds (32).
+const UNWRITTEN_MAX: usize = 8;
+
+fn is_unwritten(attempt: &Attempt) -> bool {
+    attempt.fault.as_ref().is_some_and(|fault| fault.code == UNWRITTEN)
+}
+
+/// Every attempt that says something of its zone: not those that a gateway's own disk kept from being sent, unless there
+/// are too many of them.
+fn tried_attempts(record: &OperationRecord) -> impl Iterator<Item = &Attempt> {
+    let all_count = all_attempts(record).filter(|a| is_unwritten(a)).count() > UNWRITTEN_MAX;
+    all_attempts(record).filter(move |a| all_count || !is_unwritten(a))
+}
+
 /// Something was tried since the plan was made, so what was only doubtful then may be all that is left now: zones
 /// remembered as sold out, throttled or ejected.
 fn may_replan(record: &OperationRecord, decision: &Decision) -> bool {
@@ -153,7 +171,7 @@ fn next_candidate<'a>(record: &OperationRecord, decision: &'a Decision) -> Optio
         return None;
     }
     decision.candidates.iter().find(|candidate| {
-        all_attempts(record).all(|tried| {
+        tried_attempts(record).all(|tried| {
             tried.backend != candidate.backend || (tried.zone != candidate.zone && !is_backend_wide(tried))
         })
     })
@@ -165,7 +183,7 @@ pub fn tried(record: &OperationRecord) -> BTreeSet<ZoneKey> {
     let failed = |backend: &BackendId| all_attempts(record).any(|a| a.backend == *backend && is_backend_wide(a));
     let planned = record.decision.iter().flat_map(|d| &d.candidates);
     let skipped = planned.filter(|c| failed(&c.backend)).map(|c| ZoneKey::new(c.backend.clone(), c.zone.clone()));
-    let attempted = all_attempts(record).map(|a| ZoneKey::new(a.backend.clone(), a.zone.clone()));
+    let attempted = tried_attempts(record).map(|a| ZoneKey::new(a.backend.clone(), a.zone.clone()));
     attempted.chain(skipped).collect()
 }
 
@@ -639,8 +657,14 @@ const NO_CAPACITY_RETRY_SECONDS: u32 = 60;
 
 /// The answer when every candidate was tried.
 fn exhausted(record: &OperationRecord) -> Problem {
-    let tried = record.attempts.len();
-    let faults: Vec<&AttemptFault> = record.attempts.iter().filter_map(|a| a.fault.as_ref()).collect();
+    if record.attempts.last().is_some_and(is_unwritten) {
+        let detail =
+            format!("gateways could not note what they were about to send, {UNWRITTEN_MAX} times; tell the operator");
+        return Problem::new(ErrorCode::Internal, detail);
+    }
+    let attempts: Vec<&Attempt> = record.attempts.iter().filter(|a| !is_unwritten(a)).collect();
+    let tried = attempts.len();
+    let faults: Vec<&AttemptFault> = attempts.iter().filter_map(|a| a.fault.as_ref()).collect();
     if let Some(fault) = record.attempts.last().filter(|a| is_terminal_fault(a)).and_then(|a| a.fault.as_ref()) {
         return Problem::new(
             ErrorCode::BackendError,

@@ -1,5 +1,5 @@
 //! The create journal: what is decided ([`machine`]), who owns operations and when ([`driver`]), what is done about one
-//! (`task`, `sending`), what was given up (`clearing`), how writes of other gateways arrive (`follow`), how requests begin
+//! (`task`, `sending`), while its intent journal can be written ([`disk`]), what was given up (`clearing`), how writes of other gateways arrive (`follow`), how requests begin
 //! what a task carries on ([`begin`]), changes from outside the walk ([`amend`]), and the names that tie an instance at a
 //! cloud to its operation ([`identity`]).
 
@@ -7,6 +7,7 @@ pub mod amend;
 pub mod begin;
 mod budget;
 mod clearing;
+pub mod disk;
 pub mod doubts;
 pub mod driver;
 mod follow;

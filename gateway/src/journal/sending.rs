@@ -1,7 +1,5 @@
 //! Around the send of a create: its intent on disk before, its answer in the record after.
 
-use std::time::Duration;
-
 use meridian_adapters::AdapterError;
 use meridian_model::{
     ids::CloudId,
@@ -10,38 +8,42 @@ use meridian_model::{
 };
 
 use super::{
+    disk::{NOTED_WITHIN, unanswered},
     intent::Intent,
-    machine::condemned,
-    task::{Driven, Task, fault},
+    machine::{self, condemned},
+    patience::Backoff,
+    task::{Driven, Stop, Task, fault},
 };
-
-/// Longest wait for the intent journal: what an armed attempt is valid for (RELIABILITY 2.3). A disk that takes longer
-/// is one that does not answer, and must not hold the operation.
-const INTENT_WITHIN: Duration = Duration::from_secs(2);
 
 /// Records under which an answer is written: what was taken over by this very process meanwhile has another fence.
 const FENCES_MAX: usize = 3;
 
 impl Task {
+    /// Waits before an attempt is opened that could not be sent: until the intent journal can be written, or it is time
+    /// to look whether the record is still this gateway's.
+    pub(super) async fn await_journal(&self, record: Box<OperationRecord>, backoff: &mut Backoff) -> Driven {
+        tokio::select! {
+            biased;
+            () = self.inner.stop.cancelled() => return Err(Stop::Draining),
+            () = self.running.wake.notified() => {}
+            () = self.inner.disk.writable() => {}
+            () = tokio::time::sleep(backoff.next()) => {}
+        }
+        self.reload(record).await
+    }
+
     /// Writes what is about to be sent into the intent journal. When that fails nothing may leave, and the answer is why:
     /// a rebuild that cannot see the attempt's region would not know of it.
     pub(super) async fn unwritten(&self, record: &OperationRecord, attempt: &Attempt) -> Option<AttemptFault> {
         let arming = self.parts().intents.arm(Intent::of(record, attempt));
-        let why = match tokio::time::timeout(INTENT_WITHIN, arming).await {
+        let why = match tokio::time::timeout(NOTED_WITHIN, arming).await {
             Ok(Ok(())) => return None,
             Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("the intent journal did not answer within {} s", INTENT_WITHIN.as_secs()),
+            Err(_) => unanswered(),
         };
-        tracing::error!(
-            why,
-            meridian.tenant.id = %record.tenant,
-            meridian.operation.id = %record.op_id,
-            "nothing is sent: the intent journal of this gateway cannot be written, look at its disk"
-        );
-        Some(fault(
-            "meridian.intent-unwritten",
-            "the gateway could not note what it was about to send; nothing was sent",
-        ))
+        self.inner.disk.failed(&why);
+        tracing::debug!(why, "nothing is sent: the intent journal did not take it");
+        Some(fault(machine::UNWRITTEN, "the gateway could not note what it was about to send; nothing was sent"))
     }
 
     /// Writes what the answer to the create of an attempt makes of the record, whatever became of the attempt meanwhile:

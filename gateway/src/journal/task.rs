@@ -202,6 +202,7 @@ impl Task {
             // What rests is nobody's to visit: a due record would be taken over again and again.
             Next::Done => self.write(record, |r, now| Some(machine::idle(r, now))).await,
             Next::Plan => self.plan(record).await,
+            Next::Arm(_) if self.inner.disk.trouble().is_some() => self.await_journal(record, backoff).await,
             Next::Arm(candidate) => self.attempt(record, &candidate).await,
             Next::GiveUp(problem) => self.fail(record, &problem).await,
             Next::Doubt => self.write(record, |r, now| Some(machine::doubted(r, now))).await,
@@ -340,7 +341,7 @@ impl Task {
     }
 
     /// The record as the ledger has it now, or as it was if the ledger does not say.
-    async fn reload(&self, record: Box<OperationRecord>) -> Driven {
+    pub(super) async fn reload(&self, record: Box<OperationRecord>) -> Driven {
         match self.parts().ledger.operation(&record.tenant, &record.op_id).await {
             Ok(Some(current)) if current.fence.owner == self.inner.owner => {
                 self.running.read(current.rev);

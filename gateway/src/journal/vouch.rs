@@ -23,14 +23,19 @@ impl Driver {
         }
         let why = match tokio::time::timeout(within, parts.intents.answer(vouched(record))).await {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => {
+                let why = error.to_string();
+                self.0.disk.failed(&why);
+                why
+            }
             Err(_) => format!("it did not answer within {} ms", within.as_millis()),
         };
-        tracing::error!(
+        // That the disk refuses is said once (`disk`); here it is about one answer.
+        tracing::warn!(
             why,
             meridian.tenant.id = %record.tenant,
             meridian.operation.id = %record.op_id,
-            "an answer is not noted: the intent journal of this gateway cannot be written, look at its disk"
+            "an answer is not noted in the intent journal of this gateway"
         );
     }
 }

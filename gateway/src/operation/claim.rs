@@ -9,6 +9,7 @@ use std::{
 use meridian_ledger::Claim;
 use meridian_model::{
     error::{ErrorCode, Problem},
+    ids::{OperationId, TenantId},
     operation::OperationRecord,
 };
 use tokio::sync::watch;
@@ -18,7 +19,7 @@ use tracing::Instrument as _;
 use super::{
     Action, CreateInstance, Operation, Outcome, Refusal,
     authorize::{Admitted, OutcomeFuture},
-    write_refusal,
+    store_refusal, write_refusal,
 };
 use crate::{
     core::Core,
@@ -121,6 +122,7 @@ async fn claim(core: &Core, operation: Operation, create: CreateInstance) -> Res
             Problem::new(ErrorCode::Overloaded, "as many operations are under way as the gateway drives at once");
         return Err(full.with_retry_after(OVERLOADED_RETRY_SECONDS).into());
     }
+    unless_unwritable(core, &create.tenant, &op_id).await.map_err(with_key)?;
     let now = core.clock.now();
     let wish = Claim {
         tenant: create.tenant.clone(),
@@ -159,4 +161,19 @@ async fn claim(core: &Core, operation: Operation, create: CreateInstance) -> Res
             format!("tenants/{tenant}/instances/{name} exists already"),
         ))),
     }
+}
+
+/// Refuses what this gateway could not send: its caller is better off at another one. Who comes back for what was
+/// claimed before is answered here as ever.
+async fn unless_unwritable(core: &Core, tenant: &TenantId, op: &OperationId) -> Result<(), Refusal> {
+    let Some(trouble) = core.driver.journal_trouble() else { return Ok(()) };
+    if core.ledger.operation(tenant, op).await.map_err(|e| store_refusal(&e))?.is_some() {
+        return Ok(());
+    }
+    let mut refusal = Refusal::new(
+        ErrorCode::StoreUnavailable,
+        "this gateway takes no creates now; repeating the request with the same key, here or at another one, is safe",
+    );
+    refusal.internal = Some(format!("the intent journal cannot be written: {}", trouble.why));
+    Err(refusal)
 }

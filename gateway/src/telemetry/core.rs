@@ -88,6 +88,7 @@ pub struct CoreMetrics {
     sweeps: Family<SweepLabels, Counter>,
     data_age: Family<BackendLabels, Gauge>,
     feed_age: Gauge,
+    journal_unwritable: Gauge,
     /// Those of the reconciler.
     pub reconcile: ReconcileMetrics,
 }
@@ -122,6 +123,7 @@ impl CoreMetrics {
             sweeps: Family::default(),
             data_age: Family::default(),
             feed_age: Gauge::default(),
+            journal_unwritable: Gauge::default(),
             reconcile: ReconcileMetrics::register(metrics),
         };
         metrics.register(|r| {
@@ -159,6 +161,11 @@ impl CoreMetrics {
                 "Age of what is known of other gateways' writes; 0 when there are none",
                 Unit::Seconds,
                 core.feed_age.clone(),
+            );
+            r.register(
+                "meridian_intent_journal_unwritable",
+                "1 while this gateway takes no creates because its intent journal cannot be written",
+                core.journal_unwritable.clone(),
             );
         });
         Arc::new(core)
@@ -224,5 +231,10 @@ impl CoreMetrics {
     /// The age of what is known of other gateways' writes.
     pub fn feed_age(&self, age: Duration) {
         self.feed_age.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+    }
+
+    /// Whether the intent journal cannot be written.
+    pub fn journal_unwritable(&self, is_so: bool) {
+        self.journal_unwritable.set(i64::from(is_so));
     }
 }

@@ -8,7 +8,7 @@ async fn it_tells_of_life_readiness_metrics_and_configuration() {
     gateway.get("/v1/tenants/acme/instances/web-1").await;
     let get = |path: &'static str| raw(gateway.admin, path, &[], b"");
     assert_eq!(get("GET /livez").await.status, 200);
-    gateway.health.tell("store", || "recovering".to_owned());
+    gateway.health.tell("store", || Ok("recovering".to_owned()));
     let ready = get("GET /readyz?verbose").await;
     assert_eq!((ready.status, ready.json()["checks"][1]["state"].as_str()), (200, Some("recovering")));
     gateway.health.depend_on("ledger", || Err("closed".to_owned()));

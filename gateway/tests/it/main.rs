@@ -21,3 +21,4 @@ mod replicas;
 mod server;
 mod sharing;
 mod support;
+mod unwritable;

@@ -3,7 +3,7 @@
 //! `intents.log` in a folder of this gateway alone (`intents.lock` is held while it runs). Each record is its length
 //! and its CRC-32 (both little-endian) and its JSON. One thread writes: it takes what waits, appends it, syncs once and
 //! answers all of it. When a file has grown and little of it is still open, what is open is written to a new file that
-//! takes its place by rename.
+//! takes its place by rename. So it is after a write that failed, and for a probe, which also shows that there is room.
 //!
 //! At the start a record that is cut short at the end is dropped: nobody was told that it is there. A record whose CRC
 //! does not fit is skipped and reported, at the end and before it: the journal is evidence, and what can still be read
@@ -12,7 +12,7 @@
 use std::{
     fs::{File, OpenOptions},
     future::ready,
-    io::{self, Read, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
@@ -40,6 +40,8 @@ const QUEUE_MAX: usize = 1024;
 const BATCH_MAX: usize = 256;
 /// Size from which a file is written anew, if less than half of it is still open.
 const ROTATE_BYTES: u64 = 1024 * 1024;
+/// What a probe writes beside what is open: about a thousand intents. A disk with less room would be full again at once.
+const ROOM_BYTES: usize = 1024 * 1024;
 /// Longest journal that is read at the start: far more than open intents of any gateway take.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
@@ -60,6 +62,8 @@ enum Command {
     Keep(Entry, Written),
     /// What may be lost.
     Drop(Entry),
+    /// Whether the disk takes writes, with room to spare.
+    Probe(Written),
 }
 
 /// What was found when a journal was opened.
@@ -110,23 +114,32 @@ impl FileIntents {
         let (open, found) = read(&folder.join(FILE))?;
         let kept: Shared = Arc::new(Mutex::new(open));
         // What was read is written anew, so that nothing torn stands before what follows.
-        let disk = Disk::renew(folder, &kept)?;
+        let disk = Disk::renew(folder, &kept, Room::Any)?;
+        Ok((Self::over(disk, kept, guard)?, found))
+    }
+
+    /// A journal that goes on with a file, while the lock is held.
+    fn over(disk: Disk, kept: Shared, guard: File) -> io::Result<Self> {
         let (queue, commands) = mpsc::channel(QUEUE_MAX);
         let shared = Arc::clone(&kept);
         let writer = std::thread::Builder::new().name("intents".to_owned()).spawn(move || {
             write_loop(disk, &shared, commands);
             drop(guard);
         })?;
-        Ok((Self { queue: Some(queue), kept, writer: Some(writer) }, found))
+        Ok(Self { queue: Some(queue), kept, writer: Some(writer) })
     }
 }
 
 impl FileIntents {
     fn keep(&self, entry: Entry) -> IntentFuture<'_> {
+        self.ask(|reply| Command::Keep(entry, reply))
+    }
+
+    fn ask<'a>(&'a self, command: impl FnOnce(Written) -> Command + Send + 'a) -> IntentFuture<'a> {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
             let queue = self.queue.as_ref().ok_or(IntentError::Closed)?;
-            queue.send(Command::Keep(entry, reply)).await.map_err(|_| IntentError::Closed)?;
+            queue.send(command(reply)).await.map_err(|_| IntentError::Closed)?;
             answer.await.map_err(|_| IntentError::Closed)?
         })
     }
@@ -196,6 +209,18 @@ impl IntentLog for FileIntents {
             self.drop_entry(Entry::Forget(before));
         }
     }
+
+    fn probe(&self) -> IntentFuture<'_> {
+        self.ask(Command::Probe)
+    }
+}
+
+/// What a new file must show beside that it can be written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Any,
+    /// [`ROOM_BYTES`] more.
+    Ample,
 }
 
 /// The file being written.
@@ -211,7 +236,7 @@ struct Disk {
 
 impl Disk {
     /// A file with what is open, in the place of the one before.
-    fn renew(folder: &Path, kept: &Shared) -> io::Result<Self> {
+    fn renew(folder: &Path, kept: &Shared, room: Room) -> io::Result<Self> {
         let draft = folder.join(DRAFT);
         let mut file = private(OpenOptions::new().write(true).create(true).truncate(true)).open(&draft)?;
         let mut bytes = Vec::new();
@@ -226,6 +251,13 @@ impl Disk {
             frame(&mut bytes, &Entry::Answer(Box::new(record)))?;
         }
         file.write_all(&bytes)?;
+        if room == Room::Ample {
+            let end = file.stream_position()?;
+            file.write_all(&vec![0; ROOM_BYTES])?;
+            file.sync_all()?;
+            file.set_len(end)?;
+            file.seek(SeekFrom::Start(end))?;
+        }
         file.sync_all()?;
         std::fs::rename(&draft, folder.join(FILE))?;
         File::open(folder)?.sync_all()?;
@@ -248,19 +280,58 @@ impl Disk {
 fn write_loop(mut disk: Disk, kept: &Shared, mut commands: mpsc::Receiver<Command>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while commands.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
-        let mut bytes = Vec::new();
-        let (mut waiting, mut answers) = (Vec::new(), Vec::new());
-        let mut refused = None;
-        for command in batch.drain(..) {
+        let Batch { bytes, waiting, probes, answers } = Batch::of(batch.drain(..), kept);
+        // A failed write or sync says nothing of what is on the disk: a new file with all that is kept does.
+        let written = !disk.broken && disk.append(&bytes).is_ok();
+        let (mut refused, mut probed) = (None, None);
+        if !written || !probes.is_empty() || disk.is_due() {
+            let room = if probes.is_empty() { Room::Any } else { Room::Ample };
+            match Disk::renew(&disk.folder, kept, room) {
+                Ok(renewed) => disk = renewed,
+                Err(error) => {
+                    tracing::debug!(%error, "the intent journal was not written anew");
+                    probed = Some(error.to_string());
+                    // What was appended before stays written, in the old file or in the new one.
+                    refused = (!written).then(|| error.to_string());
+                    disk.broken = true;
+                }
+            }
+        }
+        if refused.is_none() {
+            let mut kept = lock(kept);
+            answers.into_iter().for_each(|record| kept.answers.keep(record, true));
+        }
+        tell(waiting, refused.as_deref());
+        tell(probes, probed.as_deref());
+    }
+}
+
+/// What is written in one go.
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    waiting: Vec<Written>,
+    probes: Vec<Written>,
+    answers: Vec<OperationRecord>,
+}
+
+impl Batch {
+    /// The batch of some commands, whose entries are kept in memory from here on.
+    fn of(commands: impl Iterator<Item = Command>, kept: &Shared) -> Self {
+        let mut batch = Self::default();
+        for command in commands {
             let (entry, reply) = match command {
                 Command::Keep(entry, reply) => (entry, Some(reply)),
                 Command::Drop(entry) => (entry, None),
+                Command::Probe(reply) => {
+                    batch.probes.push(reply);
+                    continue;
+                }
             };
-            match (frame(&mut bytes, &entry), reply) {
-                (Ok(()), Some(reply)) => waiting.push(reply),
+            match (frame(&mut batch.bytes, &entry), reply) {
+                (Ok(()), Some(reply)) => batch.waiting.push(reply),
                 (Err(error), Some(reply)) => {
-                    // A caller that is gone needs no answer.
-                    let _ = reply.send(Err(IntentError::Disk(error.to_string())));
+                    tell(vec![reply], Some(&error.to_string()));
                     continue;
                 }
                 // What is dropped is short; a failure would only keep it.
@@ -270,32 +341,20 @@ fn write_loop(mut disk: Disk, kept: &Shared, mut commands: mpsc::Receiver<Comman
                 Entry::Arm(intent) => drop(lock(kept).intents.insert(intent.cloud_name.clone(), *intent)),
                 Entry::Answer(record) => {
                     lock(kept).answers.keep((*record).clone(), false);
-                    answers.push(record);
+                    batch.answers.push(*record);
                 }
                 Entry::Settle(_) | Entry::Forget(_) => {}
             }
         }
-        // A failed write or sync says nothing of what is on the disk: a new file with all that is kept does.
-        let written = !disk.broken && disk.append(&bytes).is_ok();
-        if !written || disk.is_due() {
-            match Disk::renew(&disk.folder, kept) {
-                Ok(renewed) => disk = renewed,
-                Err(error) => {
-                    tracing::error!(%error, "the intent journal cannot be written");
-                    // What was appended before stays written, in the old file or in the new one.
-                    refused = (!written).then(|| error.to_string());
-                    disk.broken = true;
-                }
-            }
-        }
-        if refused.is_none() {
-            let mut kept = lock(kept);
-            answers.into_iter().for_each(|record| kept.answers.keep(*record, true));
-        }
-        for reply in waiting {
-            // A caller that is gone needs no answer.
-            let _ = reply.send(refused.clone().map_or(Ok(()), |why| Err(IntentError::Disk(why))));
-        }
+        batch
+    }
+}
+
+/// Answers who waits: written, or why not.
+fn tell(waiting: Vec<Written>, refused: Option<&str>) {
+    for reply in waiting {
+        // A caller that is gone needs no answer.
+        let _ = reply.send(refused.map_or(Ok(()), |why| Err(IntentError::Disk(why.to_owned()))));
     }
 }
 
@@ -352,6 +411,29 @@ fn split(bytes: &[u8]) -> Option<(&[u8], u32, &[u8])> {
     Some((body, crc, after))
 }
 
+/// Whether a journal can be kept in a folder, which may not be there yet. Leaves nothing behind: whoever asks may be
+/// another user than the gateway, who could not write what was made here. Blocks on the disk.
+///
+/// # Errors
+/// What the system says against it, with the path that it is about.
+pub fn usable(folder: &Path) -> Result<(), String> {
+    let place = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let nearest = place.ancestors().map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
+    let Some(nearest) = nearest.into_iter().find(|p| p.symlink_metadata().is_ok()) else {
+        return Err(format!("{} is below nothing that exists", place.display()));
+    };
+    let fault = |error: io::Error| format!("{}: {error}", nearest.display());
+    if !std::fs::metadata(nearest).map_err(fault)?.is_dir() {
+        return Err(format!("{} is no folder", nearest.display()));
+    }
+    let probe = nearest.join(format!(".meridian-check-{}", std::process::id()));
+    let mut options = OpenOptions::new();
+    let mut file = private(options.write(true).create_new(true)).open(&probe).map_err(fault)?;
+    let written = file.write_all(&vec![0; ROOM_BYTES]).and_then(|()| file.sync_all());
+    std::fs::remove_file(&probe).map_err(fault)?;
+    written.map_err(fault)
+}
+
 fn private(options: &mut OpenOptions) -> &OpenOptions {
     #[cfg(unix)]
     {
@@ -367,6 +449,45 @@ mod tests {
 
     use super::*;
     use crate::journal::intent::{tests::intent, vouched};
+
+    /// `/dev/full` stands for a disk without room: it takes no byte.
+    #[tokio::test]
+    async fn a_full_disk_is_said_and_a_probe_finds_out_that_there_is_room_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
+        std::os::unix::fs::symlink("/dev/full", at(DRAFT)).unwrap();
+        let disk = Disk { folder: folder.path().to_owned(), file: full(), bytes: 0, bytes_first: 0, broken: false };
+        let guard = File::create(at(LOCK)).unwrap();
+        let log = FileIntents::over(disk, Shared::default(), guard).unwrap();
+        let refused = log.arm(intent(1)).await.unwrap_err().to_string();
+        assert!(refused.contains("No space left on device"), "{refused}");
+        assert!(log.probe().await.is_err());
+        std::fs::remove_file(at(DRAFT)).unwrap();
+        log.probe().await.unwrap();
+        log.arm(intent(2)).await.unwrap();
+        assert!(std::fs::metadata(at(FILE)).unwrap().len() < ROOM_BYTES.try_into().unwrap(), "the room is given back");
+        drop(log);
+        let (log, found) = FileIntents::open(folder.path()).unwrap();
+        assert_eq!((found.damaged, found.torn_bytes), (0, 0));
+        assert_eq!(ns(&log), [1, 2], "what was refused is evidence all the same");
+    }
+
+    #[test]
+    fn a_folder_is_tried_without_a_trace() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        assert_eq!((usable(folder.path()), usable(&at("new/intents"))), (Ok(()), Ok(())));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        std::fs::write(at("file"), "").unwrap();
+        std::os::unix::fs::symlink(at("nowhere"), at("link")).unwrap();
+        for (path, part) in [("file", "file is no folder"), ("file/intents", "is no folder"), ("link", "No such file")]
+        {
+            let why = usable(&at(path)).unwrap_err();
+            assert!(why.contains(part), "{path}: {why}");
+        }
+        assert!(usable(Path::new("/proc/intents")).is_err(), "nothing can be made there");
+    }
 
     fn ns(log: &FileIntents) -> Vec<u32> {
         log.pending().iter().map(|i| i.n).collect()

@@ -200,6 +200,25 @@ fn a_late_answer_does_not_change_what_was_learnt_since() {
 }
 
 #[test]
+fn what_a_gateways_own_disk_kept_from_being_sent_says_nothing_of_a_zone_a_few_times() {
+    let fault = AttemptFault::from(&AdapterError::new(FaultKind::Temporary, Effect::NotApplied, UNWRITTEN, "full"));
+    let mut r = with_plan(&[("a", "1"), ("b", "1")]);
+    for n in 1..=UNWRITTEN_MAX {
+        r = never_sent(armed(r, at(0)), fault.clone(), at(1));
+        assert!(matches!(next(&r), Next::Arm(c) if c.backend.as_str() == "a"), "after {n}");
+        assert!(tried(&r).is_empty());
+    }
+    let sold_out = sent(armed(r.clone(), at(2)), &error(FaultKind::NoCapacity, Effect::NotApplied), at(3));
+    assert!(matches!(next(&sold_out), Next::Arm(c) if c.backend.as_str() == "b"));
+    // It ends all the same, on a disk that is full again whenever it was not.
+    let mut r = never_sent(armed(r, at(2)), fault.clone(), at(3));
+    r = never_sent(armed(r, at(2)), fault, at(3));
+    let Next::GiveUp(problem) = next(&r) else { panic!("{:?}", next(&r)) };
+    assert_eq!(problem.code, ErrorCode::Internal);
+    assert!(next_number(&r) < 32, "what a name can hold");
+}
+
+#[test]
 fn a_bad_request_is_not_tried_elsewhere() {
     let r = sent(
         armed(with_plan(&[("a", "1"), ("b", "1")]), at(0)),

@@ -190,9 +190,12 @@ fn the_production_examples_are_accepted_and_mistakes_are_placed() {
     let dir = tempfile::tempdir().unwrap();
     let example = std::fs::read_to_string(root().join("deploy/examples/meridian.toml")).unwrap();
     let shared = std::fs::read_to_string(root().join("deploy/examples/meridian-shared.toml")).unwrap();
+    let journal = |at: &str| shared.replace("/var/lib/meridian/intents", dir.path().join(at).to_str().unwrap());
+    let (shared, no_folder) = (journal("new/intents"), journal("secrets/redis/intents"));
     for (path, content) in [
         ("meridian.toml", example.as_str()),
         ("shared.toml", shared.as_str()),
+        ("no-folder.toml", no_folder.as_str()),
         ("secrets/redis", "x"),
         ("tls/redis-ca.pem", "x"),
         ("secrets/deployment", "00112233445566778899aabbccddeeff"),
@@ -214,6 +217,13 @@ fn the_production_examples_are_accepted_and_mistakes_are_placed() {
     };
     assert!(check("meridian.toml").ok().ends_with(": ok; 2 tenants, 2 backends\n"));
     assert!(check("shared.toml").ok().ends_with(": ok; 1 tenants, 1 backends\n"));
+    assert!(!dir.path().join("new").exists(), "a check leaves nothing behind");
+    let refused = check("no-folder.toml");
+    assert_eq!(refused.code, 1, "{refused:?}");
+    let said = |part: &str| assert!(refused.stderr.contains(part), "{}", refused.stderr);
+    said("ledger.journalDir: cannot be used: ");
+    said("redis is no folder");
+    said("fix: name a folder on a local disk");
 
     let broken = example.replace("inFlightMax", "inFlghtMax").replace("secretId =", "secretIdd =");
     std::fs::write(dir.path().join("broken.toml"), &broken).unwrap();

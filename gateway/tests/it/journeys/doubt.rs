@@ -3,27 +3,21 @@
 use std::sync::Arc;
 
 use meridian_gateway::{
-    journal::{
-        amend::Amended,
-        intent::{Intent, IntentFuture, IntentLog},
-        machine::Settlement,
-    },
+    journal::{amend::Amended, machine::Settlement},
     operation::Outcome,
 };
-use meridian_ledger::{Ledger, conformance::MemoryLedger, shared::MemoryShared};
 use meridian_model::{
     error::ErrorCode,
-    ids::{BackendId, CloudId, CloudName, OperationId, TenantId},
+    ids::{BackendId, CloudId, OperationId, TenantId},
     instance::InstanceSpec,
-    operation::{AttemptState, Charge, OperationRecord},
+    operation::AttemptState,
     status::{Observed, ObservedPhase, Phase},
-    time::Time,
 };
 use serde_json::{Value, json};
 
 use super::{
     created, in_region,
-    world::{World, core_noting, spec_from, until},
+    world::{World, spec_from, until},
 };
 
 /// First where a create cannot be repeated safely, then where it can; the doubt is not waited for.
@@ -174,65 +168,6 @@ async fn a_person_settles_a_doubt() {
     let refusal = creating.await.unwrap().unwrap_err();
     assert_eq!(refusal.problem.code, ErrorCode::NoCapacity);
     assert_eq!(world.used_instances("acme").await, 0);
-}
-
-/// A journal on a disk that does not answer, with so many intents.
-#[derive(Debug)]
-struct Stuck(usize);
-
-impl IntentLog for Stuck {
-    fn arm(&self, _: Intent) -> IntentFuture<'_> {
-        Box::pin(std::future::pending())
-    }
-
-    fn settle(&self, _: &CloudName) {}
-
-    fn pending(&self) -> Vec<Intent> {
-        Vec::new()
-    }
-
-    fn armed_before(&self, _: Time, _: Option<&CloudName>, _: usize) -> Vec<Intent> {
-        Vec::new()
-    }
-
-    fn count(&self) -> usize {
-        self.0
-    }
-
-    fn answer(&self, _: OperationRecord) -> IntentFuture<'_> {
-        Box::pin(std::future::pending())
-    }
-
-    fn answers(&self) -> Vec<OperationRecord> {
-        Vec::new()
-    }
-
-    fn forget(&self, _: Time) {}
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_leaves_that_the_intent_journal_does_not_take() {
-    let world = World::start().await;
-    let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::new("store"));
-    let others = (ledger, Arc::new(MemoryShared::alone()) as Arc<_>);
-    let core = core_noting(&world.sim.info(), world.folder(), "", others, Arc::new(Stuck(0))).await;
-    let refused =
-        super::world::ask(&core, "acme", super::world::create("acme", "web", "k", &in_region("ap-guangzhou"))).await;
-    assert_eq!(refused.unwrap_err().problem.code, ErrorCode::RegionUnavailable);
-    assert!(world.ever().await.is_empty());
-    assert_eq!(core.ledger.usage(&acme()).await.unwrap().used, Charge::default());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_create_is_taken_on_while_the_intent_journal_is_full() {
-    let world = World::start().await;
-    let ledger = Arc::new(MemoryLedger::new("store"));
-    let others = (ledger.clone() as Arc<dyn Ledger>, Arc::new(MemoryShared::alone()) as Arc<_>);
-    let core = core_noting(&world.sim.info(), world.folder(), "", others, Arc::new(Stuck(200_000))).await;
-    let refused =
-        super::world::ask(&core, "acme", super::world::create("acme", "web", "k", &in_region("ap-guangzhou"))).await;
-    assert_eq!(refused.unwrap_err().problem.code, ErrorCode::Overloaded);
-    assert!(ledger.records(None, 1).await.unwrap().records.is_empty(), "the key is as free as before");
 }
 
 /// A create that its cloud made and of which nothing can be seen: `Describe*` fails until the fault is taken away.
