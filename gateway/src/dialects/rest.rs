@@ -4,6 +4,7 @@ pub mod body;
 mod decode;
 mod encode;
 mod hints;
+mod key;
 mod manifest;
 mod problem;
 pub mod query;

@@ -148,9 +148,13 @@ async fn idempotency_keys_follow_their_rules() {
         vec![("idempotency-key", &long)],
         vec![("idempotency-key", "é")],
         vec![("idempotency-key", "a"), ("idempotency-key", "a")],
+        vec![("idempotency-key", "\"abc")],
+        vec![("idempotency-key", "abc\"")],
     ] {
         let reply = gateway.create("", &bad, SHORT).await;
         assert_eq!((reply.status, reply.code().as_str()), (400, "invalid-argument"), "{bad:?}");
+        let errors = &reply.json()["errors"];
+        assert!(errors[0]["detail"].as_str().unwrap().starts_with("Idempotency-Key "), "{bad:?}: {errors}");
     }
     assert!(gateway.actions().is_empty());
     let mut prints = Vec::new();

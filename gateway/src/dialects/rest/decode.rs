@@ -7,14 +7,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body_util::Full;
 use hyper::body::Incoming;
 use meridian_model::{
-    error::{ErrorCode, Problem},
+    error::ErrorCode,
     ids::{InstanceName, OperationId, RegionId, TenantId},
 };
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Endpoint, Rest, body, encode, manifest, query::Query};
+use super::{Endpoint, Rest, body, encode, key::idempotency_key, manifest, query::Query};
 use crate::{
     dialects::{AnswerPlan, BodyLimits, Decoded, View},
     http::Meta,
@@ -30,10 +30,6 @@ const PAGE_SIZE_MAX: usize = 1000;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Time kept back from the deadline to write the answer of a create that is still being placed.
 const WAIT_MARGIN: Duration = Duration::from_millis(200);
-/// Longest idempotency key in characters (RELIABILITY 2.6).
-const IDEMPOTENCY_KEY_LEN_MAX: usize = 255;
-/// The caller's idempotency key, in and out.
-pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const MERIDIAN_VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The committed description; a test holds it equal to what the types give.
@@ -288,34 +284,6 @@ fn field_validation(query: &Query<'_>) -> Result<bool, Rejection> {
             Err(Rejection::new(ErrorCode::InvalidArgument, detail))
         }
     }
-}
-
-/// The `Idempotency-Key`: one header of 1 to 255 printable characters, quoted or not (RELIABILITY 2.6).
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Rejection> {
-    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    let refused = |what: &str| {
-        let fault = body::fault("", "invalid-header", format!("Idempotency-Key {what}"));
-        let problem = Problem::new(ErrorCode::InvalidArgument, fault.detail.clone()).with_errors(vec![fault]);
-        Err(problem.into())
-    };
-    if values.next().is_some() {
-        return refused("is given more than once");
-    }
-    let Some(text) = value.to_str().ok().map(str::trim) else {
-        return refused("has characters that are not printable");
-    };
-    let key = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
-    if key.is_empty() {
-        return refused("is empty");
-    }
-    if key.len() > IDEMPOTENCY_KEY_LEN_MAX {
-        return refused("is longer than 255 characters");
-    }
-    if !key.bytes().all(|c| (0x20..0x7f).contains(&c)) {
-        return refused("has characters that are not printable");
-    }
-    Ok(Some(key.to_owned()))
 }
 
 /// How long to wait for the final state: `Prefer: wait=N` or `respond-async`, else as long as the deadline allows

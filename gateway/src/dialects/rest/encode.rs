@@ -6,7 +6,11 @@ use http_body_util::Full;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Rest, decode::IDEMPOTENCY_KEY, problem};
+use super::{
+    Rest,
+    key::{self, IDEMPOTENCY_KEY},
+    problem,
+};
 use crate::{
     dialects::{AnswerPlan, View},
     http::Reply,
@@ -208,7 +212,7 @@ fn instance(rendered: &views::Rendered, ledger: Option<&views::LedgerFreshness>,
 fn created(instance: &views::Instance, key: &str, replayed: bool) -> Result<Reply, Rejection> {
     let mut reply = json(StatusCode::CREATED, instance)?;
     set(&mut reply, header::LOCATION, &format!("/v1/{}", instance.name));
-    set(&mut reply, IDEMPOTENCY_KEY, key);
+    set(&mut reply, IDEMPOTENCY_KEY, &key::shown(key));
     if let Some(tag) = etag(&instance.etag) {
         reply.headers_mut().insert(header::ETAG, tag);
     }
@@ -223,7 +227,7 @@ fn accepted(operation: &views::Operation, key: Option<&str>) -> Result<Reply, Re
     set(&mut reply, header::LOCATION, &format!("/v1/{}", operation.name));
     set(&mut reply, REVISION, &operation.revision);
     if let Some(key) = key {
-        set(&mut reply, IDEMPOTENCY_KEY, key);
+        set(&mut reply, IDEMPOTENCY_KEY, &key::shown(key));
     }
     Ok(reply)
 }

@@ -9,7 +9,10 @@ use meridian_model::{
 };
 use serde::Serialize;
 
-use super::{decode::IDEMPOTENCY_KEY, encode::REPLAYED};
+use super::{
+    encode::REPLAYED,
+    key::{self, IDEMPOTENCY_KEY},
+};
 use crate::{http::Reply, operation::Refusal, refusal::Rejection};
 
 /// Media type of a problem.
@@ -122,7 +125,7 @@ fn headers(rejection: &Rejection, path: &str, reply: &mut Reply) {
     if problem.code == ErrorCode::Unauthenticated {
         headers.insert(header::WWW_AUTHENTICATE, WWW_AUTHENTICATE);
     }
-    if let Some(key) = rejection.refusal.key.as_deref().and_then(|k| HeaderValue::from_str(k).ok()) {
+    if let Some(key) = rejection.refusal.key.as_deref().and_then(|k| HeaderValue::from_str(&key::shown(k)).ok()) {
         headers.insert(IDEMPOTENCY_KEY, key);
     }
     if rejection.refusal.replayed {

@@ -179,7 +179,9 @@ fn headers(class: Class) -> Vec<Value> {
     match class {
         Class::Create => {
             let key = json!({ "type": "string", "minLength": 1, "maxLength": 255 });
-            all.push(header("Idempotency-Key", key, "Repeating a request with the same key gives the same answer."));
+            let what = "Repeating a request with the same key gives the same answer. A quoted string of structured \
+                        fields, or bare text without quotes.";
+            all.push(header("Idempotency-Key", key, what));
             all.push(header("Prefer", text(), "`wait=N` or `respond-async`."));
         }
         Class::Delete => all.push(header("Prefer", text(), "`wait=N` waits for the proof that it is gone.")),
