@@ -1,19 +1,25 @@
 //! Around the send of a create: its intent on disk before, its answer in the record after.
 
-use meridian_adapters::AdapterError;
+use std::sync::Arc;
+
+use meridian_adapters::{AdapterError, CreateCall};
 use meridian_model::{
-    ids::CloudId,
-    operation::{Attempt, AttemptFault, OperationRecord},
+    bugs,
+    ids::{BackendId, CloudId, IdError},
+    instance::Labels,
+    operation::{Attempt, AttemptFault, OperationRecord, RankedCandidate},
     time::Time,
 };
 
 use super::{
     disk::{NOTED_WITHIN, unanswered},
+    identity::Deployment,
     intent::Intent,
-    machine::{self, condemned},
+    machine::{self, Names, condemned},
     patience::Backoff,
     task::{Driven, Stop, Task, fault},
 };
+use crate::regions::Backend;
 
 /// Records under which an answer is written: what was taken over by this very process meanwhile has another fence.
 const FENCES_MAX: usize = 3;
@@ -84,4 +90,60 @@ impl Task {
         }
         Ok(record)
     }
+
+    /// Planted bug: sends before anything is journalled.
+    pub(super) async fn too_early(
+        &self,
+        backend: &Backend,
+        record: &OperationRecord,
+        candidate: &RankedCandidate,
+    ) -> Option<Result<CloudId, AdapterError>> {
+        if !bugs::planted(bugs::NO_WRITE_AHEAD) {
+            return None;
+        }
+        let names = self.names(record, machine::next_number(record), &candidate.backend).ok()?;
+        let plan = (self.parts().planner.charge(record), self.parts().settings.limits);
+        let armed = machine::arm(record.clone(), candidate, names, plan, self.now())?;
+        let attempt = armed.open_attempt()?;
+        Some(self.create(backend, &armed, attempt, attempt.armed_at).await)
+    }
+
+    pub(super) fn names(&self, record: &OperationRecord, n: u32, backend: &BackendId) -> Result<Names, IdError> {
+        let token = Deployment::client_token(&record.op_id, n, backend, record.epoch)?;
+        let name = self.parts().deployment.cloud_name(&record.tenant, &record.op_id, n, record.epoch)?;
+        Ok(Names { token, name })
+    }
+
+    pub(super) async fn create(
+        &self,
+        backend: &Backend,
+        record: &OperationRecord,
+        attempt: &Attempt,
+        signed_at: Time,
+    ) -> Result<CloudId, AdapterError> {
+        let spec = self.parts().planner.resolve(backend, &record.spec)?;
+        let call = CreateCall {
+            name: attempt.name.clone(),
+            token: attempt.token.clone(),
+            spec: Arc::new(spec),
+            zone: attempt.zone.clone(),
+            shape: attempt.shape.clone(),
+            marks: marks(record),
+        };
+        backend.create(call, signed_at).await
+    }
+}
+
+/// What the instance carries to say whose it is: enough to rebuild a lost ledger, nothing that is secret.
+fn marks(record: &OperationRecord) -> Labels {
+    [
+        ("MERIDIAN_TENANT", record.tenant.as_str()),
+        ("MERIDIAN_INSTANCE", record.name.as_str()),
+        ("MERIDIAN_UID", record.uid.as_str()),
+        ("MERIDIAN_EPOCH", &record.epoch.to_string()),
+        ("MERIDIAN_FINGERPRINT", &record.fingerprint),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .collect()
 }

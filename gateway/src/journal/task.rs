@@ -13,13 +13,12 @@ use std::{
     time::Duration,
 };
 
-use meridian_adapters::{AdapterError, CreateCall};
+use meridian_adapters::AdapterError;
 use meridian_ledger::{LedgerError, Step, Stepped, Usage};
 use meridian_model::{
     bugs,
     error::{Effect, ErrorCode, FaultKind, Problem, QuotaShortage},
-    ids::{BackendId, CloudId, IdError},
-    instance::Labels,
+    ids::CloudId,
     operation::{Attempt, AttemptFault, AttemptState, OperationRecord, RankedCandidate},
     status::{EventClass, Observed, ObservedEvent, ObservedPhase},
     time::Time,
@@ -34,8 +33,8 @@ use tokio::time::Instant;
 use super::{
     clearing::{Clearing, is_gone},
     driver::{Inner, Parts},
-    identity::{self, Deployment},
-    machine::{self, LookUp, Names, Next, condemned},
+    identity,
+    machine::{self, LookUp, Next, condemned},
     patience::{BACKOFF, Backoff, Doubt},
     running::{Key, Running, key_of, tell},
 };
@@ -109,7 +108,7 @@ impl Task {
         &self.inner.parts
     }
 
-    fn now(&self) -> Time {
+    pub(super) fn now(&self) -> Time {
         self.parts().clock.now()
     }
 
@@ -448,29 +447,6 @@ impl Task {
         .await
     }
 
-    /// Planted bug: sends before anything is journalled.
-    async fn too_early(
-        &self,
-        backend: &Backend,
-        record: &OperationRecord,
-        candidate: &RankedCandidate,
-    ) -> Option<Result<CloudId, AdapterError>> {
-        if !bugs::planted(bugs::NO_WRITE_AHEAD) {
-            return None;
-        }
-        let names = self.names(record, machine::next_number(record), &candidate.backend).ok()?;
-        let plan = (self.parts().planner.charge(record), self.parts().settings.limits);
-        let armed = machine::arm(record.clone(), candidate, names, plan, self.now())?;
-        let attempt = armed.open_attempt()?;
-        Some(self.create(backend, &armed, attempt, attempt.armed_at).await)
-    }
-
-    fn names(&self, record: &OperationRecord, n: u32, backend: &BackendId) -> Result<Names, IdError> {
-        let token = Deployment::client_token(&record.op_id, n, backend, record.epoch)?;
-        let name = self.parts().deployment.cloud_name(&record.tenant, &record.op_id, n, record.epoch)?;
-        Ok(Names { token, name })
-    }
-
     /// Journals the attempt and charges the quota in one durable step. The error is the record without an
     /// attempt, because a removal came first or the quota does not hold it.
     async fn arm(
@@ -495,25 +471,6 @@ impl Task {
             Ok(changed) => Ok(Err(changed)),
             Err((record, shortage)) => self.fail(record, &quota_problem(shortage)).await.map(Err),
         }
-    }
-
-    async fn create(
-        &self,
-        backend: &Backend,
-        record: &OperationRecord,
-        attempt: &Attempt,
-        signed_at: Time,
-    ) -> Result<CloudId, AdapterError> {
-        let spec = self.parts().planner.resolve(backend, &record.spec)?;
-        let call = CreateCall {
-            name: attempt.name.clone(),
-            token: attempt.token.clone(),
-            spec: Arc::new(spec),
-            zone: attempt.zone.clone(),
-            shape: attempt.shape.clone(),
-            marks: marks(record),
-        };
-        backend.create(call, signed_at).await
     }
 
     /// Feeds the outcome of a create into the memory of stock and faults.
@@ -760,18 +717,4 @@ pub(super) fn fault(code: &str, message: &str) -> AttemptFault {
 /// The class of stock that an attempt draws on.
 fn class_of(record: &OperationRecord, attempt: &Attempt) -> ShapeClass {
     ShapeClass { shape: attempt.shape.clone(), capacity: record.spec.capacity.kind }
-}
-
-/// What the instance carries to say whose it is: enough to rebuild a lost ledger, nothing that is secret.
-fn marks(record: &OperationRecord) -> Labels {
-    [
-        ("MERIDIAN_TENANT", record.tenant.as_str()),
-        ("MERIDIAN_INSTANCE", record.name.as_str()),
-        ("MERIDIAN_UID", record.uid.as_str()),
-        ("MERIDIAN_EPOCH", &record.epoch.to_string()),
-        ("MERIDIAN_FINGERPRINT", &record.fingerprint),
-    ]
-    .into_iter()
-    .map(|(k, v)| (k.to_owned(), v.to_owned()))
-    .collect()
 }
