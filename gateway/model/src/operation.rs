@@ -377,6 +377,10 @@ pub struct OperationRecord {
     /// Last sight of the instance that is worth surviving a restart: at adoption and at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<(Time, Observed)>,
+    /// When a rebuild of the ledger restored it with a charge for what it had no proof of: its removal was under way, or
+    /// no complete sweep showed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_at: Option<Time>,
 }
 
 impl OperationRecord {

@@ -12,7 +12,10 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::{Arc, MutexGuard},
+    sync::{
+        Arc, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -74,6 +77,8 @@ pub(super) struct Inner {
     registry: Registry,
     pub(super) feeding: Feeding,
     pub(super) disk: Disk,
+    /// The ledger was read through since the start: the fleet holds what was there.
+    pub(super) has_read: AtomicBool,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
 }
@@ -110,7 +115,8 @@ impl Driver {
         let owner = format!("{:032x}", parts.entropy.next());
         let (registry, feeding, disk) =
             (Registry::default(), Feeding::default(), Disk::new(Arc::clone(&parts.metrics)));
-        Self(Arc::new(Inner { parts, owner, registry, feeding, disk, tasks: TaskTracker::new(), stop }))
+        let has_read = AtomicBool::new(false);
+        Self(Arc::new(Inner { parts, owner, registry, feeding, disk, has_read, tasks: TaskTracker::new(), stop }))
     }
 
     /// The random part of this process' fences.
@@ -198,6 +204,7 @@ impl Driver {
             }
             self.0.feeding.read_all();
         }
+        self.0.has_read.store(true, Ordering::Release);
         let mut taken = 0;
         loop {
             match self.adopt_abandoned().await? {

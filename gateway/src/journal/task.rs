@@ -39,7 +39,7 @@ use super::{
     running::{Key, Running, key_of, tell},
 };
 use crate::{
-    planner::{Wish, quota_problem},
+    planner::Wish,
     regions::Backend,
     status::poll::{Poller, Watched},
 };
@@ -200,9 +200,9 @@ impl Task {
         match next {
             // What rests is nobody's to visit: a due record would be taken over again and again.
             Next::Done => self.write(record, |r, now| Some(machine::idle(r, now))).await,
-            Next::Plan => self.plan(record).await,
+            Next::Plan => self.plan(record, backoff).await,
             Next::Arm(_) if self.inner.disk.trouble().is_some() => self.await_journal(record, backoff).await,
-            Next::Arm(candidate) => self.attempt(record, &candidate).await,
+            Next::Arm(candidate) => self.attempt(record, &candidate, backoff).await,
             Next::GiveUp(problem) => self.fail(record, &problem).await,
             Next::Doubt => self.write(record, |r, now| Some(machine::doubted(r, now))).await,
             Next::Resolve => self.resolve(record, backoff, doubt).await,
@@ -222,7 +222,7 @@ impl Task {
 
     /// Ends the operation with a problem, as soon as nothing of it exists: while something condemned may, what stands
     /// in its way now may be gone by then.
-    async fn fail(&self, record: Box<OperationRecord>, problem: &Problem) -> Driven {
+    pub(super) async fn fail(&self, record: Box<OperationRecord>, problem: &Problem) -> Driven {
         if !record.condemned.is_empty() {
             return self.clear(record).await;
         }
@@ -311,7 +311,7 @@ impl Task {
     }
 
     /// Waits; a wake-up ends the wait early, the end of the process ends the task.
-    async fn pause(&self, wait: Duration) -> Result<(), Stop> {
+    pub(super) async fn pause(&self, wait: Duration) -> Result<(), Stop> {
         tokio::select! {
             biased;
             () = self.inner.stop.cancelled() => Err(Stop::Draining),
@@ -356,7 +356,7 @@ impl Task {
     }
 
     /// Makes a plan. It is written with the attempt that follows it; lost before that, it is made again.
-    async fn plan(&self, record: Box<OperationRecord>) -> Driven {
+    async fn plan(&self, record: Box<OperationRecord>, backoff: &mut Backoff) -> Driven {
         let tried = machine::tried(&record);
         let again = !tried.is_empty();
         let quota = match self.parts().ledger.usage(&record.tenant).await {
@@ -364,8 +364,12 @@ impl Task {
             // The ledger decides when the attempt is opened; not knowing here only costs the explanation.
             Err(_) => TenantQuota::default(),
         };
-        let wish = Wish { tenant: &record.tenant, spec: &record.spec, quota, tried };
-        let planned = self.parts().planner.plan(wish, identity::seed(&record.op_id), self.now());
+        let plan_within = |quota| {
+            let wish = Wish { tenant: &record.tenant, spec: &record.spec, quota, tried: tried.clone() };
+            self.parts().planner.plan(wish, identity::seed(&record.op_id), self.now())
+        };
+        let is_short = |problem: &Problem| problem.code == ErrorCode::QuotaExceeded;
+        let planned = plan_within(quota);
         // After attempts the answer is about what they met, not about what was left.
         let problem = planned.problem.filter(|_| !again);
         let decision = planned.decision;
@@ -374,6 +378,11 @@ impl Task {
         };
         if !record.condemned.is_empty() {
             return self.clear(record).await;
+        }
+        let without = |unsettled| TenantQuota { used: quota::release(quota.used, unsettled), ..quota };
+        let fits = |unsettled| !plan_within(without(unsettled)).problem.as_ref().is_some_and(is_short);
+        if is_short(&problem) && self.is_passing(&record, fits).await {
+            return self.await_quota(record, backoff).await;
         }
         self.write(record, move |r, now| {
             let planned = machine::planned(r, decision.clone(), now);
@@ -384,7 +393,12 @@ impl Task {
     }
 
     /// Opens an attempt and sends its create.
-    async fn attempt(&self, record: Box<OperationRecord>, candidate: &RankedCandidate) -> Driven {
+    async fn attempt(
+        &self,
+        record: Box<OperationRecord>,
+        candidate: &RankedCandidate,
+        backoff: &mut Backoff,
+    ) -> Driven {
         let Ok(poller) = self.parts().pollers.of(&candidate.backend) else {
             let problem = Problem::new(
                 ErrorCode::RegionUnavailable,
@@ -405,7 +419,7 @@ impl Task {
         };
         let early = self.too_early(poller.backend(), &record, candidate).await;
         let arming = Instant::now();
-        let armed = match self.arm(record, candidate).await? {
+        let armed = match self.arm(record, candidate, backoff).await? {
             Ok(armed) => armed,
             Err(refused) => return Ok(refused),
         };
@@ -453,6 +467,7 @@ impl Task {
         &self,
         record: Box<OperationRecord>,
         candidate: &RankedCandidate,
+        backoff: &mut Backoff,
     ) -> Result<Result<Box<OperationRecord>, Box<OperationRecord>>, Stop> {
         let n = machine::next_number(&record);
         let names = match self.names(&record, n, &candidate.backend) {
@@ -469,7 +484,7 @@ impl Task {
             // Under another fence it may be somebody else's attempt, whose request left long ago.
             Ok(armed) if armed.attempts.len() > before && armed.fence == fence => Ok(Ok(armed)),
             Ok(changed) => Ok(Err(changed)),
-            Err((record, shortage)) => self.fail(record, &quota_problem(shortage)).await.map(Err),
+            Err(short) => self.short(short, charge, backoff).await.map(Err),
         }
     }
 

@@ -21,11 +21,11 @@ use std::{
 use meridian_ledger::{FeedPosition, tombstone};
 use meridian_model::{
     ids::{BackendId, CloudId, InstanceName, OperationId, TenantId, ZoneId},
-    operation::{OperationRecord, OperationState},
+    operation::{Charge, OperationRecord, OperationState},
     status::{Observed, ObservedPhase},
     time::Time,
 };
-
+use meridian_policies::quota;
 use tokio::{sync::Notify, time::Instant};
 
 use super::render::{self, Sighting};
@@ -485,6 +485,13 @@ impl Fleet {
     #[must_use]
     pub fn tenants(&self) -> BTreeSet<TenantId> {
         read(&self.tenants).keys().cloned().collect()
+    }
+
+    /// The sum of what is to be said of each record of a tenant that is not gone.
+    #[must_use]
+    pub fn charges(&self, tenant: &TenantId, of: impl Fn(&OperationRecord) -> Charge) -> Charge {
+        let Some(tenant) = self.tenant(tenant) else { return Charge::default() };
+        read(&tenant).instances.values().map(|e| of(&e.record)).fold(Charge::default(), quota::sum)
     }
 
     /// Every record of an instance that is not gone, by tenant and name.

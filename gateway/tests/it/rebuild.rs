@@ -1,6 +1,10 @@
 //! A shared Redis that restarts, forgets or fails over under running gateways: confirmed or rebuilt, never believed.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use meridian_adapters::http::HttpClient;
@@ -21,7 +25,7 @@ use meridian_ledger::{Standing, conformance::redis_server::RedisServer};
 use meridian_model::{
     error::ErrorCode,
     instance::{InstanceSpec, Shape},
-    operation::Charge,
+    operation::{Charge, QuotaLimits},
     time::Time,
 };
 use serde_json::{Value, json};
@@ -61,8 +65,18 @@ impl Shared {
     }
 
     async fn gateway_at(&self, n: u32, server: &str) -> Arc<Core> {
-        let journal = self.folder.path().join(format!("intents-{n}"));
-        gateway(&self.sim, server, &journal).await
+        gateway(&self.sim, server, &self.journal(n), QuotaLimits::default()).await
+    }
+
+    /// One whose tenant acme may have so many instances.
+    async fn gateway_within(&self, n: u32, instances: u64) -> Arc<Core> {
+        let server = format!("url = \"redis://127.0.0.1:{}\"", self.redis.port());
+        let quota = QuotaLimits { instances: Some(instances), ..QuotaLimits::default() };
+        gateway(&self.sim, &server, &self.journal(n), quota).await
+    }
+
+    fn journal(&self, n: u32) -> PathBuf {
+        self.folder.path().join(format!("intents-{n}"))
     }
 
     async fn control(&self, method: &str, path: &str, body: Value) -> Value {
@@ -83,9 +97,10 @@ impl Shared {
     }
 }
 
-async fn gateway(sim: &Simulator, server: &str, journal: &Path) -> Arc<Core> {
+async fn gateway(sim: &Simulator, server: &str, journal: &Path, acme: QuotaLimits) -> Arc<Core> {
     let ledger = format!("store = \"redis\"\n{server}\ncallTimeout = \"1s\"\njournalDir = \"{}\"", journal.display());
-    let config = config_on(&sim.info(), &ledger, "");
+    let mut config = config_on(&sim.info(), &ledger, "");
+    config.tenants[0].quota = acme;
     let opened = store::open(&config, |why| panic!("ledger: {why}")).await.unwrap();
     let deps = Deps {
         clock: Clock::system(),
@@ -175,13 +190,44 @@ fn intent(name: &str) -> Intent {
     }
 }
 
+async fn was_about_to_send(journal: &Path, intent: &Intent) {
+    let (journal, _) = FileIntents::open(journal).unwrap();
+    journal.arm(intent.clone()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_a_rebuilt_doubt_keeps_from_the_quota_waits_until_it_is_settled() {
+    let shared = Shared::start().await;
+    let doubtful = intent("doubtful");
+    was_about_to_send(&shared.journal(1), &doubtful).await;
+    let core = shared.gateway_within(1, 1).await;
+    serving(&core).await;
+    let record = core.ledger.operation(&doubtful.tenant, &doubtful.op_id).await.unwrap().expect("it is known");
+    assert_eq!((record.charge.instances, record.restored_at.is_some()), (1, true), "{record:#?}");
+    // The quota holds one, which may or may not exist. Two of these are too many whatever comes of it.
+    let answers = tokio::join!(
+        ask(&core, "acme", create("acme", "web", "web", &spec())),
+        ask(&core, "acme", create("acme", "web-2", "web-2", &spec())),
+    );
+    let (made, refused) = match answers {
+        (Ok(made), Err(refused)) | (Err(refused), Ok(made)) => (made, refused),
+        other => panic!("one of both: {other:?}"),
+    };
+    created(Ok(made));
+    assert_eq!(refused.problem.code, ErrorCode::QuotaExceeded);
+    assert_eq!((shared.instances("").await.len(), used(&core, "acme").await), (1, 1));
+    // What is settled keeps nobody waiting.
+    let asked = Instant::now();
+    let refused = ask(&core, "acme", create("acme", "web-3", "web-3", &spec())).await.unwrap_err();
+    assert_eq!(refused.problem.code, ErrorCode::QuotaExceeded);
+    assert!(asked.elapsed() < BOUND, "{:?}", asked.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_another_gateway_was_about_to_send_is_known_to_who_rebuilds() {
     let shared = Shared::start().await;
     let intent = intent("lost");
-    let (journal, _) = FileIntents::open(&shared.folder.path().join("intents-2")).unwrap();
-    journal.arm(intent.clone()).await.unwrap();
-    drop(journal);
+    was_about_to_send(&shared.journal(2), &intent).await;
     // The first has the right to rebuild before the second is there.
     let a = shared.gateway(1).await;
     until("it rebuilds", || async { a.recovering.seconds_left() > 0 }).await;

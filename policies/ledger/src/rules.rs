@@ -49,6 +49,7 @@ pub fn tombstone(mut record: OperationRecord) -> OperationRecord {
     record.attempts.clear();
     record.condemned.clear();
     record.last_seen = None;
+    record.restored_at = None;
     record.due = None;
     record
 }
@@ -83,5 +84,6 @@ pub(crate) fn first_record(claim: Claim, store: &str) -> OperationRecord {
         ran_at: None,
         adopted: None,
         last_seen: None,
+        restored_at: None,
     }
 }

@@ -63,6 +63,7 @@ pub(in crate::journal) fn claimed() -> OperationRecord {
         ran_at: None,
         adopted: None,
         last_seen: None,
+        restored_at: None,
     }
 }
 

@@ -313,7 +313,15 @@ impl Seen<'_> {
         if machine::next(record) != Next::Done || !record.condemned.is_empty() {
             record.due = Some(self.now);
         }
+        let is_doubtful = record.charge != Charge::default() && !self.proves(record);
+        record.restored_at = is_doubtful.then_some(self.now);
         record.updated_at = self.now;
+    }
+
+    /// All that the record is charged for exists and is to stay.
+    fn proves(&self, record: &OperationRecord) -> bool {
+        let is_shown = |a: &Attempt| matches!(self.shows(&a.backend, &a.name), Some(Some(_)));
+        record.removal.is_none() && record.condemned.is_empty() && record.open_attempt().is_some_and(is_shown)
     }
 
     /// An instance that runs may have been answered as made, by a write that is lost: the answer stays the same, also
@@ -501,6 +509,7 @@ fn blank(
         ran_at: None,
         adopted: None,
         last_seen: None,
+        restored_at: None,
     }
 }
 

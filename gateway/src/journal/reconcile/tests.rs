@@ -70,6 +70,7 @@ fn record(state: OperationState, attempts: Vec<Attempt>) -> OperationRecord {
         ran_at: None,
         adopted: None,
         last_seen: None,
+        restored_at: None,
     }
 }
 

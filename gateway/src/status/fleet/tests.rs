@@ -68,6 +68,7 @@ fn record(name: &str, at_backend: &str, rev: u64) -> OperationRecord {
         ran_at: Some(at(1)),
         adopted: None,
         last_seen: None,
+        restored_at: None,
     }
 }
 

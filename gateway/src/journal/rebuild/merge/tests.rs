@@ -373,6 +373,27 @@ fn a_lost_instance_that_is_there_again_is_taken_back() {
     assert_eq!(all[0].condemned.len(), 1, "its removal was asked for: {all:#?}");
 }
 
+#[test]
+fn what_is_charged_without_proof_says_so() {
+    let running = || record(1, 4, 1, AttemptState::Running);
+    let doubt = record(1, 4, 1, AttemptState::InDoubt);
+    for (what, record, swept, seen, is_doubtful) in [
+        ("shown and wanted", running(), &BACKENDS[..], true, false),
+        ("to be removed", deleted(running()), &BACKENDS, true, true),
+        ("not shown", running(), &BACKENDS, false, true),
+        ("at a region that could not be swept", running(), &BACKENDS[1..], false, true),
+        ("in doubt", doubt, &BACKENDS, false, true),
+        ("gone", gone(running()), &BACKENDS, false, false),
+        ("not begun", record(1, 4, 0, AttemptState::Absent), &BACKENDS, false, false),
+    ] {
+        let shown = if seen { vec![shown(1, 1)] } else { Vec::new() };
+        let all = merged(vec![record], &places(swept, &shown), &[]);
+        assert_eq!(all[0].restored_at, is_doubtful.then_some(at(100)), "{what}: {all:#?}");
+        let again = merged(all, &places(&BACKENDS, &[self::shown(1, 1)]), &[]);
+        assert_eq!(again[0].restored_at.is_some(), what == "to be removed", "{what}, shown by the next: {again:#?}");
+    }
+}
+
 fn any_record() -> impl Strategy<Value = OperationRecord> {
     let states = prop::sample::select(vec![
         AttemptState::Open,

@@ -1,0 +1,99 @@
+//! What becomes of a create that the tenant's quota does not hold. That is final under its key, except for a while after
+//! a rebuild of the ledger: then the quota may be held by what exists no more. A rebuild that does not see an instance
+//! restores it charged all the same, because charge must never be less than reality (R5); the proof that it is gone was
+//! lost with the ledger and comes anew within an effect bound, or some sweeps. Until then a create that only such
+//! charges keep out waits, as one in doubt does: its caller gets 202, and it ends as the quota then stands.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use meridian_model::{
+    operation::{Charge, OperationRecord},
+    time::Time,
+};
+use meridian_policies::quota;
+use tokio::time::Instant;
+
+use super::{
+    machine::condemned,
+    patience::Backoff,
+    task::{Driven, Short, Task},
+};
+use crate::planner::quota_problem;
+
+/// Beside the longest effect bound, what a restored charge may take to be confirmed or freed: a minute for the end of
+/// any operation (R8), and one by which two gateways' clocks may differ (RELIABILITY 2.3).
+const SETTLED_WITHIN: Duration = Duration::from_secs(120);
+
+/// Longest wait for the feed to show what was written before the operation at hand.
+const FED_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a record is charged that a rebuild since a time restored without knowing that it exists.
+fn unsettled(record: &OperationRecord, since: Time) -> Charge {
+    record.restored_at.filter(|at| *at >= since).map_or_else(Charge::default, |_| record.charge)
+}
+
+impl Task {
+    /// Whether a shortage of quota may pass by itself: restored charges that are not settled yet are held, and without
+    /// them it would not be (`fits`).
+    pub(super) async fn is_passing(
+        &self,
+        record: &OperationRecord,
+        fits: impl Fn(Charge) -> bool + Send + Sync,
+    ) -> bool {
+        let (fleet, tenant) = (&self.parts().fleet, &record.tenant);
+        // A rebuild ends before anything is claimed after it: who has followed the writes up to this claim knows what
+        // was restored. Who has not, or began while the ledger was away, may not say that anything is final.
+        let has_read = self.inner.has_read.load(Ordering::Acquire);
+        if !has_read || !fleet.shows(tenant, None, record.seq, Instant::now() + FED_WITHIN).await {
+            return true;
+        }
+        let bound = self.parts().pollers.all().iter().map(|p| p.backend().effect_bound()).max().unwrap_or_default();
+        let since = self.now() - (bound + SETTLED_WITHIN);
+        let unsettled = fleet.charges(tenant, |r| unsettled(r, since));
+        let passes = unsettled != Charge::default() && fits(unsettled);
+        if passes {
+            tracing::info!("the quota is short by what a rebuild restored and nobody has seen since; the create waits");
+        }
+        passes
+    }
+
+    /// Ends the operation that the ledger did not charge, unless the shortage may pass: then waits for that.
+    pub(super) async fn short(&self, (record, shortage): Short, charge: Charge, backoff: &mut Backoff) -> Driven {
+        let usage = self.parts().ledger.usage(&record.tenant).await;
+        let wanted = quota::sum(charge, condemned::charge(&record));
+        // A ledger that does not say is asked again.
+        let fits = |unsettled| {
+            usage.as_ref().map_or(true, |usage| {
+                let others = quota::release(usage.used, record.charge);
+                quota::charge(quota::release(others, unsettled), wanted, &usage.limits).is_ok()
+            })
+        };
+        if self.is_passing(&record, fits).await {
+            return self.await_quota(record, backoff).await;
+        }
+        self.fail(record, &quota_problem(shortage)).await
+    }
+
+    /// Waits until a shortage may have passed.
+    pub(super) async fn await_quota(&self, record: Box<OperationRecord>, backoff: &mut Backoff) -> Driven {
+        self.pause(backoff.next()).await?;
+        self.reload(record).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::machine::tests::claimed;
+
+    #[test]
+    fn only_what_was_restored_lately_without_proof_is_unsettled() {
+        let at = |seconds: i64| Time::from_unix_ms(seconds * 1000);
+        let charge = Charge { instances: 1, ..Charge::default() };
+        let of = |restored_at, charge| unsettled(&OperationRecord { restored_at, charge, ..claimed() }, at(100));
+        assert_eq!(of(None, charge), Charge::default());
+        assert_eq!(of(Some(at(99)), charge), Charge::default(), "nobody waits for it for ever");
+        assert_eq!(of(Some(at(100)), charge), charge);
+        assert_eq!(of(Some(at(100)), Charge::default()), Charge::default(), "it was freed");
+    }
+}
