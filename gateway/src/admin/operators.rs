@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! GET  /orphans?after={backend}/{cloudId}      every stray, with why nothing is done about it yet, and who says so
-//! POST /orphans/{backend}/{cloudId}:adopt      {"tenant", "name", "force"?}   makes it the tenant's instance
+//! POST /orphans/{backend}/{cloudId}:adopt      {"tenant", "name", "force"?, "fromDeployment"?}   makes it the tenant's
 //! POST /orphans/{backend}/{cloudId}:remove     deletes it now, if no operation has it
 //! POST /orphans/{backend}/{cloudId}:ignore     leaves it alone, at every gateway
-//! POST /import                                 {"backend", "cloudId", "tenant", "name", "force"?}
+//! POST /import                                 {"backend", "cloudId", "tenant", "name", "force"?, "fromDeployment"?}
 //! GET  /operations?state=in-doubt|undetermined operations whose outcome is not known
 //! POST /operations/{tenant}/{operation}:settle {"outcome": "absent"} or {"outcome": "applied", "cloudId"}
 //! GET  /reconcile                              how the reconciler stands with each backend
@@ -54,6 +54,7 @@ struct Adopt {
     name: InstanceName,
     #[serde(default)]
     force: bool,
+    from_deployment: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,6 +66,7 @@ struct ImportBody {
     name: InstanceName,
     #[serde(default)]
     force: bool,
+    from_deployment: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -178,12 +180,12 @@ async fn perform(core: &Core, route: Route, body: Incoming) -> Result<Reply, Ref
             to_the_end(core, async move { reconciler.remove(&backend, &id).await }).await.map(|()| accepted())
         }
         Route::Adopt(backend, cloud_id) => {
-            let Adopt { tenant, name, force } = read(body).await?;
-            import(core, Import { backend, cloud_id, tenant, name, force }).await
+            let Adopt { tenant, name, force, from_deployment } = read(body).await?;
+            import(core, Import { backend, cloud_id, tenant, name, force, from_deployment }).await
         }
         Route::Import => {
-            let ImportBody { backend, cloud_id, tenant, name, force } = read(body).await?;
-            import(core, Import { backend, cloud_id, tenant, name, force }).await
+            let ImportBody { backend, cloud_id, tenant, name, force, from_deployment } = read(body).await?;
+            import(core, Import { backend, cloud_id, tenant, name, force, from_deployment }).await
         }
         Route::Settle(tenant, op) => {
             let outcome = match read(body).await? {

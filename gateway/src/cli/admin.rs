@@ -62,6 +62,9 @@ pub(super) enum AdminVerb {
         /// Also when the tenant's limits do not hold it
         #[arg(long)]
         force: bool,
+        /// Also when it is of this other Meridian deployment, which must be gone for good; the refusal says which
+        #[arg(long, value_name = "DEPLOYMENT")]
+        from_deployment: Option<String>,
         /// How to answer.
         #[command(flatten)]
         output: OutputOnly,
@@ -147,8 +150,11 @@ pub(super) async fn run(client: &Client, args: &Admin, now: Time) -> Result<(), 
             };
             show(client, path, output.output, &|items| doubts(items, now)).await
         }
-        AdminVerb::Import { instance: Place(backend, id), tenant, name, force, output } => {
-            let body = json!({"backend": backend, "cloudId": id, "tenant": tenant, "name": name, "force": force});
+        AdminVerb::Import { instance: Place(backend, id), tenant, name, force, from_deployment, output } => {
+            let mut body = json!({"backend": backend, "cloudId": id, "tenant": tenant, "name": name, "force": force});
+            if let (Some(other), Some(body)) = (from_deployment, body.as_object_mut()) {
+                body.insert("fromDeployment".to_owned(), json!(other));
+            }
             let value = post(client, "/import", &body).await?;
             let full = text(&value, "/instance");
             match output.output {

@@ -113,6 +113,21 @@ impl Deployment {
         CloudName::new(format!("{body}-{check}"))
     }
 
+    /// Which Meridian deployment made a cloud name, by what stands for it there; `None` for any other name.
+    #[must_use]
+    pub fn maker(name: &str) -> Option<&str> {
+        let (body, check) = name.rsplit_once('-')?;
+        let mut parts = body.split('-');
+        let (layout, deployment) = (parts.next()?, parts.next()?);
+        (layout == LAYOUT && checksum(body) == check && deployment.len() == DEPLOYMENT_LEN).then_some(deployment)
+    }
+
+    /// What stands for this deployment in cloud names.
+    #[must_use]
+    pub fn mark(&self) -> &str {
+        &self.id
+    }
+
     /// Reads a cloud name of this deployment; `None` for any other name.
     #[must_use]
     pub fn identify(&self, name: &str) -> Option<Identity> {
@@ -204,6 +219,8 @@ mod tests {
             let read = deployment().identify(name.as_str()).unwrap();
             prop_assert_eq!(read, Identity { op_id: op.clone(), tenant_hash: tenant_hash(&tenant), epoch, n });
             prop_assert!(Deployment::new("other", b"secret").identify(name.as_str()).is_none());
+            prop_assert!(Deployment::maker(name.as_str()).is_some_and(|maker| maker == deployment().mark()));
+            prop_assert_eq!(Deployment::maker(&name.as_str()[1..]), None);
             prop_assert!(Deployment::client_token(&op, n, &BackendId::new("b").unwrap(), epoch).unwrap().as_str().len() <= 64);
         }
     }

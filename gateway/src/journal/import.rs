@@ -51,6 +51,8 @@ pub struct Import {
     pub name: InstanceName,
     /// Also when the tenant's limits do not hold it.
     pub force: bool,
+    /// Also when it is of this other deployment ([`Deployment::mark`]), of which somebody knows that it is gone for good.
+    pub from_deployment: Option<String>,
 }
 
 impl Import {
@@ -146,6 +148,7 @@ impl Reconciler {
         if !seen.phase.proves_capacity() || seen.phase.is_ended() || seen.phase == ObservedPhase::Terminating {
             return Err(conflict(format!("it is {}; only what runs can be imported", seen.phase.as_str())));
         }
+        no_deployment_has(&parts.deployment, &seen, wish.from_deployment.as_deref())?;
         self.nobody_has(backend, wish, &seen).await?;
         let (claimed, _writing) = self.claim_import(wish, &seen).await?;
         // Each claims before it looks again, so of two at once the later one sees the other. Who does gives way, even
@@ -167,6 +170,7 @@ impl Reconciler {
                     meridian.tenant.id = %wish.tenant,
                     instance = %wish.name,
                     forced = wish.force,
+                    from_deployment = wish.from_deployment.as_deref().unwrap_or_default(),
                     "an instance was imported"
                 );
                 parts.fleet.put(Arc::new((*record).clone()));
@@ -269,6 +273,29 @@ impl Reconciler {
     }
 }
 
+/// The variable that every Meridian puts into its instances.
+const UID_MARK: &str = "MERIDIAN_UID";
+
+/// What stands for a deployment that only the variables of an instance tell of.
+const UNNAMED: &str = "unknown";
+
+/// The other Meridian deployment that an instance is of.
+fn anothers<'a>(own: &Deployment, seen: &'a Observed) -> Option<&'a str> {
+    let is_marked = seen.marks.contains_key(UID_MARK) || seen.tags.contains_key(UID_MARK);
+    Deployment::maker(&seen.name).or_else(|| is_marked.then_some(UNNAMED)).filter(|maker| *maker != own.mark())
+}
+
+/// That an instance is of no other deployment, or of the one that the operator names. Two that have one instance both
+/// charge it, and either deletes it under the other; `force` does not allow it, since that is said of limits, and before
+/// anybody knows whose the instance is.
+fn no_deployment_has(own: &Deployment, seen: &Observed, named: Option<&str>) -> Result<(), Refusal> {
+    let Some(other) = anothers(own, seen).filter(|other| Some(*other) != named) else { return Ok(()) };
+    Err(conflict(format!(
+        "it is of another Meridian deployment, {other}, which may delete it at any time: delete it there; or, if that \
+         deployment is gone for good, repeat the import with fromDeployment \"{other}\" (--from-deployment {other})"
+    )))
+}
+
 /// A wish that describes what was found, as far as a backend shows it.
 fn spec_of(seen: &Observed) -> InstanceSpec {
     let of = |name: &str| Container { name: name.to_owned(), image: UNKNOWN_IMAGE.to_owned(), ..Container::default() };
@@ -326,4 +353,34 @@ fn taken_in(
     record.due = None;
     record.updated_at = now;
     Ok(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_an_instance_is_stands_in_its_name_or_in_its_variables() {
+        let own = Deployment::new("own", b"secret");
+        let other = Deployment::new("other", b"secret");
+        let (tenant, op) = ("acme".parse().unwrap(), "a".repeat(26).parse().unwrap());
+        let named = |d: &Deployment| d.cloud_name(&tenant, &op, 1, 1).unwrap().to_string();
+        let marked = |key: &str| [(key.to_owned(), "x".to_owned())].into();
+        let seen = |name: &str| Observed { name: name.to_owned(), ..Observed::default() };
+        for (what, seen, expected) in [
+            ("ours", Observed { marks: marked(UID_MARK), ..seen(&named(&own)) }, None),
+            ("foreign", Observed { marks: marked("PATH"), ..seen("legacy-db") }, None),
+            ("another's", seen(&named(&other)), Some(other.mark())),
+            (
+                "a name that was cut, with variables",
+                Observed { marks: marked(UID_MARK), ..seen("m1-x") },
+                Some(UNNAMED),
+            ),
+            ("tags", Observed { tags: marked(UID_MARK), ..seen("web") }, Some(UNNAMED)),
+        ] {
+            assert_eq!(anothers(&own, &seen), expected, "{what}");
+            assert_eq!(no_deployment_has(&own, &seen, None).is_err(), expected.is_some(), "{what}");
+            assert!(no_deployment_has(&own, &seen, expected).is_ok(), "{what}, named");
+        }
+    }
 }

@@ -199,7 +199,32 @@ fn import(region: &str, id: &CloudId, name: &str) -> Import {
         tenant: "lab".parse().unwrap(),
         name: name.parse().unwrap(),
         force: false,
+        from_deployment: None,
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_of_another_deployment_is_imported_only_from_that_by_name() {
+    let world = world(REMOVE).await;
+    let other = Deployment::new("other", b"0123456789abcdef0123456789abcdef");
+    let (tenant, op) =
+        ("lab".parse().unwrap(), deployment().operation_id(&"lab".parse().unwrap(), "POST", "k").unwrap());
+    let theirs = plant(&world, EKSCI, other.cloud_name(&tenant, &op, 1, 1).unwrap()).await;
+    let import_of = |from: Option<&str>| Import {
+        force: true,
+        from_deployment: from.map(str::to_owned),
+        ..import(EKSCI, &theirs, "taken")
+    };
+    let refused = async |from: Option<&str>| {
+        let refusal = world.core.reconciler.import(&import_of(from)).await.err()?;
+        Some((refusal.problem.code, refusal.problem.detail.contains(&format!("deployment, {},", other.mark()))))
+    };
+    // It starts; only what runs is looked at further.
+    until("it runs, and is another's", || async { refused(None).await == Some((ErrorCode::Conflict, true)) }).await;
+    assert_eq!(refused(Some("unknown")).await, Some((ErrorCode::Conflict, true)));
+    assert!(world.get("lab", "taken").await.is_none() && exists(&world, &theirs).await);
+    world.core.reconciler.import(&import_of(Some(other.mark()))).await.unwrap();
+    assert_eq!(world.get("lab", "taken").await.unwrap().status.cloud_id, Some(theirs));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
