@@ -21,6 +21,7 @@ use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    agreement::{self, Agreement},
     clock::{Clock, Entropy},
     config::{self, Config},
     http::drawn::Drawer,
@@ -186,7 +187,7 @@ impl Core {
         };
         let driver = Driver::new(parts, stop.clone());
         let told = (Arc::clone(&deps.shared), replicas.owner().to_owned());
-        let drawer = share_limits(&deps, replicas, (&tasks, &stop));
+        let drawer = share_limits(&deps, replicas, quotas(config), (&tasks, &stop));
         let rebuilder = deps.recovery.map(|recovery| {
             Rebuilder::new(rebuild::Parts {
                 recovery,
@@ -281,7 +282,7 @@ impl Core {
     async fn set_limits(&self, due: &mut BTreeMap<TenantId, QuotaLimits>) -> Result<(), LedgerError> {
         let mut failed = None;
         for (tenant, quota) in due.clone() {
-            match self.ledger.set_limits(&tenant, quota).await {
+            match self.set_limit(&tenant, quota).await {
                 Ok(()) => drop(due.remove(&tenant)),
                 Err(error @ (LedgerError::Recovering(_) | LedgerError::Damaged { .. })) => failed = Some(error),
                 // The store answers nobody.
@@ -289,6 +290,13 @@ impl Core {
             }
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    async fn set_limit(&self, tenant: &TenantId, quota: QuotaLimits) -> Result<(), LedgerError> {
+        if self.drawer.is_some() {
+            agreement::tell_replaced(&*self.ledger, tenant, quota).await?;
+        }
+        self.ledger.set_limits(tenant, quota).await
     }
 
     /// Sets the limits that could not be set at the start.
@@ -442,16 +450,19 @@ fn quotas(config: &Config) -> BTreeMap<TenantId, QuotaLimits> {
     config.tenants.iter().map(|tenant| (tenant.name.clone(), tenant.quota)).collect()
 }
 
-/// Starts to attend and, if there are others, to draw from the limits that all share.
+/// Starts to attend and, if there are others, to draw from the limits that all share and to see that they agree on them.
 fn share_limits(
     deps: &Deps,
     replicas: Replicas,
+    quotas: BTreeMap<TenantId, QuotaLimits>,
     (tasks, stop): (&TaskTracker, &CancellationToken),
 ) -> Option<Arc<Drawer>> {
     tasks.spawn(replicas.clone().run(stop.clone()));
     if !deps.shared.is_shared() {
         return None;
     }
+    let agreement = Agreement::new(Arc::clone(&deps.ledger), quotas, Arc::clone(&deps.metrics));
+    tasks.spawn(agreement.run(stop.clone()));
     let drawer = Drawer::new(Arc::clone(&deps.shared), replicas, deps.clock.clone());
     tasks.spawn(Arc::clone(&drawer).run(stop.clone()));
     Some(drawer)

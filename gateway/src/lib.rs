@@ -1,6 +1,7 @@
 //! The Meridian gateway: one endpoint in front of regional serverless container services.
 
 pub mod admin;
+mod agreement;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -89,6 +89,7 @@ pub struct CoreMetrics {
     data_age: Family<BackendLabels, Gauge>,
     feed_age: Gauge,
     journal_unwritable: Gauge,
+    limits_differ: Gauge,
     /// Those of the reconciler.
     pub reconcile: ReconcileMetrics,
 }
@@ -124,6 +125,7 @@ impl CoreMetrics {
             data_age: Family::default(),
             feed_age: Gauge::default(),
             journal_unwritable: Gauge::default(),
+            limits_differ: Gauge::default(),
             reconcile: ReconcileMetrics::register(metrics),
         };
         metrics.register(|r| {
@@ -166,6 +168,11 @@ impl CoreMetrics {
                 "meridian_intent_journal_unwritable",
                 "1 while this gateway takes no creates because its intent journal cannot be written",
                 core.journal_unwritable.clone(),
+            );
+            r.register(
+                "meridian_quota_limits_differ",
+                "Tenants whose limits in the ledger are not those of this gateway's configuration",
+                core.limits_differ.clone(),
             );
         });
         Arc::new(core)
@@ -236,5 +243,10 @@ impl CoreMetrics {
     /// Whether the intent journal cannot be written.
     pub fn journal_unwritable(&self, is_so: bool) {
         self.journal_unwritable.set(i64::from(is_so));
+    }
+
+    /// For how many tenants ledger and configuration name other limits.
+    pub fn limits_differ(&self, tenants: usize) {
+        self.limits_differ.set(i64::try_from(tenants).unwrap_or(i64::MAX));
     }
 }
