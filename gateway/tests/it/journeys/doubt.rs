@@ -6,6 +6,7 @@ use meridian_gateway::{
     journal::{amend::Amended, machine::Settlement},
     operation::Outcome,
 };
+use meridian_ledger::conformance::MemoryLedger;
 use meridian_model::{
     error::ErrorCode,
     ids::{BackendId, CloudId, OperationId, TenantId},
@@ -20,12 +21,21 @@ use super::{
     world::{World, spec_from, until},
 };
 
-/// First where a create cannot be repeated safely, then where it can; the doubt is not waited for.
+/// First where a create cannot be repeated safely, then where it can; the doubt is not waited for, and what takes its
+/// place has time to run on a busy machine.
 fn impatient() -> InstanceSpec {
     spec_from(json!({
         "containers": [{"name": "app", "image": "nginx:1.27"}],
-        "placement": {"zones": ["ap-guangzhou-3", "cn-hangzhou-h"], "placeTimeout": "1s", "onDoubt": "replace"},
+        "placement": {"zones": ["ap-guangzhou-3", "cn-hangzhou-h"], "placeTimeout": "4s", "onDoubt": "replace"},
     }))
+}
+
+/// A world whose first create shows its effect so late that another has long taken its place, and within its bound.
+async fn late_effect(after_ms: u64) -> World {
+    let world = World::unhurried(Arc::new(MemoryLedger::new("store"))).await;
+    let action = "CreateEKSContainerInstances";
+    world.fault(json!({"kind": "lateEffect", "afterMs": after_ms, "action": action, "times": 1})).await;
+    world
 }
 
 fn acme() -> TenantId {
@@ -38,9 +48,7 @@ async fn operation_of(world: &World, name: &str) -> OperationId {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_doubt_that_is_not_waited_for_is_replaced_and_its_late_effect_removed() {
-    let world = World::start().await;
-    let action = "CreateEKSContainerInstances";
-    world.fault(json!({"kind": "lateEffect", "afterMs": 2200, "action": action, "times": 1})).await;
+    let world = late_effect(12_000).await;
     let instance = created(world.create("acme", "web", "k", &impatient()).await);
     assert_eq!(instance.status.region.as_ref().unwrap().as_str(), "cn-hangzhou");
     assert_eq!(world.used_instances("acme").await, 2, "both are charged");
@@ -62,10 +70,8 @@ async fn a_doubt_that_is_not_waited_for_is_replaced_and_its_late_effect_removed(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_doubt_is_waited_for_after_all_when_the_quota_does_not_hold_both() {
-    let world = World::start().await;
+    let world = late_effect(6_000).await;
     world.core.ledger.set_limits(&acme(), serde_json::from_value(json!({"instances": 1})).unwrap()).await.unwrap();
-    let action = "CreateEKSContainerInstances";
-    world.fault(json!({"kind": "lateEffect", "afterMs": 2000, "action": action, "times": 1})).await;
     let instance = created(world.create("acme", "web", "k", &impatient()).await);
     assert_eq!(instance.status.region.as_ref().unwrap().as_str(), "ap-guangzhou", "the first one, when it showed up");
     assert_eq!(world.ever().await.len(), 1);
@@ -73,9 +79,7 @@ async fn a_doubt_is_waited_for_after_all_when_the_quota_does_not_hold_both() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delete_waits_for_the_proof_of_what_was_given_up() {
-    let world = World::start().await;
-    let action = "CreateEKSContainerInstances";
-    world.fault(json!({"kind": "lateEffect", "afterMs": 2500, "action": action, "times": 1})).await;
+    let world = late_effect(12_000).await;
     created(world.create("acme", "web", "k", &impatient()).await);
     assert!(matches!(world.delete("acme", "web").await, Ok(Outcome::Deleted)));
     assert_eq!((world.ever().await.len(), world.existing().await.len()), (2, 0), "deleted means nothing is left");

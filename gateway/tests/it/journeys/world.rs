@@ -30,6 +30,14 @@ use tower::ServiceExt as _;
 /// Longest wait for anything in a test.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a create is waited for, and the regions' effect bound in milliseconds.
+struct Pace(&'static str, u64);
+
+/// A doubt begins and ends soon.
+const QUICK: Pace = Pace("2s", 3_000);
+/// What a busy machine does late is neither in doubt for it nor beyond the bound.
+const UNHURRIED: Pace = Pace("15s", 30_000);
+
 pub struct World {
     pub core: Arc<Core>,
     pub sim: Arc<Simulator>,
@@ -50,10 +58,14 @@ pub fn config_on(info: &CloudsimInfo, ledger: &str, extra: &str) -> Config {
 
 /// The same as a file would hold it.
 pub fn config_text(info: &CloudsimInfo, ledger: &str, extra: &str) -> String {
+    config_at(info, ledger, extra, &QUICK)
+}
+
+fn config_at(info: &CloudsimInfo, ledger: &str, extra: &str, Pace(call_timeout, bound_ms): &Pace) -> String {
     let mut text = format!(
         "[deployment]\nid = \"test\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n[ledger]\n{ledger}\n\
          [status]\nsweepInterval = \"300ms\"\nfastInterval = \"200ms\"\nstaleAfter = \"1500ms\"\nunreachableAfter = \"2s\"\n\
-         [driver]\nplaceTimeout = \"8s\"\ncallTimeout = \"2s\"\n{extra}\n\
+         [driver]\nplaceTimeout = \"8s\"\ncallTimeout = \"{call_timeout}\"\n{extra}\n\
          [[tenants]]\nname = \"acme\"\ndefaultNetworkProfile = \"default\"\n\
          [[tenants]]\nname = \"lab\"\ndefaultNetworkProfile = \"default\"\nquota = {{ instances = 37 }}\n"
     );
@@ -68,7 +80,7 @@ pub fn config_text(info: &CloudsimInfo, ledger: &str, extra: &str) -> String {
             text,
             "[[backends]]\nid = \"{region}\"\nadapter = \"{vendor}\"\nregion = \"{region}\"\ncallsPerSecond = 100\n\
              priceBook = {{ currency = \"CNY\", cpuPerHour = \"0.12\", memoryGibPerHour = \"0.05\" }}\n\
-             settings = {{ endpoint = \"{}\", {id} = \"{}\", {secret} = \"{}\", effectBoundMs = 3000 }}\n",
+             settings = {{ endpoint = \"{}\", {id} = \"{}\", {secret} = \"{}\", effectBoundMs = {bound_ms} }}\n",
             backend.url, backend.key_id, backend.key_secret
         )
         .unwrap();
@@ -118,7 +130,22 @@ pub async fn core_noting(
     (ledger, shared): (Arc<dyn Ledger>, Arc<dyn Shared>),
     intents: Arc<dyn IntentLog>,
 ) -> Arc<Core> {
-    let config = config(info, folder, extra);
+    started(&config(info, folder, extra), (ledger, shared), intents).await
+}
+
+/// A gateway that waits long, before regions with a long effect bound.
+async fn core_unhurried(info: &CloudsimInfo, ledger: Arc<dyn Ledger>) -> Arc<Core> {
+    let extra = "lease = \"20s\"\narmValid = \"10s\"";
+    let text = config_at(info, "path = \"unused\"", extra, &UNHURRIED);
+    let config = Config::parse(&text, "test.toml", &|_| Vec::new()).unwrap_or_else(|m| panic!("{m:?}\n{text}"));
+    started(&config, (ledger, Arc::new(MemoryShared::alone())), Arc::new(NoIntents)).await
+}
+
+async fn started(
+    config: &Config,
+    (ledger, shared): (Arc<dyn Ledger>, Arc<dyn Shared>),
+    intents: Arc<dyn IntentLog>,
+) -> Arc<Core> {
     let deps = Deps {
         clock: Clock::system(),
         entropy: Entropy::system(),
@@ -129,7 +156,7 @@ pub async fn core_noting(
         metrics: CoreMetrics::detached(),
         draining: CancellationToken::new(),
     };
-    Core::start(&config, deps).await.unwrap()
+    Core::start(config, deps).await.unwrap()
 }
 
 impl World {
@@ -152,6 +179,21 @@ impl World {
         let sim = Simulator::start(scenario, None).await.unwrap();
         let core = core_on(&sim.info(), folder.path(), extra, ledger).await;
         Self { core, sim: Arc::new(sim), http: HttpClient::new().unwrap(), folder: Arc::new(folder) }
+    }
+
+    /// A gateway on the given ledger that waits long: for what a busy machine must not turn into something else.
+    pub async fn unhurried(ledger: Arc<dyn Ledger>) -> Self {
+        let mut scenario = Scenario::demo(7);
+        scenario.limits.enabled = false;
+        let folder = tempfile::tempdir().unwrap();
+        let sim = Simulator::start(scenario, None).await.unwrap();
+        let core = core_unhurried(&sim.info(), ledger).await;
+        Self { core, sim: Arc::new(sim), http: HttpClient::new().unwrap(), folder: Arc::new(folder) }
+    }
+
+    /// One more such gateway before the same clouds.
+    pub async fn another_unhurried(&self, ledger: Arc<dyn Ledger>) -> Arc<Core> {
+        core_unhurried(&self.sim.info(), ledger).await
     }
 
     /// A gateway that has others beside it.

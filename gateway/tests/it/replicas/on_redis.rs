@@ -32,7 +32,11 @@ async fn pair() -> (RedisServer, World, Arc<Core>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_keys_eight_times_at_two_gateways_on_a_redis_are_a_hundred_instances() {
-    let (_server, world, b) = pair().await;
+    let server = RedisServer::start(&[]);
+    let first = ledger(server.port());
+    first.initialise().await.unwrap();
+    let world = World::unhurried(first).await;
+    let b = world.another_unhurried(ledger(server.port())).await;
     a_hundred_keys_eight_times(&world, &b).await;
 }
 
