@@ -512,11 +512,13 @@ async fn a_user_of_few_rights_will_do() {
 async fn a_write_counts_when_replicas_have_it() {
     let server = RedisServer::start(&["appendfsync everysec"]);
     let replica = server.replica();
-    let redis = Redis::connect(Options::single("127.0.0.1", server.port())).unwrap();
-    let within = Duration::from_secs(1);
+    // No call may be given up while others wait for the replica before it.
+    let options = || Options { call_timeout: Duration::from_secs(20), ..Options::single("127.0.0.1", server.port()) };
+    let redis = Redis::connect(options()).unwrap();
+    let within = Duration::from_millis(500);
     let acks = Some(Acks { replicas: 1, disk: false, within });
-    let options = LedgerOptions { acks, ..ledger_options("test", LeaseTime::Server) };
-    let ledger = Arc::new(RedisLedger::new(redis, options).unwrap());
+    let ledger_options = || LedgerOptions { acks, ..ledger_options("test", LeaseTime::Server) };
+    let ledger = Arc::new(RedisLedger::new(redis, ledger_options()).unwrap());
     ledger.initialise().await.unwrap();
     let burst = async |from: usize| {
         let claims = (from..from + 50).map(|n| {
@@ -540,8 +542,7 @@ async fn a_write_counts_when_replicas_have_it() {
     }
     assert!(since.elapsed() < within * 5, "they wait together: {:?}", since.elapsed());
     assert!(ledger.operation(&id("acme"), &id("op0")).await.unwrap().is_some(), "reads wait for nobody");
-    let redis = Redis::connect(Options::single("127.0.0.1", server.port())).unwrap();
-    let other = RedisLedger::new(redis, LedgerOptions { acks, ..ledger_options("test", LeaseTime::Server) }).unwrap();
+    let other = RedisLedger::new(Redis::connect(options()).unwrap(), ledger_options()).unwrap();
     let again = claim_new_or(&other, sample_claim("acme", "op50", "n50")).await;
     assert!(matches!(again, Err(LedgerError::Unanswered(_))), "joining it confirms no more than making it: {again:?}");
     replica.cont();
