@@ -12,10 +12,7 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::{
-        Arc, MutexGuard,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, MutexGuard},
     time::Duration,
 };
 
@@ -77,8 +74,6 @@ pub(super) struct Inner {
     registry: Registry,
     pub(super) feeding: Feeding,
     pub(super) disk: Disk,
-    /// The ledger was read through since the start: the fleet holds what was there.
-    pub(super) has_read: AtomicBool,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
 }
@@ -115,8 +110,7 @@ impl Driver {
         let owner = format!("{:032x}", parts.entropy.next());
         let (registry, feeding, disk) =
             (Registry::default(), Feeding::default(), Disk::new(Arc::clone(&parts.metrics)));
-        let has_read = AtomicBool::new(false);
-        Self(Arc::new(Inner { parts, owner, registry, feeding, disk, has_read, tasks: TaskTracker::new(), stop }))
+        Self(Arc::new(Inner { parts, owner, registry, feeding, disk, tasks: TaskTracker::new(), stop }))
     }
 
     /// The random part of this process' fences.
@@ -204,7 +198,6 @@ impl Driver {
             }
             self.0.feeding.read_all();
         }
-        self.0.has_read.store(true, Ordering::Release);
         let mut taken = 0;
         loop {
             match self.adopt_abandoned().await? {

@@ -116,6 +116,11 @@ impl Feeding {
         }
     }
 
+    /// Whether all of a tenant was read since the start.
+    pub(super) fn has_read(&self, tenant: &TenantId) -> bool {
+        self.lock().has_read(tenant)
+    }
+
     /// Notes that everything was read without a feed.
     pub(super) fn read_all(&self) {
         self.lock().unread = Some(BTreeSet::new());
@@ -139,7 +144,7 @@ impl Driver {
     /// Whether all of a tenant was read since the start; before, what it has cannot be told from what it has not.
     #[must_use]
     pub fn has_read(&self, tenant: &TenantId) -> bool {
-        self.0.feeding.lock().has_read(tenant)
+        self.0.feeding.has_read(tenant)
     }
 
     /// The tenants of which that is not so; none known before anything was read.

@@ -4,7 +4,7 @@
 //! lost with the ledger and comes anew within an effect bound, or some sweeps. Until then a create that only such
 //! charges keep out waits, as one in doubt does: its caller gets 202, and it ends as the quota then stands.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use meridian_model::{
     operation::{Charge, OperationRecord},
@@ -43,8 +43,9 @@ impl Task {
         let (fleet, tenant) = (&self.parts().fleet, &record.tenant);
         // A rebuild ends before anything is claimed after it: who has followed the writes up to this claim knows what
         // was restored. Who has not, or began while the ledger was away, may not say that anything is final.
-        let has_read = self.inner.has_read.load(Ordering::Acquire);
-        if !has_read || !fleet.shows(tenant, None, record.seq, Instant::now() + FED_WITHIN).await {
+        if !self.inner.feeding.has_read(tenant)
+            || !fleet.shows(tenant, None, record.seq, Instant::now() + FED_WITHIN).await
+        {
             return true;
         }
         let bound = self.parts().pollers.all().iter().map(|p| p.backend().effect_bound()).max().unwrap_or_default();
