@@ -18,7 +18,7 @@ use super::{
     patience::Backoff,
     task::{Driven, Short, Task},
 };
-use crate::planner::quota_problem;
+use crate::{planner::quota_problem, status::render::Sighting};
 
 /// Beside the longest effect bound, what a restored charge may take to be confirmed or freed: a minute for the end of
 /// any operation (R8), and one by which two gateways' clocks may differ (RELIABILITY 2.3).
@@ -27,9 +27,13 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 /// Longest wait for the feed to show what was written before the operation at hand.
 const FED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What a record is charged that a rebuild since a time restored without knowing that it exists.
-fn unsettled(record: &OperationRecord, since: Time) -> Charge {
-    record.restored_at.filter(|at| *at >= since).map_or_else(Charge::default, |_| record.charge)
+/// What a record is charged that a rebuild since a time restored without knowing that it exists, and that nobody has
+/// seen since.
+fn unsettled(record: &OperationRecord, seen: Option<&Sighting>, since: Time) -> Charge {
+    let Some(restored_at) = record.restored_at.filter(|at| *at >= since) else { return Charge::default() };
+    let own = record.open_attempt().and_then(|a| a.cloud_id.as_ref());
+    let shown = seen.is_some_and(|s| s.at > restored_at && s.observed.id.as_ref() == own && own.is_some());
+    if shown && record.condemned.is_empty() { Charge::default() } else { record.charge }
 }
 
 impl Task {
@@ -50,7 +54,7 @@ impl Task {
         }
         let bound = self.parts().pollers.all().iter().map(|p| p.backend().effect_bound()).max().unwrap_or_default();
         let since = self.now() - (bound + SETTLED_WITHIN);
-        let unsettled = fleet.charges(tenant, |r| unsettled(r, since));
+        let unsettled = fleet.charges(tenant, |record, seen| unsettled(record, seen, since));
         let passes = unsettled != Charge::default() && fits(unsettled);
         if passes {
             tracing::info!("the quota is short by what a rebuild restored and nobody has seen since; the create waits");
@@ -84,17 +88,38 @@ impl Task {
 
 #[cfg(test)]
 mod tests {
+    use meridian_model::status::ObservedPhase;
+
     use super::*;
-    use crate::journal::machine::tests::claimed;
+    use crate::journal::machine::{
+        self,
+        tests::{armed, claimed, id, seen, with_plan},
+    };
 
     #[test]
     fn only_what_was_restored_lately_without_proof_is_unsettled() {
         let at = |seconds: i64| Time::from_unix_ms(seconds * 1000);
         let charge = Charge { instances: 1, ..Charge::default() };
-        let of = |restored_at, charge| unsettled(&OperationRecord { restored_at, charge, ..claimed() }, at(100));
+        let of = |restored_at, charge| unsettled(&OperationRecord { restored_at, charge, ..claimed() }, None, at(100));
         assert_eq!(of(None, charge), Charge::default());
         assert_eq!(of(Some(at(99)), charge), Charge::default(), "nobody waits for it for ever");
         assert_eq!(of(Some(at(100)), charge), charge);
         assert_eq!(of(Some(at(100)), Charge::default()), Charge::default(), "it was freed");
+    }
+    #[test]
+    fn what_was_seen_since_is_settled() {
+        let at = |seconds: i64| Time::from_unix_ms(seconds * 1000);
+        let armed = armed(with_plan(&[("gz", "gz-1")]), at(50));
+        let record = OperationRecord { restored_at: Some(at(100)), ..machine::sent(armed, &Ok(id()), at(51)) };
+        let of = |record: &OperationRecord, seconds, observed| {
+            let sighting = Sighting { at: at(seconds), observed };
+            unsettled(record, Some(&sighting), at(90)) == Charge::default()
+        };
+        assert!(of(&record, 101, seen(ObservedPhase::Running)));
+        assert!(!of(&record, 99, seen(ObservedPhase::Running)), "that was before");
+        let other = meridian_model::status::Observed { id: "other".parse().ok(), ..seen(ObservedPhase::Running) };
+        assert!(!of(&record, 101, other));
+        let doubtful = OperationRecord { condemned: record.attempts.clone(), ..record.clone() };
+        assert!(!of(&doubtful, 101, seen(ObservedPhase::Running)), "what was given up may be gone");
     }
 }

@@ -4,6 +4,7 @@
 use std::{
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use meridian_ledger::Claim;
@@ -12,7 +13,7 @@ use meridian_model::{
     ids::{OperationId, TenantId},
     operation::OperationRecord,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
@@ -45,8 +46,10 @@ pub enum Work {
 /// A claimed create.
 #[derive(Debug)]
 pub struct Follow {
-    /// The request.
-    pub operation: Operation,
+    /// How long to wait for the final state.
+    pub wait: Duration,
+    /// When the request must be answered.
+    pub deadline: Instant,
     /// The key in force.
     pub key: Arc<str>,
     /// The record when it was claimed or joined.
@@ -89,25 +92,24 @@ where
     }
 
     fn call(&mut self, admitted: Admitted) -> OutcomeFuture {
-        let operation = admitted.into_inner();
-        match &operation.action {
-            Action::CreateInstance(create) if !create.validate_only => {
+        match admitted.into_inner() {
+            Operation { action: Action::CreateInstance(create), deadline, .. } if !create.validate_only => {
                 let next = self.inner.clone();
                 let mut ready = std::mem::replace(&mut self.inner, next);
                 let core = Arc::clone(&self.core);
-                let create = (**create).clone();
                 Box::pin(async move {
                     let span = tracing::info_span!(ADMISSION_CLAIM);
-                    let work = claim(&core, operation, create).instrument(span).await?;
+                    let work = claim(&core, *create, deadline).instrument(span).await?;
                     ready.call(Work::Follow(work)).await
                 })
             }
-            _ => self.inner.call(Work::Perform(operation)),
+            operation => self.inner.call(Work::Perform(operation)),
         }
     }
 }
 
-async fn claim(core: &Core, operation: Operation, create: CreateInstance) -> Result<Follow, Refusal> {
+async fn claim(core: &Core, create: CreateInstance, deadline: Instant) -> Result<Follow, Refusal> {
+    let wait = create.wait;
     let key: Arc<str> = match &create.idempotency_key {
         Some(key) => Arc::from(key.as_str()),
         None => Arc::from(format!("{:032x}", core.entropy.next())),
@@ -140,7 +142,8 @@ async fn claim(core: &Core, operation: Operation, create: CreateInstance) -> Res
     let (tenant, name, op_id) = (wish.tenant.clone(), wish.name.clone(), wish.op_id.clone());
     let taken = core.driver.claim(wish).await.map_err(|e| with_key(write_refusal(&e, op_id)))?;
     let follow = |(record, updates): (Box<OperationRecord>, _), replayed| Follow {
-        operation,
+        wait,
+        deadline,
         key: Arc::clone(&key),
         record: Arc::new(*record),
         updates,

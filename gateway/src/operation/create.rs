@@ -29,14 +29,14 @@ const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// The operation ended without an instance.
-pub async fn follow(core: &Core, follow: Follow, wait: Duration) -> Result<Outcome, Refusal> {
-    let Follow { operation, key, mut record, updates, replayed } = follow;
-    let deadline = operation.deadline.checked_sub(ANSWER_MARGIN).unwrap_or(operation.deadline);
-    let until = (Instant::now() + wait).min(deadline);
+pub async fn follow(core: &Core, follow: Follow) -> Result<Outcome, Refusal> {
+    let Follow { wait, deadline, key, mut record, updates, replayed } = follow;
+    let until = deadline.checked_sub(ANSWER_MARGIN).unwrap_or(deadline);
+    let until = (Instant::now() + wait).min(until);
     if let Some(updates) = updates {
         record = settled(core, updates, until, |r| r.state.is_final()).await;
     }
-    let left = operation.deadline.saturating_duration_since(Instant::now());
+    let left = deadline.saturating_duration_since(Instant::now());
     core.driver.vouch(&record, NOTED_WITHIN.min(left / 2)).await;
     answer(&record, key, replayed)
 }

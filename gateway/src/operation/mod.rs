@@ -343,13 +343,7 @@ impl Service<Work> for Perform {
     fn call(&mut self, work: Work) -> OutcomeFuture {
         let core = Arc::clone(&self.0);
         match work {
-            Work::Follow(follow) => {
-                let wait = match &follow.operation.action {
-                    Action::CreateInstance(create) => create.wait,
-                    _ => Duration::ZERO,
-                };
-                Box::pin(async move { create::follow(&core, follow, wait).await })
-            }
+            Work::Follow(follow) => Box::pin(async move { create::follow(&core, follow).await }),
             Work::Perform(operation) => match at_once(&core, &operation) {
                 Some(answer) => Box::pin(std::future::ready(answer)),
                 None => Box::pin(async move { perform(&core, operation).await }),

@@ -487,11 +487,12 @@ impl Fleet {
         read(&self.tenants).keys().cloned().collect()
     }
 
-    /// The sum of what is to be said of each record of a tenant that is not gone.
+    /// The sum of what is to be said of each record of a tenant that is not gone, and of its last sight.
     #[must_use]
-    pub fn charges(&self, tenant: &TenantId, of: impl Fn(&OperationRecord) -> Charge) -> Charge {
+    pub fn charges(&self, tenant: &TenantId, of: impl Fn(&OperationRecord, Option<&Sighting>) -> Charge) -> Charge {
         let Some(tenant) = self.tenant(tenant) else { return Charge::default() };
-        read(&tenant).instances.values().map(|e| of(&e.record)).fold(Charge::default(), quota::sum)
+        let fleet = read(&tenant);
+        fleet.instances.values().map(|e| of(&e.record, e.seen.as_ref())).fold(Charge::default(), quota::sum)
     }
 
     /// Every record of an instance that is not gone, by tenant and name.

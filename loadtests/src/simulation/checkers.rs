@@ -58,6 +58,11 @@ impl Default for Checkers {
 }
 
 impl Checkers {
+    /// Clients wait for answers long after the end of all faults.
+    pub fn endless(&mut self, at_ms: u64) {
+        self.find("R8", at_ms, "", "clients still wait for answers".to_owned());
+    }
+
     /// Notes a finding, once per promise and subject.
     fn find(&mut self, promise: &str, at_ms: u64, subject: &str, what: String) {
         if self.findings.len() < FINDINGS_MAX && self.known.insert(format!("{promise} {subject}")) {

@@ -189,9 +189,10 @@ pub fn run(seed: u64, options: Options) -> anyhow::Result<Verdict> {
         faults: BTreeMap::new(),
     };
     let plan = schedule.map_or_else(|| faults::plan(seed), |schedule| schedule.plan(seed));
-    world.play(plan).with_context(|| format!("seed {seed}"))?;
+    let ended = world.play(plan).with_context(|| format!("seed {seed}"))?;
     let held = held.borrow_mut().take().unwrap_or_default();
-    Ok(world.judge(seed, &held))
+    // What is not at rest is not judged by what is to hold at rest.
+    Ok(world.judge(seed, ended.then_some(&held)))
 }
 
 async fn clients(
@@ -221,7 +222,8 @@ async fn read(ledger: &RedisLedger) -> anyhow::Result<Held> {
 }
 
 impl World<'_> {
-    fn play(&mut self, plan: Vec<Planned>) -> anyhow::Result<()> {
+    /// Plays all steps; false when it came to no end.
+    fn play(&mut self, plan: Vec<Planned>) -> anyhow::Result<bool> {
         let mut plan = plan.into_iter().peekable();
         let (mut calm, mut watch) = (false, Watch::default());
         loop {
@@ -235,7 +237,14 @@ impl World<'_> {
                 calm = true;
                 self.calm();
             }
-            let finished = self.sim.step().map_err(|e| anyhow!("{e}"))?;
+            let finished = match self.sim.step() {
+                Err(_) if now >= END_MS => {
+                    // Who asks at the end waits for each answer that is not there.
+                    self.checkers.endless(now);
+                    return Ok(false);
+                }
+                step => step.map_err(|e| anyhow!("{e}"))?,
+            };
             let existing = self.clouds.existing();
             self.checkers.step(now, &existing, &self.book.borrow());
             if self.trace.keeps() {
@@ -245,7 +254,7 @@ impl World<'_> {
             self.catch();
             self.undo();
             if finished {
-                return Ok(());
+                return Ok(true);
             }
         }
     }
@@ -408,10 +417,12 @@ impl World<'_> {
         }
     }
 
-    fn judge(mut self, seed: u64, held: &Held) -> Verdict {
+    fn judge(mut self, seed: u64, at_rest: Option<&Held>) -> Verdict {
         let existing = self.clouds.existing();
         let book = self.book.borrow();
-        self.checkers.rest(self.trace.elapsed_ms(), &existing, &book, held);
+        if let Some(held) = at_rest {
+            self.checkers.rest(self.trace.elapsed_ms(), &existing, &book, held);
+        }
         let made = book.iter().filter(|t| t.finals.iter().any(|(_, last)| matches!(last, Final::Made(_)))).count();
         Verdict {
             seed,

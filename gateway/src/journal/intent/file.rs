@@ -38,8 +38,9 @@ const RECORD_BYTES_MAX: usize = 256 * 1024;
 const QUEUE_MAX: usize = 1024;
 /// Entries in one write.
 const BATCH_MAX: usize = 256;
-/// Size from which a file is written anew, if less than half of it is still open.
-const ROTATE_BYTES: u64 = 1024 * 1024;
+/// Size from which a file is written anew, if less than half of it is still open: what a gateway sends in ten seconds at
+/// its fastest, and reads at its start in a tenth of one.
+const ROTATE_BYTES: u64 = 16 * 1024 * 1024;
 /// What a probe writes beside what is open: about a thousand intents. A disk with less room would be full again at once.
 const ROOM_BYTES: usize = 1024 * 1024;
 /// Longest journal that is read at the start: far more than open intents of any gateway take.
@@ -542,12 +543,12 @@ mod tests {
     async fn a_file_that_grew_is_written_anew_with_what_is_open() {
         let folder = tempfile::tempdir().unwrap();
         let (log, _) = FileIntents::open(folder.path()).unwrap();
-        for first in (1..=4000).step_by(200) {
-            let armed: Vec<_> = (first..first + 200).map(|n| log.arm(intent(n))).collect();
+        for first in (1..=60_000).step_by(1000) {
+            let armed: Vec<_> = (first..first + 1000).map(|n| log.arm(intent(n))).collect();
             for done in futures_util::future::join_all(armed).await {
                 done.unwrap();
             }
-            (first..first + 200).filter(|n| *n != 1).for_each(|n| log.settle(intent(n).key()));
+            (first..first + 1000).filter(|n| *n != 1).for_each(|n| log.settle(intent(n).key()));
         }
         drop(log);
         assert!(std::fs::metadata(folder.path().join(FILE)).unwrap().len() < 2 * ROTATE_BYTES);

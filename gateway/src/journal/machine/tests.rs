@@ -67,7 +67,7 @@ pub(in crate::journal) fn claimed() -> OperationRecord {
     }
 }
 
-fn with_plan(candidates: &[(&str, &str)]) -> OperationRecord {
+pub(in crate::journal) fn with_plan(candidates: &[(&str, &str)]) -> OperationRecord {
     let candidates = candidates.iter().map(|(b, z)| candidate(b, z)).collect();
     planned(claimed(), Decision { at: at(0), seed: 0, candidates, rejected: Vec::new() }, at(0))
 }
@@ -76,7 +76,7 @@ fn names(n: u32) -> Names {
     Names { token: format!("t{n}").parse().unwrap(), name: format!("n{n}").parse().unwrap() }
 }
 
-fn armed(record: OperationRecord, now: Time) -> OperationRecord {
+pub(in crate::journal) fn armed(record: OperationRecord, now: Time) -> OperationRecord {
     let Next::Arm(candidate) = next(&record) else { panic!("not at an arm: {:?}", next(&record)) };
     let n = next_number(&record);
     arm(record, &candidate, names(n), (CHARGE, LIMITS), now).unwrap()
@@ -86,11 +86,11 @@ fn error(kind: FaultKind, effect: Effect) -> Result<CloudId, AdapterError> {
     Err(AdapterError::new(kind, effect, "Code", "text"))
 }
 
-fn id() -> CloudId {
+pub(in crate::journal) fn id() -> CloudId {
     CloudId::new("i-1").unwrap()
 }
 
-fn seen(phase: ObservedPhase) -> Observed {
+pub(in crate::journal) fn seen(phase: ObservedPhase) -> Observed {
     Observed { id: Some(id()), phase, ..Observed::default() }
 }
 

@@ -7,12 +7,15 @@ use meridian_model::{
     ids::{OperationId, TenantId},
     operation::OperationRecord,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
     RedisLedger,
     leases::{PAGE_MAX, TENANTS_AT_ONCE},
-    values,
+    record, values,
 };
 use crate::{Feed, FeedPosition, Known, LedgerError, RecordPage};
 
@@ -122,11 +125,15 @@ impl RedisLedger {
     /// What was written of a tenant since a place; `None` when the store does not know it.
     async fn written_since(&self, tenant: &TenantId, seen: u64, known: &Known) -> Result<Option<Written>, LedgerError> {
         let (after, count) = (seen.to_string(), SCRIPT_PAGE.to_string());
-        let known: Vec<_> = known.after(tenant, seen, KNOWN_MAX).iter().map(u64::to_string).collect();
-        let args = [after.as_bytes(), count.as_bytes(), &known.join(" ").into_bytes()];
+        let told: Vec<_> = known.after(tenant, seen, KNOWN_MAX).iter().map(u64::to_string).collect();
+        let args = [after.as_bytes(), count.as_bytes(), &told.join(" ").into_bytes()];
         let Some(reply) = self.ask(&self.scripts.feed, tenant, &args).await? else { return Ok(None) };
         let seq = values::number(reply.part(0)).ok_or_else(|| reply.unexpected())?;
-        let records = self.decode_all(reply.part(1))?;
+        // The answers to this process' own writes came before this one: whoever waits for them goes first.
+        yield_now().await;
+        let news = values::list(reply.part(1)).unwrap_or_default().iter();
+        let news = news.filter(|fields| !record::seq_of(fields).is_some_and(|seq| known.has(tenant, seq)));
+        let records = news.map(|fields| record::decode(fields, &self.sealer)).collect::<Result<_, _>>()?;
         self.saw(tenant, &reply.mark, seq);
         Ok(Some(Written { records, seq, more: values::number(reply.part(2)) == Some(1) }))
     }

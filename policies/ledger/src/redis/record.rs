@@ -133,6 +133,11 @@ pub(super) fn decode(fields: &Value, sealer: &Sealer) -> Result<OperationRecord,
     Ok(record)
 }
 
+/// The place of the record that such fields hold.
+pub(super) fn seq_of(fields: &Value) -> Option<u64> {
+    values::number(values::list(fields)?.get(3)?)
+}
+
 /// A newer version is said to be newer even where the rest cannot be read.
 fn parse(body: &[u8]) -> Result<OperationRecord, LedgerError> {
     #[derive(Deserialize)]
