@@ -35,7 +35,7 @@ use meridian_ledger::{
 };
 use meridian_model::{
     bugs,
-    ids::{BackendId, TenantId},
+    ids::{BackendId, OperationId, TenantId},
     operation::{OperationRecord, QuotaLimits},
     time::Time,
 };
@@ -49,7 +49,7 @@ use self::{
 };
 use super::{
     identity::Deployment,
-    intent::{IntentLog, Note},
+    intent::{Intent, IntentLog, Note},
 };
 use crate::{
     clock::{Clock, Entropy},
@@ -211,9 +211,11 @@ impl Rebuilder {
             self.losses = Losses::default();
             self.contributed.clear();
             self.progress.done();
-            let Parts { ledger, intents, clock, .. } = &self.parts;
+            let Parts { ledger, intents, clock, fleet, .. } = &self.parts;
             if self.tidy.is_due() {
-                self.tidy.look(&**intents, |tenant, op| ledger.operation(tenant, op), clock.now()).await?;
+                let shown = |intent: &Intent| fleet.record(&intent.tenant, &intent.name);
+                let ask = |tenant: &TenantId, op: &OperationId| ledger.operation(tenant, op);
+                self.tidy.look(&**intents, shown, ask, clock.now()).await?;
             }
             if !self.word_kept {
                 word::keep(&**ledger, &**intents).await?;

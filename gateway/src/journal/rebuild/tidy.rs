@@ -1,10 +1,12 @@
 //! Forgets of the intent journal what is old enough: answers, and intents whose outcome the ledger has.
 //!
-//! The ledger is asked when an intent is old, not told when it is settled: what it was told may be lost since. Looks go
+//! The outcome is looked for when an intent is old and the ledger is whole, not noted when it is settled: what the ledger
+//! was told may be lost since. A whole ledger lacks nothing that this gateway saw, so what the fleet shows is there, and
+//! only for what the fleet does not show the ledger is asked: without that each create would be read once more. Looks go
 //! round in the order of the names, each from where the last one ended, so that what stays open for long (a doubt, a
 //! tenant that cannot be read) keeps nothing else from being forgotten.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use meridian_ledger::{LedgerError, LedgerFuture};
@@ -41,13 +43,15 @@ impl Tidy {
         self.looked_at.is_none_or(|at| at.elapsed() >= EVERY)
     }
 
-    /// One look; `ask` reads an operation.
+    /// One look at a ledger that is whole; `shown` is what readers here see of an intent's instance, `ask` reads an
+    /// operation.
     ///
     /// # Errors
     /// The ledger answers nobody. A tenant that cannot be read is passed over.
     pub(super) async fn look<'a>(
         &mut self,
         intents: &dyn IntentLog,
+        shown: impl Fn(&Intent) -> Option<Arc<OperationRecord>>,
         ask: impl Fn(&TenantId, &OperationId) -> LedgerFuture<'a, Option<Box<OperationRecord>>>,
         now: Time,
     ) -> Result<(), LedgerError> {
@@ -55,7 +59,15 @@ impl Tidy {
         self.looked_at = Some(started);
         intents.forget(before);
         let turn = intents.armed_before(before, self.last.as_ref(), ASKED_MAX);
-        let asked = turn.into_iter().map(|intent| {
+        let is_open = |intent: &Intent| {
+            let record = shown(intent).filter(|record| record.op_id == intent.op_id);
+            let settled = record.is_some_and(|record| is_settled(intent, Some(&record)));
+            if settled {
+                intents.settle(&intent.cloud_name);
+            }
+            !settled
+        };
+        let asked = turn.into_iter().filter(is_open).map(|intent| {
             let record = ask(&intent.tenant, &intent.op_id);
             async move { (intent, record.await) }
         });
@@ -97,6 +109,10 @@ mod tests {
 
     const LATER: u64 = KEPT.as_secs() + 1;
 
+    fn nobody(_: &Intent) -> Option<Arc<OperationRecord>> {
+        None
+    }
+
     fn names(intents: &MemoryIntents) -> Vec<u32> {
         intents.pending().iter().map(|i| i.n).collect()
     }
@@ -122,13 +138,26 @@ mod tests {
         let ask = |tenant: &TenantId, op: &OperationId| ledger.operation(tenant, op);
         let mut tidy = Tidy::default();
         assert!(tidy.is_due());
-        tidy.look(&intents, ask, START + KEPT).await.unwrap();
+        tidy.look(&intents, nobody, ask, START + KEPT).await.unwrap();
         assert_eq!(names(&intents), [0, 1, 2, 3, 9], "kept, however settled");
         assert!(!tidy.is_due());
-        tidy.look(&intents, ask, at(LATER)).await.unwrap();
+        tidy.look(&intents, nobody, ask, at(LATER)).await.unwrap();
         assert_eq!(names(&intents), [0, 1, 9], "the ledger has no outcome of these, or they are young");
-        tidy.look(&intents, ask, at(LATER + 2)).await.unwrap();
+        tidy.look(&intents, nobody, ask, at(LATER + 2)).await.unwrap();
         assert_eq!(names(&intents), [0, 1], "nor is there such an operation");
+    }
+
+    #[tokio::test]
+    async fn what_is_shown_here_is_not_asked_for() {
+        let (ledger, intents) = journal(1, 3).await;
+        let (records, asked) = (ledger.records(None, 9).await.unwrap().records, AtomicUsize::new(0));
+        let shown = |i: &Intent| records.iter().find(|r| r.op_id == i.op_id).map(|r| Arc::new(r.clone()));
+        let ask = |tenant: &TenantId, op: &OperationId| {
+            asked.fetch_add(1, Ordering::Relaxed);
+            ledger.operation(tenant, op)
+        };
+        Tidy::default().look(&intents, shown, ask, at(LATER)).await.unwrap();
+        assert_eq!((names(&intents), asked.load(Ordering::Relaxed)), (vec![0], 1), "only what is open");
     }
 
     /// Within a second of a ledger that takes 50 ms for each answer.
@@ -146,11 +175,11 @@ mod tests {
         };
         let mut tidy = Tidy::default();
         let began = Instant::now();
-        tidy.look(&intents, ask, at(LATER)).await.unwrap();
+        tidy.look(&intents, nobody, ask, at(LATER)).await.unwrap();
         assert!(began.elapsed() <= WITHIN, "{:?}", began.elapsed());
         assert!((600..1_000).contains(&answered.load(Ordering::Relaxed)), "{answered:?}");
         for _ in 0..2 {
-            tidy.look(&intents, ask, at(LATER)).await.unwrap();
+            tidy.look(&intents, nobody, ask, at(LATER)).await.unwrap();
         }
         assert_eq!(intents.count(), 500, "what is open keeps nothing else");
     }
@@ -165,10 +194,10 @@ mod tests {
             }
         };
         let away = failing(|| LedgerError::Unavailable("away".to_owned()));
-        assert!(Tidy::default().look(&intents, away, at(LATER)).await.is_err());
+        assert!(Tidy::default().look(&intents, nobody, away, at(LATER)).await.is_err());
         assert_eq!(names(&intents), [1, 2]);
         let damaged = failing(|| LedgerError::Damaged { place: "acme".to_owned(), detail: "junk".to_owned() });
-        Tidy::default().look(&intents, damaged, at(LATER)).await.unwrap();
+        Tidy::default().look(&intents, nobody, damaged, at(LATER)).await.unwrap();
         assert_eq!(names(&intents), [1]);
     }
 }
