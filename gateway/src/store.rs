@@ -23,6 +23,9 @@ use crate::{
     journal::intent::{IntentLog, NoIntents, file::FileIntents},
 };
 
+/// Between two looks at the settings of the Redis in use: an operator's mistake is seen before its next failover.
+const VETTED_EACH: Duration = Duration::from_secs(60);
+
 /// How long replicas are waited for (RELIABILITY 2.9).
 const ACKS_WITHIN: Duration = Duration::from_millis(100);
 /// Bytes of the key that seals the ledger.
@@ -136,7 +139,7 @@ async fn shared(config: &Config, settings: &config::Redis) -> Result<Opened, Sto
 /// [`StoreError`].
 pub fn shared_ledger(config: &Config, settings: &config::Redis) -> Result<RedisLedger, StoreError> {
     let mut options = redis_options(settings)?;
-    options.vetted = true;
+    options.vetted = Some(VETTED_EACH);
     let redis = redis::Redis::connect(options).map_err(StoreError::Options)?;
     let replicas = settings.min_replica_acks;
     let acks = (replicas > 0).then_some(redis::Acks { replicas, disk: false, within: ACKS_WITHIN });

@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use meridian_ledger::{
     Ledger as LedgerTrait, LedgerError,
     recovery::{Begun, Finish, Recovery, TenantStanding},
+    redis::{RedisLedger, Warning},
 };
 use meridian_model::ids::TenantId;
 use serde_json::{Value, json};
@@ -49,7 +50,7 @@ pub(super) fn run(command: &Ledger) -> Result<(), Failure> {
         let recovery: Arc<dyn Recovery> = Arc::clone(&ledger) as Arc<dyn Recovery>;
         match command {
             Ledger::Init(_) => init(&config, &recovery).await,
-            Ledger::Status(args) => status(&config, &*ledger, &recovery, args.output).await,
+            Ledger::Status(args) => status(&config, &ledger, &recovery, args.output).await,
         }
     })
 }
@@ -119,18 +120,20 @@ async fn nothing_at_clouds(config: &Config) -> Result<(), Failure> {
 
 async fn status(
     config: &Config,
-    ledger: &dyn LedgerTrait,
+    ledger: &RedisLedger,
     recovery: &Arc<dyn Recovery>,
     output: Format,
 ) -> Result<(), Failure> {
+    let warnings = ledger.check_server().await.map_err(|error| failed("the Redis cannot be used", chain(&error)))?;
+    let warnings: Vec<String> = warnings.into_iter().map(|Warning(warning)| warning).collect();
     let mut tenants = recovery.roll().await.map_err(unanswered)?.tenants;
     tenants.extend(config.tenants.iter().map(|t| t.name.clone()));
     let standings = recovery.standings(tenants.into_iter().collect()).await.map_err(unanswered)?;
     let counts = counts(ledger).await;
     let rows: Vec<Value> = standings.iter().map(|(tenant, standing)| row(tenant, standing, &counts)).collect();
     match output {
-        Format::Json => return emit(&output::json(&json!({ "tenants": rows }))),
-        Format::Yaml => return emit(&output::yaml(&json!({ "tenants": rows }))?),
+        Format::Json => return emit(&output::json(&json!({ "tenants": rows, "warnings": warnings }))),
+        Format::Yaml => return emit(&output::yaml(&json!({ "tenants": rows, "warnings": warnings }))?),
         Format::Name | Format::Table | Format::Wide => {}
     }
     let mut table = Table::new(vec!["TENANT", "STANDING", "INCARNATION", "SERVER", "SEQ", "OPERATIONS"]);
@@ -138,7 +141,11 @@ async fn status(
         let cells = ["/tenant", "/standing", "/incarnation", "/server", "/seq", "/operations"];
         table.row(cells.iter().map(|pointer| output::scalar(row, pointer)).collect());
     }
-    emit(&table.render())
+    emit(&table.render())?;
+    for warning in warnings {
+        output::note(&format!("warning: {warning}"));
+    }
+    Ok(())
 }
 
 fn row(tenant: &TenantId, standing: &TenantStanding, counts: &BTreeMap<TenantId, u64>) -> Value {

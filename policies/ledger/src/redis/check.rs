@@ -35,6 +35,8 @@ pub(crate) struct Settings {
     appendfsync: Option<String>,
     maxmemory_policy: Option<String>,
     min_replicas: Option<u64>,
+    /// It follows another server.
+    follows: Option<bool>,
 }
 
 impl RedisLedger {
@@ -103,6 +105,7 @@ fn from_info(info: &str) -> Settings {
     });
     Settings {
         version,
+        follows: field("role").map(|role| role == "slave"),
         replicas: field("connected_slaves").and_then(|n| n.parse().ok()),
         appendonly: field("aof_enabled").map(|n| n == "1"),
         maxmemory_policy: field("maxmemory_policy"),
@@ -114,6 +117,9 @@ pub(super) fn judge(found: &Settings, wants_waitaof: bool) -> Result<Vec<Warning
     let refuse = |why: &str| Err(CheckError::Refused(why.to_owned()));
     if found.version.is_some_and(|v| v < VERSION_MIN) {
         return refuse("its version is below 6.2");
+    }
+    if found.follows == Some(true) {
+        return refuse("it is a replica; name the primary, or its Sentinels, which tell who that is");
     }
     if wants_waitaof && found.version.is_some_and(|v| v < VERSION_WAITAOF) {
         return refuse("its version has no WAITAOF (7.2)");
@@ -158,6 +164,7 @@ mod tests {
             appendfsync: Some("always".to_owned()),
             maxmemory_policy: Some("noeviction".to_owned()),
             min_replicas: Some(1),
+            follows: Some(false),
         }
     }
 
@@ -177,6 +184,7 @@ mod tests {
             |s: &mut Settings| s.version = Some((6, 0)),
             |s: &mut Settings| s.maxmemory_policy = Some("allkeys-lru".to_owned()),
             |s: &mut Settings| s.appendonly = Some(false),
+            |s: &mut Settings| s.follows = Some(true),
         ] {
             assert!(check(change, false).is_err());
         }
@@ -185,12 +193,13 @@ mod tests {
 
     #[test]
     fn info_is_read() {
-        let info = "# Server\r\nredis_version:7.0.15\r\nconnected_slaves:2\r\naof_enabled:0\r\nmaxmemory_policy:noeviction\r\n";
+        let info = "# Server\r\nredis_version:7.0.15\r\nrole:master\r\nconnected_slaves:2\r\naof_enabled:0\r\nmaxmemory_policy:noeviction\r\n";
         let want = Settings {
             version: Some((7, 0)),
             replicas: Some(2),
             appendonly: Some(false),
             maxmemory_policy: Some("noeviction".to_owned()),
+            follows: Some(false),
             ..Settings::default()
         };
         assert_eq!(from_info(info), want);

@@ -11,12 +11,13 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisError,
-    TlsMode, Value,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisConnectionInfo,
+    RedisError, TlsMode, Value,
     aio::{MultiplexedConnection, PubSub},
     cluster::ClusterClientBuilder,
 };
 use secrecy::ExposeSecret;
+use tokio::time::{sleep, timeout};
 
 use super::{
     check::{self, CheckError, Warning},
@@ -70,7 +71,12 @@ pub(super) struct NoConnection(pub(super) String);
 
 impl From<RedisError> for NoConnection {
     fn from(e: RedisError) -> Self {
-        Self(e.to_string())
+        match (e.kind(), e.code()) {
+            (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => {
+                Self(format!("it refuses these credentials, check ledger.user and ledger.password: {e}"))
+            }
+            _ => Self(e.to_string()),
+        }
     }
 }
 
@@ -121,9 +127,22 @@ impl Dialer {
         self.judged().unfit.clone()
     }
 
+    /// Returns when a server that was fit is so no more, and why.
+    pub(super) async fn turns_unfit(&self, mut connection: Connection) -> NoConnection {
+        let Some(each) = self.options.vetted else { return std::future::pending().await };
+        loop {
+            sleep(each).await;
+            // A server that does not answer is found out by who needs it.
+            let vetted = timeout(self.options.call_timeout, self.vet(&mut connection)).await;
+            if let (Ok(Err(why)), Some(_)) = (vetted, self.unfit()) {
+                return why;
+            }
+        }
+    }
+
     /// Refuses a server whose settings lose writes; what only weakens it is logged once for each process.
     async fn vet(&self, connection: &mut Connection) -> Result<(), NoConnection> {
-        if !self.options.vetted {
+        if self.options.vetted.is_none() {
             return Ok(());
         }
         let found = check::inspect(connection, COMMON_PLACE).await?;
@@ -142,7 +161,7 @@ impl Dialer {
                 Ok(())
             }
             Err(CheckError::Refused(why)) => {
-                if unheard {
+                if unheard || judged.unfit.as_ref() != Some(&why) {
                     tracing::error!(
                         why,
                         "the Redis cannot hold a ledger and is not used until its settings are mended"
@@ -218,7 +237,7 @@ impl Dialer {
                 self.confirm_primary(&address).await?;
                 self.open(&address).await
             };
-            match tokio::time::timeout(share, found).await {
+            match timeout(share, found).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(NoConnection(why))) => whys.push(format!("sentinel {sentinel}: {why}")),
                 Err(_) => whys.push(format!("sentinel {sentinel}: no answer in time")),

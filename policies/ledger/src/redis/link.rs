@@ -374,16 +374,17 @@ async fn keep(shared: Arc<Shared>) {
             Ok(Ok((connection, driver))) => {
                 let since = Instant::now();
                 let mut broken = shared.broken.subscribe();
-                shared.state.send_replace(State::Up(number, connection));
-                tokio::select! {
+                shared.state.send_replace(State::Up(number, connection.clone()));
+                let unfit = tokio::select! {
                     biased;
-                    () = driver => {}
-                    _ = broken.wait_for(|b| *b >= number) => {}
-                }
+                    () = driver => None,
+                    _ = broken.wait_for(|b| *b >= number) => None,
+                    NoConnection(why) = shared.dialer.turns_unfit(connection) => Some(why),
+                };
                 if since.elapsed() >= STEADY {
                     pause = PAUSE_MIN;
                 }
-                "the connection broke".to_owned()
+                unfit.unwrap_or_else(|| "the connection broke".to_owned())
             }
             Ok(Err(NoConnection(why))) => why,
             Err(_) => "no connection in time".to_owned(),

@@ -88,9 +88,10 @@ pub struct Options {
     pub tls: Option<Tls>,
     /// For how long a call is waited for, the time for the connection included.
     pub call_timeout: Duration,
-    /// A server is used only when its settings are fit for a ledger ([`super::RedisLedger::check_server`]): each time a
-    /// connection is made, since after a failover it is another. Of a cluster, the one that holds the list of tenants.
-    pub vetted: bool,
+    /// A server is used only while its settings are fit for a ledger ([`super::RedisLedger::check_server`]): they are
+    /// looked at each time a connection is made, since after a failover it is another, and each time that this has
+    /// passed, since an operator may change them. Of a cluster, the one that holds the list of tenants.
+    pub vetted: Option<Duration>,
     /// Opens the byte streams. Not used for most commands of a cluster, whose client opens its own.
     pub connect: Arc<dyn Connect>,
 }
@@ -105,7 +106,7 @@ impl Options {
             database: 0,
             tls: None,
             call_timeout: CALL_TIMEOUT,
-            vetted: false,
+            vetted: None,
             connect: Arc::new(TcpConnect),
         }
     }

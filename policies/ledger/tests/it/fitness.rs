@@ -10,8 +10,11 @@ use meridian_ledger::{
 
 use crate::redis::{ledger_options, reached};
 
+/// Between two looks at the settings of a connected server.
+const VETTED: Duration = Duration::from_millis(200);
+
 fn vetted(server: &RedisServer) -> RedisLedger {
-    let options = Options { vetted: true, ..Options::single("127.0.0.1", server.port()) };
+    let options = Options { vetted: Some(VETTED), ..Options::single("127.0.0.1", server.port()) };
     RedisLedger::new(Redis::connect(options).unwrap(), ledger_options("test", LeaseTime::Server)).unwrap()
 }
 
@@ -44,6 +47,19 @@ async fn a_server_that_comes_back_unfit_is_not_used_until_it_is_mended() {
     // From here on it is a server like any other that was restarted.
     let answer = reached(async || ledger.claim(sample_claim("acme", "op2", "db")).await).await;
     assert!(matches!(answer, Err(LedgerError::Recovering(_))), "{answer:?}");
+    assert_eq!(ledger.trouble(), None);
+}
+
+#[tokio::test]
+async fn a_server_that_turns_unfit_is_used_no_more_until_it_is_mended() {
+    let server = RedisServer::start(&[]);
+    let ledger = vetted(&server);
+    ledger.initialise().await.unwrap();
+    claim_new(&ledger, sample_claim("acme", "op1", "web")).await;
+    assert_eq!(server.ask(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]), "OK");
+    refused(&ledger).await;
+    assert_eq!(server.ask(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]), "OK");
+    reached(async || ledger.claim(sample_claim("acme", "op2", "db")).await).await.expect("the same process goes on");
     assert_eq!(ledger.trouble(), None);
 }
 
