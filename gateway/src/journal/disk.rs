@@ -6,7 +6,7 @@
 //! well ends what it has, as if this one were dead. Reads and deletes need no journal and go on; so does whatever of this
 //! gateway's nobody else takes.
 //!
-//! Signals: a note that the disk refused, or did not answer within [`NOTED_WITHIN`], makes it unwritable; only a probe
+//! Signals: a note that the disk refused, or did not answer within two seconds, makes it unwritable; only a probe
 //! that wrote, with room to spare, makes it writable again. A note that is taken in between proves nothing: a full disk
 //! takes a short one now and then.
 
