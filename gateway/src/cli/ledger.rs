@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use meridian_ledger::{
     Ledger as LedgerTrait, LedgerError,
     recovery::{Begun, Finish, Recovery, TenantStanding},
-    redis::{RedisLedger, Warning},
+    redis::{CheckError, RedisLedger, Warning},
 };
 use meridian_model::ids::TenantId;
 use serde_json::{Value, json};
@@ -124,7 +124,10 @@ async fn status(
     recovery: &Arc<dyn Recovery>,
     output: Format,
 ) -> Result<(), Failure> {
-    let warnings = ledger.check_server().await.map_err(|error| failed("the Redis cannot be used", chain(&error)))?;
+    let warnings = ledger.check_server().await.map_err(|error| match error {
+        CheckError::Ledger(error) => unanswered(error),
+        refused @ CheckError::Refused(_) => failed("the Redis cannot be used", chain(&refused)),
+    })?;
     let warnings: Vec<String> = warnings.into_iter().map(|Warning(warning)| warning).collect();
     let mut tenants = recovery.roll().await.map_err(unanswered)?.tenants;
     tenants.extend(config.tenants.iter().map(|t| t.name.clone()));
