@@ -46,6 +46,7 @@ use self::{
     merge::{Evidence, Holders, Place},
     tidy::Tidy,
     verdict::{Losses, Verdict},
+    word::Word,
 };
 use super::{
     identity::Deployment,
@@ -138,8 +139,7 @@ pub struct Rebuilder {
     /// The server that this gateway handed its records in to, by tenant.
     contributed: BTreeMap<TenantId, String>,
     tidy: Tidy,
-    /// The store was compared with what this gateway answered, since anything may have been lost.
-    word_kept: bool,
+    word: Word,
 }
 
 /// What one look showed.
@@ -159,7 +159,7 @@ impl Rebuilder {
             known: BTreeSet::new(),
             contributed: BTreeMap::new(),
             tidy: Tidy::default(),
-            word_kept: false,
+            word: Word::default(),
         }
     }
 
@@ -186,7 +186,7 @@ impl Rebuilder {
                 Err(error) => {
                     tracing::debug!(%error, "the store's standing is not known");
                     // It may be rebuilt by others before it is heard of again.
-                    self.word_kept = false;
+                    self.word.doubt();
                     failed = (failed * 2).min(FAILED_WAIT.1);
                     failed
                 }
@@ -212,18 +212,19 @@ impl Rebuilder {
             self.contributed.clear();
             self.progress.done();
             let Parts { ledger, intents, clock, fleet, .. } = &self.parts;
-            if self.tidy.is_due() {
-                let shown = |intent: &Intent| fleet.record(&intent.tenant, &intent.name);
-                let ask = |tenant: &TenantId, op: &OperationId| ledger.operation(tenant, op);
-                self.tidy.look(&**intents, shown, ask, clock.now()).await?;
+            let ask = |tenant: &TenantId, op: &OperationId| ledger.operation(tenant, op);
+            if !self.word.is_kept() {
+                self.word.keep(&**ledger, ask, &**intents).await?;
+                return Ok(BEAT_LOST);
             }
-            if !self.word_kept {
-                word::keep(&**ledger, &**intents).await?;
-                self.word_kept = true;
+            if self.tidy.is_due() {
+                self.word.forget(&**intents, clock.now());
+                let shown = |intent: &Intent| fleet.record(&intent.tenant, &intent.name);
+                self.tidy.look(&**intents, shown, ask, clock.now()).await?;
             }
             return Ok(BEAT);
         }
-        self.word_kept = false;
+        self.word.doubt();
         self.contributed.retain(|tenant, _| look.lost.contains_key(tenant));
         if self.losses.begin(&look.lost, Instant::now()) {
             let tenants = look.lost.len();
@@ -303,13 +304,14 @@ impl Rebuilder {
     /// Hands in what this gateway remembers of tenants that lost something, and what it was about to send: it may have
     /// been restarted since and remember less than its journal.
     async fn contribute(&mut self, look: &Look) -> Result<(), LedgerError> {
-        let mut notes = self.own_notes(|tenant| {
-            look.lost.get(tenant).is_some_and(|standing| self.contributed.get(tenant) != Some(&standing.server))
-        });
-        for (tenant, standing) in &look.lost {
-            if self.contributed.get(tenant) == Some(&standing.server) {
-                continue;
-            }
+        let is_owed =
+            |tenant: &TenantId, standing: &TenantStanding| self.contributed.get(tenant) != Some(&standing.server);
+        let owed: BTreeMap<_, _> = look.lost.iter().filter(|(tenant, standing)| is_owed(tenant, standing)).collect();
+        if owed.is_empty() {
+            return Ok(());
+        }
+        let mut notes = self.own_notes(|tenant| owed.contains_key(tenant));
+        for (tenant, standing) in owed {
             let mut records = self.parts.fleet.remembered(tenant);
             if bugs::planted(bugs::NOTHING_REMEMBERED) {
                 records.clear();

@@ -1,4 +1,4 @@
-//! Forgets of the intent journal what is old enough: answers, and intents whose outcome the ledger has.
+//! Forgets of the intent journal those old intents whose outcome the ledger has.
 //!
 //! The outcome is looked for when an intent is old and the ledger is whole, not noted when it is settled: what the ledger
 //! was told may be lost since. A whole ledger lacks nothing that this gateway saw, so what the fleet shows is there, and
@@ -57,7 +57,6 @@ impl Tidy {
     ) -> Result<(), LedgerError> {
         let (started, before) = (Instant::now(), now - KEPT);
         self.looked_at = Some(started);
-        intents.forget(before);
         let turn = intents.armed_before(before, self.last.as_ref(), ASKED_MAX);
         let is_open = |intent: &Intent| {
             let record = shown(intent).filter(|record| record.op_id == intent.op_id);
