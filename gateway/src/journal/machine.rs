@@ -292,6 +292,12 @@ fn is_refusal(kind: FaultKind, effect: Effect) -> bool {
     effect == Effect::NotApplied && !passing
 }
 
+/// The vendor refused what was asked under a token that it knew of: who asks is looked at before the token, so that a
+/// refusal of the whole account says nothing of what the token made.
+fn tells_of_token(kind: FaultKind, effect: Effect) -> bool {
+    is_refusal(kind, effect) && !matches!(kind, FaultKind::Credentials | FaultKind::Account | FaultKind::Gone)
+}
+
 /// The record before its token is sent once more.
 #[must_use]
 pub fn rearmed(mut record: OperationRecord, now: Time) -> OperationRecord {
@@ -331,11 +337,11 @@ pub fn sent(mut record: OperationRecord, result: &Result<CloudId, AdapterError>,
 }
 
 /// The record after a repetition under the token was answered when nothing sent before it could take effect any
-/// more, and a complete look-up had just shown nothing: then also a refusal is believed (RELIABILITY 2.5 b).
+/// more, and a look-up had just shown nothing: then a refusal of what was asked is believed too (RELIABILITY 2.5 b).
 #[must_use]
 pub fn sent_late(mut record: OperationRecord, result: &Result<CloudId, AdapterError>, now: Time) -> OperationRecord {
     if let Err(error) = result
-        && is_refusal(error.kind, error.effect)
+        && tells_of_token(error.kind, error.effect)
         && let Some(attempt) = record.open_attempt_mut().filter(|a| a.state == AttemptState::InDoubt)
     {
         attempt.fault = Some(error.into());

@@ -180,7 +180,14 @@ fn a_refusal_of_a_resent_token_is_believed_once_nothing_earlier_can_take_effect(
     let refused =
         sent_late(rearmed(doubt.clone(), at(402)), &error(FaultKind::NoCapacity, Effect::NotApplied), at(403));
     assert!(matches!(next(&refused), Next::Arm(c) if c.backend.as_str() == "b"));
-    for (kind, effect) in [(FaultKind::Throttled, Effect::NotApplied), (FaultKind::Lost, Effect::Unknown)] {
+    for (kind, effect) in [
+        (FaultKind::Throttled, Effect::NotApplied),
+        (FaultKind::Lost, Effect::Unknown),
+        // Refused before anybody looked whether the token is known.
+        (FaultKind::Credentials, Effect::NotApplied),
+        (FaultKind::Account, Effect::NotApplied),
+        (FaultKind::Gone, Effect::NotApplied),
+    ] {
         let r = sent_late(rearmed(doubt.clone(), at(402)), &error(kind, effect), at(403));
         assert_eq!(next(&r), Next::Resolve, "{kind:?}");
     }
