@@ -19,7 +19,7 @@ use meridian_model::{
     bugs,
     error::{Effect, ErrorCode, FaultKind, Problem, QuotaShortage},
     ids::CloudId,
-    operation::{Attempt, AttemptFault, AttemptState, OperationRecord, RankedCandidate},
+    operation::{Attempt, AttemptFault, AttemptState, Charge, OperationRecord, RankedCandidate},
     status::{EventClass, Observed, ObservedEvent, ObservedPhase},
     time::Time,
 };
@@ -80,6 +80,16 @@ pub(super) type Driven = Result<Box<OperationRecord>, Stop>;
 
 /// The record as it was, and what the tenant's quota lacks for the change.
 pub(super) type Short = (Box<OperationRecord>, QuotaShortage);
+
+/// What became of a wish to open an attempt.
+enum Armed {
+    /// It is open, and its request may leave.
+    Open(Box<OperationRecord>),
+    /// The record as it is: a removal came first, or somebody else changed it.
+    Not(Box<OperationRecord>),
+    /// The quota does not hold what it would be charged.
+    Short(Short, Charge),
+}
 
 /// What the last look at an instance showed before it is given up.
 enum LastLook {
@@ -413,15 +423,20 @@ impl Task {
             () = self.running.wake.notified() => return self.reload(record).await,
             turn = poller.backend().pace.create_turn() => turn,
         };
-        let Ok(_turn) = turn else {
+        let Ok(turn) = turn else {
             self.pause(BACKOFF.1).await?;
             return self.reload(record).await;
         };
         let early = self.too_early(poller.backend(), &record, candidate).await;
         let arming = Instant::now();
-        let armed = match self.arm(record, candidate, backoff).await? {
-            Ok(armed) => armed,
-            Err(refused) => return Ok(refused),
+        let armed = match self.arm(record, candidate).await? {
+            Armed::Open(armed) => armed,
+            Armed::Not(record) => return Ok(record),
+            Armed::Short(short, charge) => {
+                // Others send meanwhile.
+                drop(turn);
+                return self.short(short, charge, backoff).await;
+            }
         };
         let Some(attempt) = armed.open_attempt().filter(|a| a.state == AttemptState::Open).cloned() else {
             return Ok(armed);
@@ -461,31 +476,26 @@ impl Task {
         .await
     }
 
-    /// Journals the attempt and charges the quota in one durable step. The error is the record without an
-    /// attempt, because a removal came first or the quota does not hold it.
-    async fn arm(
-        &self,
-        record: Box<OperationRecord>,
-        candidate: &RankedCandidate,
-        backoff: &mut Backoff,
-    ) -> Result<Result<Box<OperationRecord>, Box<OperationRecord>>, Stop> {
+    /// Journals the attempt and charges the quota in one durable step.
+    async fn arm(&self, record: Box<OperationRecord>, candidate: &RankedCandidate) -> Result<Armed, Stop> {
         let n = machine::next_number(&record);
         let names = match self.names(&record, n, &candidate.backend) {
             Ok(names) => names,
             Err(error) => {
                 let problem = Problem::new(ErrorCode::Internal, format!("attempt {n} cannot be named: {error}"));
-                return self.fail(record, &problem).await.map(Err);
+                return self.fail(record, &problem).await.map(Armed::Not);
             }
         };
         let charge = self.parts().planner.charge(&record);
         let limits = self.parts().settings.limits;
         let (before, fence) = (record.attempts.len(), record.fence.clone());
-        match self.try_write(record, |r, now| machine::arm(r, candidate, names.clone(), (charge, limits), now)).await? {
+        let arming = |r, now| machine::arm(r, candidate, names.clone(), (charge, limits), now);
+        Ok(match self.try_write(record, arming).await? {
             // Under another fence it may be somebody else's attempt, whose request left long ago.
-            Ok(armed) if armed.attempts.len() > before && armed.fence == fence => Ok(Ok(armed)),
-            Ok(changed) => Ok(Err(changed)),
-            Err(short) => self.short(short, charge, backoff).await.map(Err),
-        }
+            Ok(armed) if armed.attempts.len() > before && armed.fence == fence => Armed::Open(armed),
+            Ok(changed) => Armed::Not(changed),
+            Err(short) => Armed::Short(short, charge),
+        })
     }
 
     /// Feeds the outcome of a create into the memory of stock and faults.
