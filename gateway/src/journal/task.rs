@@ -57,8 +57,8 @@ const LEDGER_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Durati
 /// First and longest wait between two readings of the events of an instance that is not placed yet.
 const EVENTS_BACKOFF: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(8));
 
-/// Between two looks at an instance that is to be given up while its region does not answer.
-const UNSEEN_WAIT: Duration = Duration::from_secs(1);
+/// So long after a delete was asked for, an instance that its backend hides is deleted without having been looked at.
+const HIDDEN_MAX: Duration = Duration::from_secs(120);
 
 /// Ledger writes that meet a record changed by somebody else; each such change is a removal, of which there is one.
 const REWRITES_MAX: usize = 8;
@@ -97,8 +97,10 @@ enum LastLook {
     Runs(Box<OperationRecord>),
     /// It is not there, or does not run.
     RunsNot(Box<OperationRecord>),
-    /// Nobody can say.
-    Unseen(Box<OperationRecord>),
+    /// Other instances that are there were not shown either.
+    Hidden(Box<OperationRecord>),
+    /// The backend could not be asked.
+    Unasked(Box<OperationRecord>),
 }
 
 /// One operation's walk.
@@ -216,7 +218,7 @@ impl Task {
             Next::GiveUp(problem) => self.fail(record, &problem).await,
             Next::Doubt => self.write(record, |r, now| Some(machine::doubted(r, now))).await,
             Next::Resolve => self.resolve(record, backoff, doubt).await,
-            Next::Watch { until } => self.watch(record, until).await,
+            Next::Watch { until } => self.watch(record, until, backoff).await,
             Next::Remove => self.remove(record, backoff).await,
             Next::Clear => self.clear(record).await,
             Next::Cancel => self.write(record, |r, now| exists_nowhere(&r).then(|| machine::cancelled(r, now))).await,
@@ -581,7 +583,7 @@ impl Task {
     }
 
     /// Watches the instance until it runs, cannot be placed, or its time has passed.
-    async fn watch(&self, record: Box<OperationRecord>, until: Time) -> Driven {
+    async fn watch(&self, record: Box<OperationRecord>, until: Time, backoff: &mut Backoff) -> Driven {
         let Some((attempt, id)) = record.open_attempt().and_then(|a| Some((a.clone(), a.cloud_id.clone()?))) else {
             return self.write(record, |r, now| Some(machine::doubted(r, now))).await;
         };
@@ -598,7 +600,9 @@ impl Task {
                 biased;
                 () = self.inner.stop.cancelled() => return Err(Stop::Draining),
                 () = self.running.wake.notified() => return self.reload(record).await,
-                () = tokio::time::sleep_until(deadline) => return self.late(record, poller, (&attempt, &id)).await,
+                () = tokio::time::sleep_until(deadline) => {
+                    return self.late(record, poller, (&attempt, &id), backoff).await;
+                }
                 event = &mut no_stock => {
                     poller.backend().market.no_stock(&attempt.zone, class_of(&record, &attempt), self.now());
                     return self.write(record, |r, now| Some(machine::out_of_stock(r, &event, now))).await;
@@ -624,15 +628,21 @@ impl Task {
     }
 
     /// Gives up an instance whose time to run has passed, unless it runs.
-    async fn late(&self, record: Box<OperationRecord>, poller: &Poller, (attempt, id): (&Attempt, &CloudId)) -> Driven {
+    async fn late(
+        &self,
+        record: Box<OperationRecord>,
+        poller: &Poller,
+        (attempt, id): (&Attempt, &CloudId),
+        backoff: &mut Backoff,
+    ) -> Driven {
         match self.last_look(record, poller, id).await? {
             LastLook::Runs(record) => Ok(record),
             LastLook::RunsNot(record) => {
                 poller.backend().market.no_stock(&attempt.zone, class_of(&record, attempt), self.now());
                 self.write(record, machine::timed_out).await
             }
-            LastLook::Unseen(record) => {
-                self.pause(UNSEEN_WAIT).await?;
+            LastLook::Hidden(record) | LastLook::Unasked(record) => {
+                self.pause(backoff.next()).await?;
                 self.reload(record).await
             }
         }
@@ -642,8 +652,9 @@ impl Task {
     /// may have been answered for, by a write that the ledger lost: its key names it for good, also when it is deleted.
     async fn last_look(&self, record: Box<OperationRecord>, poller: &Poller, id: &CloudId) -> Result<LastLook, Stop> {
         let sight = match poller.look_at(id).await {
-            Ok(sight) if !sight.is_denied() => sight,
-            _ => return Ok(LastLook::Unseen(record)),
+            Ok(sight) if sight.is_denied() => return Ok(LastLook::Hidden(record)),
+            Ok(sight) => sight,
+            Err(_) => return Ok(LastLook::Unasked(record)),
         };
         match sight.found.first() {
             Some(seen) if machine::sighted((*record).clone(), seen, self.now()).is_some() => {
@@ -664,7 +675,8 @@ impl Task {
             AttemptState::Applied => match self.last_look(record, poller, &id).await? {
                 LastLook::Runs(record) => return Ok(record),
                 LastLook::RunsNot(record) => record,
-                LastLook::Unseen(record) => {
+                LastLook::Hidden(record) if hides_for_good(&record, self.now()) => record,
+                LastLook::Hidden(record) | LastLook::Unasked(record) => {
                     self.pause(backoff.next()).await?;
                     return self.reload(record).await;
                 }
@@ -699,6 +711,11 @@ impl Task {
         self.pause(backoff.next()).await?;
         self.reload(record).await
     }
+}
+
+/// What is to be deleted was hidden for so long that the delete is sent unseen.
+fn hides_for_good(record: &OperationRecord, now: Time) -> bool {
+    record.removal.as_ref().is_some_and(|removal| now.since(removal.requested_at) > HIDDEN_MAX)
 }
 
 /// Nothing of the operation exists or can appear: it may end without an instance.

@@ -38,6 +38,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::proof::{Sight, Silence};
 use super::{
     board::{self, MarketData},
     fleet::Fleet,

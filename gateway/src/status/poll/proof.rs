@@ -94,9 +94,12 @@ impl Poller {
     /// # Errors
     /// The backend cannot be asked.
     pub async fn look_at(&self, id: &CloudId) -> Result<Sight, AdapterError> {
-        let mut asked = vec![id.clone()];
-        asked.extend(lock(&self.canaries).iter().filter(|canary| *canary != id).cloned());
-        let canaries = asked.len() - 1;
+        let mut asked = lock(&self.canaries).clone();
+        // It is one itself if it was shown before: not to be shown now is no proof then, unless others are.
+        let canaries = asked.len();
+        if !asked.contains(id) {
+            asked.push(id.clone());
+        }
         let (found, others): (Vec<_>, Vec<_>) =
             self.backend.describe(asked).await?.into_iter().partition(|o| o.id.as_ref() == Some(id));
         Ok(Sight { found, silence: self.in_trusted_company(self.told_by(canaries, others.len())) })

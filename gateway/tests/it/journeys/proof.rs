@@ -2,8 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use meridian_gateway::operation::Outcome;
-use meridian_model::{operation::AttemptState, status::Phase};
+use meridian_cloudsim::Scenario;
+use meridian_gateway::{operation::Outcome, status::poll::Silence};
+use meridian_ledger::conformance::MemoryLedger;
+use meridian_model::{
+    ids::{CloudId, CloudName},
+    operation::AttemptState,
+    status::Phase,
+};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -70,4 +76,33 @@ async fn a_region_that_shows_nothing_of_ours_proves_nothing_before_it_does() {
     created(world.create("acme", "other", "o", &in_region(HIDES)).await);
     assert!(deleting.await.unwrap(), "with something to be seen its absence is seen");
     assert_eq!((world.ever().await.len(), world.used_instances("acme").await), (1, 1));
+}
+
+/// Between two sweeps: the last one is trusted still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_shown_is_gone_only_beside_something_that_is() {
+    let ledger = Arc::new(MemoryLedger::new("store"));
+    let world = World::on(Arc::clone(&ledger) as _, Scenario::demo(7), "").await;
+    created(world.create("acme", "stays", "s", &in_region(HIDES)).await);
+    let core = world.another_that_sweeps_once(ledger).await;
+    let poller = core.pollers.of(&HIDES.parse().unwrap()).unwrap();
+    until("it has swept", || async { poller.trusts_sweeps() }).await;
+    let stays = CloudId::new(world.existing().await[0]["id"].as_str().unwrap()).unwrap();
+    let (no_id, no_name) = (CloudId::new("eci-none").unwrap(), CloudName::new("m1-none").unwrap());
+    let told = async || {
+        let sights = [
+            poller.look_up(no_name.clone(), true).await.unwrap(),
+            poller.look_at(&no_id).await.unwrap(),
+            poller.look_at(&stays).await.unwrap(),
+        ];
+        sights.map(|sight| (sight.found.len(), sight.silence))
+    };
+    let [by_name, by_id, itself] = told().await;
+    assert_eq!((by_name, by_id), ((0, Silence::Proof), (0, Silence::Proof)));
+    assert_eq!(itself.0, 1);
+    world.fault(json!({"kind": "emptyList", "region": HIDES})).await;
+    assert_eq!(told().await, [(0, Silence::Hidden); 3], "nor is what was shown itself");
+    assert!(poller.trusts_sweeps());
+    let unproven = poller.look_up(no_name, false).await.unwrap();
+    assert_eq!(unproven.silence, Silence::Unknown, "nobody asked what it means");
 }

@@ -210,6 +210,16 @@ impl World {
         core_on(&self.sim.info(), self.folder.path(), extra, ledger).await
     }
 
+    /// One more that sweeps once, and then not for as long as a test lasts.
+    pub async fn another_that_sweeps_once(&self, ledger: Arc<dyn Ledger>) -> Arc<Core> {
+        let text = config_text(&self.sim.info(), "path = \"unused\"", "");
+        let slow =
+            [("sweepInterval = \"300ms\"", "sweepInterval = \"300s\""), ("1500ms", "600s"), ("\"2s\"", "\"600s\"")];
+        let text = slow.iter().fold(text, |text, (quick, slow)| text.replacen(quick, slow, 1));
+        let config = Config::parse(&text, "test.toml", &|_| Vec::new()).unwrap_or_else(|m| panic!("{m:?}\n{text}"));
+        started(&config, (ledger, Arc::new(MemoryShared::alone())), Arc::new(NoIntents)).await
+    }
+
     /// Where gateways keep what is theirs.
     pub fn folder(&self) -> &Path {
         self.folder.path()
