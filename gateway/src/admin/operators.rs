@@ -7,7 +7,8 @@
 //! POST /orphans/{backend}/{cloudId}:ignore     leaves it alone, at every gateway
 //! POST /import                                 {"backend", "cloudId", "tenant", "name", "force"?, "fromDeployment"?}
 //! GET  /operations?state=in-doubt|undetermined operations whose outcome is not known
-//! POST /operations/{tenant}/{operation}:settle {"outcome": "absent"} or {"outcome": "applied", "cloudId"}
+//! POST /operations/{tenant}/{operation}:settle {"outcome": "absent", "attempt"?} or
+//!                                              {"outcome": "applied", "cloudId", "attempt"?}
 //! GET  /reconcile                              how the reconciler stands with each backend
 //! ```
 
@@ -72,8 +73,8 @@ struct ImportBody {
 #[derive(Debug, Deserialize)]
 #[serde(tag = "outcome", rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
 enum Settle {
-    Absent,
-    Applied { cloud_id: CloudId },
+    Absent { attempt: Option<u32> },
+    Applied { cloud_id: CloudId, attempt: Option<u32> },
 }
 
 /// What is asked for.
@@ -188,12 +189,12 @@ async fn perform(core: &Core, route: Route, body: Incoming) -> Result<Reply, Ref
             import(core, Import { backend, cloud_id, tenant, name, force, from_deployment }).await
         }
         Route::Settle(tenant, op) => {
-            let outcome = match read(body).await? {
-                Settle::Absent => Outcome::Absent,
-                Settle::Applied { cloud_id } => Outcome::Applied(cloud_id),
+            let (attempt, outcome) = match read(body).await? {
+                Settle::Absent { attempt } => (attempt, Outcome::Absent),
+                Settle::Applied { cloud_id, attempt } => (attempt, Outcome::Applied(cloud_id)),
             };
             let reconciler = reconciler.clone();
-            let settling = async move { reconciler.settle(&tenant, &op, outcome).await };
+            let settling = async move { reconciler.settle(&tenant, &op, attempt, outcome).await };
             to_the_end(core, settling).await.map(|()| accepted())
         }
     }
@@ -271,7 +272,8 @@ mod tests {
     #[test]
     fn a_settlement_says_what_it_must() {
         let of = |text: &str| serde_json::from_str::<Settle>(text);
-        assert!(matches!(of(r#"{"outcome":"absent"}"#), Ok(Settle::Absent)));
+        assert!(matches!(of(r#"{"outcome":"absent"}"#), Ok(Settle::Absent { attempt: None })));
+        assert!(matches!(of(r#"{"outcome":"absent","attempt":2}"#), Ok(Settle::Absent { attempt: Some(2) })));
         assert!(matches!(of(r#"{"outcome":"applied","cloudId":"eci-1"}"#), Ok(Settle::Applied { .. })));
         assert!(of(r#"{"outcome":"applied"}"#).is_err() && of(r#"{"outcome":"maybe"}"#).is_err());
     }

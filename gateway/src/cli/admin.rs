@@ -92,6 +92,9 @@ pub(super) enum AdminVerb {
         /// It made this instance
         #[arg(long, value_name = "CLOUD-ID")]
         applied: Option<String>,
+        /// The attempt that is meant, if several of the operation are in doubt; see `meridian admin operations`
+        #[arg(long, value_name = "N")]
+        attempt: Option<u32>,
     },
 }
 
@@ -172,10 +175,10 @@ pub(super) async fn run(client: &Client, args: &Admin, now: Time) -> Result<(), 
             post(client, &instance.path("orphans", "ignore"), &json!({})).await?;
             emit(&format!("{}/{} is left alone by every gateway\n", instance.0, instance.1))
         }
-        AdminVerb::Settle { operation, absent: _, applied } => {
+        AdminVerb::Settle { operation, absent: _, applied, attempt } => {
             let body = match applied {
-                Some(id) => json!({"outcome": "applied", "cloudId": id}),
-                None => json!({"outcome": "absent"}),
+                Some(id) => json!({"outcome": "applied", "cloudId": id, "attempt": attempt}),
+                None => json!({"outcome": "absent", "attempt": attempt}),
             };
             post(client, &operation.path("operations", "settle"), &body).await?;
             emit(&format!("operation/{} settled\n", operation.1))
@@ -256,12 +259,15 @@ fn judge(item: &Value) -> String {
 }
 
 fn doubts(items: &[Value], now: Time) -> Table {
-    let mut table = Table::new(vec!["OPERATION", "INSTANCE", "STATE", "BACKEND", "AGE", "SENDS", "LAST FAILURE"]);
+    let mut table =
+        Table::new(vec!["OPERATION", "INSTANCE", "ATTEMPT", "STATE", "BACKEND", "AGE", "SENDS", "LAST FAILURE"]);
     for item in items {
+        let (state, given_up) = (text(item, "/state"), item["givenUp"] == true);
         table.row(vec![
             format!("{}/{}", text(item, "/tenant"), text(item, "/operation")),
             text(item, "/instance").to_owned(),
-            text(item, "/state").to_owned(),
+            scalar(item, "/attempt"),
+            if given_up { format!("{state}, given up") } else { state.to_owned() },
             text(item, "/backend").to_owned(),
             age(now, Some(text(item, "/since"))),
             scalar(item, "/sends"),

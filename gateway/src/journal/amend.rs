@@ -155,23 +155,29 @@ impl Driver {
         })
     }
 
-    /// Settles an attempt in doubt by what a person found out. `Unchanged` when no attempt is in doubt, or when one that is
-    /// said to be absent may still take effect ([`machine::may_be_settled_from`]).
+    /// Settles attempt `n` by what a person found out. `Unchanged` when it is not in doubt, or when it is said to be absent
+    /// and may still take effect ([`machine::may_be_settled_from`]).
     ///
     /// # Errors
     /// The ledger cannot be read or written.
-    pub async fn settle(&self, tenant: &TenantId, op: &OperationId, what: Settlement) -> Result<Amended, LedgerError> {
+    pub async fn settle(
+        &self,
+        tenant: &TenantId,
+        op: &OperationId,
+        n: u32,
+        what: Settlement,
+    ) -> Result<Amended, LedgerError> {
         let change = |record: OperationRecord, now| {
-            let bound = self.effect_bound(&record);
-            machine::decided(record, &what, bound, now)
+            let bound = machine::doubts(&record).find(|a| a.n == n).map(|a| self.effect_bound(&a.backend))?;
+            machine::decided(record, n, &what, bound, now)
         };
         self.amend(tenant, op, change).await
     }
 
-    /// The effect bound of where the open attempt is; the longest of all when that backend is not configured any more.
-    pub(super) fn effect_bound(&self, record: &OperationRecord) -> Duration {
+    /// The effect bound of a backend; the longest of all when it is not configured any more.
+    pub(super) fn effect_bound(&self, backend: &BackendId) -> Duration {
         let pollers = &self.0.parts.pollers;
-        let own = record.open_attempt().and_then(|a| pollers.of(&a.backend).ok()).map(|p| p.backend().effect_bound());
+        let own = pollers.of(backend).ok().map(|p| p.backend().effect_bound());
         own.or_else(|| pollers.all().iter().map(|p| p.backend().effect_bound()).max()).unwrap_or_default()
     }
 

@@ -2,7 +2,7 @@
 
 use meridian_model::{
     ids::{BackendId, CloudId, CloudName, InstanceName, OperationId, TenantId},
-    operation::{AttemptState, OperationRecord},
+    operation::{Attempt, OperationRecord},
     time::Time,
 };
 use serde::Serialize;
@@ -28,7 +28,7 @@ pub enum Outcome {
     Applied(CloudId),
 }
 
-/// An operation whose outcome is not known.
+/// An attempt of an operation whose outcome is not known.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DoubtView {
@@ -46,6 +46,8 @@ pub struct DoubtView {
     pub cloud_name: CloudName,
     /// Number of the attempt.
     pub attempt: u32,
+    /// The operation goes on without it (`onDoubt: replace`): what it made is deleted, and charged until then.
+    pub given_up: bool,
     /// Since when.
     pub since: Time,
     /// When its last request was journalled.
@@ -58,28 +60,30 @@ pub struct DoubtView {
 }
 
 impl Reconciler {
-    /// Operations in doubt, or undetermined, or both; as far as this process knows.
+    /// Attempts in doubt, or undetermined, or both; as far as this process knows.
     #[must_use]
     pub fn doubts(&self, only: Option<State>) -> Vec<DoubtView> {
         let records = self.parts().fleet.records();
-        records.iter().filter_map(|r| view(r)).filter(|v| only.is_none_or(|state| state == v.state)).collect()
+        let views = records.iter().flat_map(|r| machine::doubts(r).map(|attempt| view(r, attempt)));
+        views.filter(|v| only.is_none_or(|state| state == v.state)).collect()
     }
 }
 
-fn view(record: &OperationRecord) -> Option<DoubtView> {
-    let attempt = record.open_attempt().filter(|a| a.state == AttemptState::InDoubt)?;
-    let state = if machine::is_undetermined(record) { State::Undetermined } else { State::InDoubt };
-    Some(DoubtView {
+fn view(record: &OperationRecord, attempt: &Attempt) -> DoubtView {
+    let given_up = record.open_attempt().is_none_or(|open| open.n != attempt.n);
+    let undetermined = !given_up && machine::is_undetermined(record);
+    DoubtView {
         tenant: record.tenant.clone(),
         operation: record.op_id.clone(),
         instance: record.name.clone(),
-        state,
+        state: if undetermined { State::Undetermined } else { State::InDoubt },
         backend: attempt.backend.clone(),
         cloud_name: attempt.name.clone(),
         attempt: attempt.n,
+        given_up,
         since: attempt.changed_at,
         armed_at: attempt.armed_at,
         sends: attempt.sends,
         fault: attempt.fault.as_ref().map(|f| format!("{}: {}", f.code, f.message)),
-    })
+    }
 }

@@ -40,6 +40,8 @@ use meridian_policies::{health::ZoneKey, placement, quota};
 
 pub mod condemned;
 
+use self::condemned::{Finding, Which};
+
 /// What the owner of a record should do next.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Next {
@@ -418,27 +420,42 @@ pub enum Settlement {
 /// orphan is removed only then: the clocks of two gateways differ by less than one of them.
 const SETTLED_AFTER_BOUNDS: u32 = 2;
 
-/// When a person's word that the attempt in doubt made nothing can be taken: a request that its owner may be sending at
-/// this moment would make a second instance of the operation after that. Each request is journalled before it leaves, so
-/// none leaves after this look that the step's revision does not tell of. `None` when none is in doubt.
-#[must_use]
-pub fn may_be_settled_from(record: &OperationRecord, effect_bound: Duration) -> Option<Time> {
-    let attempt = record.open_attempt().filter(|a| a.state == AttemptState::InDoubt)?;
-    Some(attempt.armed_at + effect_bound.saturating_mul(SETTLED_AFTER_BOUNDS))
+/// The attempts of which nobody knows what they made: the open one while it is in doubt, and those that were condemned
+/// and not found yet.
+pub fn doubts(record: &OperationRecord) -> impl Iterator<Item = &Attempt> {
+    let open = record.open_attempt().filter(|a| a.state == AttemptState::InDoubt);
+    open.into_iter().chain(record.condemned.iter().filter(|a| a.cloud_id.is_none()))
 }
 
-/// The record after a person said what became of the attempt in doubt; `None` when none is, or when a request of it may
+/// When a person's word that an attempt in doubt made nothing can be taken: a request that its owner may be sending at
+/// this moment would make a second instance of the operation after that. Each request is journalled before it leaves, so
+/// none leaves after this look that the step's revision does not tell of.
+#[must_use]
+pub fn may_be_settled_from(attempt: &Attempt, effect_bound: Duration) -> Time {
+    attempt.armed_at + effect_bound.saturating_mul(SETTLED_AFTER_BOUNDS)
+}
+
+/// The record after a person said what became of attempt `n`; `None` when it is not in doubt, or when a request of it may
 /// still take effect of which the person cannot know.
 #[must_use]
 pub fn decided(
     mut record: OperationRecord,
+    n: u32,
     what: &Settlement,
     effect_bound: Duration,
     now: Time,
 ) -> Option<OperationRecord> {
-    let from = may_be_settled_from(&record, effect_bound)?;
-    if *what == Settlement::Absent && now <= from {
+    let attempt = doubts(&record).find(|a| a.n == n)?;
+    if *what == Settlement::Absent && now <= may_be_settled_from(attempt, effect_bound) {
         return None;
+    }
+    if record.open_attempt().is_none_or(|open| open.n != n) {
+        let which = Which::of(attempt);
+        let finding = match what {
+            Settlement::Absent => Finding::Gone(which),
+            Settlement::Applied(id) => Finding::Found(which, id.clone()),
+        };
+        return condemned::learned(record, &finding, now);
     }
     let attempt = record.open_attempt_mut()?;
     attempt.fault = None;

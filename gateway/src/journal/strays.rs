@@ -4,7 +4,6 @@
 use meridian_model::{
     error::ErrorCode,
     ids::{CloudId, OperationId, TenantId},
-    operation::AttemptState,
     status::Observed,
 };
 
@@ -91,20 +90,37 @@ impl Reconciler {
         }
     }
 
-    /// Settles an operation in doubt on a person's word.
+    /// Settles an operation in doubt on a person's word: the attempt with this number, or the only one that is in doubt.
     ///
     /// # Errors
     /// It is not in doubt, the instance that is named is not there, or the ledger cannot be written.
-    pub async fn settle(&self, tenant: &TenantId, op: &OperationId, outcome: Outcome) -> Result<(), Refusal> {
+    pub async fn settle(
+        &self,
+        tenant: &TenantId,
+        op: &OperationId,
+        n: Option<u32>,
+        outcome: Outcome,
+    ) -> Result<(), Refusal> {
         let parts = self.parts();
         let record = parts.ledger.operation(tenant, op).await.map_err(|e| store_refusal(&e))?;
-        let attempt = record.as_ref().and_then(|r| r.open_attempt()).filter(|a| a.state == AttemptState::InDoubt);
         let none = |code| Refusal::new(code, format!("tenant {tenant} has no operation {op} in doubt"));
-        let (Some(record), Some(attempt)) = (&record, attempt) else {
-            return Err(none(if record.is_some() { ErrorCode::Conflict } else { ErrorCode::NotFound }));
+        let record = record.ok_or_else(|| none(ErrorCode::NotFound))?;
+        let doubts: Vec<_> = machine::doubts(&record).filter(|a| n.is_none_or(|n| n == a.n)).collect();
+        let attempt = match doubts[..] {
+            [attempt] => attempt,
+            [] => {
+                let which = n.map_or_else(String::new, |n| format!("attempt {n} of "));
+                let why = format!("{which}operation {op} of tenant {tenant} is not in doubt");
+                return Err(Refusal::new(ErrorCode::Conflict, why));
+            }
+            _ => {
+                let numbers = doubts.iter().map(|a| a.n.to_string()).collect::<Vec<_>>().join(", ");
+                let why = format!("attempts {numbers} of it are in doubt; say which one by its number");
+                return Err(Refusal::new(ErrorCode::Conflict, why));
+            }
         };
-        let from = machine::may_be_settled_from(record, self.driver().effect_bound(record));
-        if let (Outcome::Absent, Some(from)) = (&outcome, from.filter(|from| parts.clock.now() <= *from)) {
+        let from = machine::may_be_settled_from(attempt, self.driver().effect_bound(&attempt.backend));
+        if outcome == Outcome::Absent && parts.clock.now() <= from {
             let why =
                 format!("its last request may still take effect; nothing of it can be called absent before {from}");
             return Err(Refusal::new(ErrorCode::Conflict, why));
@@ -120,7 +136,7 @@ impl Reconciler {
             Outcome::Absent => Settlement::Absent,
             Outcome::Applied(id) => Settlement::Applied(id.clone()),
         };
-        match self.driver().settle(tenant, op, what).await.map_err(|e| store_refusal(&e))? {
+        match self.driver().settle(tenant, op, attempt.n, what).await.map_err(|e| store_refusal(&e))? {
             Amended::Written(_) => {}
             Amended::Missing => return Err(none(ErrorCode::NotFound)),
             Amended::Unchanged(_) | Amended::Short(_) | Amended::Contended => return Err(none(ErrorCode::Conflict)),

@@ -300,7 +300,7 @@ async fn a_doubt_that_a_person_settles_goes_on() {
     until("it is in doubt", || async { world.core.reconciler.doubts(Some(State::InDoubt)).len() == 1 }).await;
     assert!(world.core.reconciler.doubts(Some(State::Undetermined)).is_empty());
     let doubt = world.core.reconciler.doubts(None).remove(0);
-    let settle = |outcome| world.core.reconciler.settle(&doubt.tenant, &doubt.operation, outcome);
+    let settle = |outcome| world.core.reconciler.settle(&doubt.tenant, &doubt.operation, None, outcome);
     let unseen = settle(Settlement::Applied("eksci-none".parse().unwrap())).await.unwrap_err();
     assert!([ErrorCode::RegionUnavailable, ErrorCode::BackendError].contains(&unseen.problem.code), "{unseen:?}");
     let early = settle(Settlement::Absent).await.unwrap_err();

@@ -313,16 +313,16 @@ fn a_doubt_that_is_not_waited_for_is_condemned_charged_and_cleared() {
     let r = sighted(r, &seen(ObservedPhase::Running), at(64)).unwrap();
     assert_eq!((r.state, next(&r), r.charge), (OperationState::Succeeded, Next::Clear, twice(CHARGE)));
     // It shows up, is deleted and proven gone.
-    let which = condemned::Which::of(&r.condemned[0]);
+    let which = Which::of(&r.condemned[0]);
     let other = CloudId::new("i-0").unwrap();
-    let r = condemned::learned(r, &condemned::Finding::Found(which, other.clone()), at(65)).unwrap();
+    let r = condemned::learned(r, &Finding::Found(which, other.clone()), at(65)).unwrap();
     assert_eq!((r.condemned[0].state, r.condemned[0].cloud_id.as_ref()), (AttemptState::Removing, Some(&other)));
-    let which = condemned::Which::of(&r.condemned[0]);
-    let r = condemned::learned(r, &condemned::Finding::Gone(which.clone()), at(66)).unwrap();
+    let which = Which::of(&r.condemned[0]);
+    let r = condemned::learned(r, &Finding::Gone(which.clone()), at(66)).unwrap();
     assert_eq!((next(&r), r.charge, r.due), (Next::Done, CHARGE, None));
     let tried: Vec<_> = r.attempts.iter().map(|a| (a.n, a.state)).collect();
     assert_eq!(tried, [(1, AttemptState::Absent), (2, AttemptState::Running)]);
-    assert!(condemned::learned(r, &condemned::Finding::Gone(which), at(67)).is_none(), "known already");
+    assert!(condemned::learned(r, &Finding::Gone(which), at(67)).is_none(), "known already");
 }
 
 #[test]
@@ -342,8 +342,8 @@ fn a_doubt_is_waited_for_unless_the_spec_and_a_candidate_allow_otherwise() {
 fn nothing_ends_while_something_condemned_may_exist() {
     let given_up = condemned::replaced(in_doubt(replacing(&[("a", "1"), ("b", "1")]), at(0)), at(61)).unwrap();
     let gone = |r: OperationRecord, now| {
-        let which = condemned::Which::of(&r.condemned[0]);
-        condemned::learned(r, &condemned::Finding::Gone(which), now).unwrap()
+        let which = Which::of(&r.condemned[0]);
+        condemned::learned(r, &Finding::Gone(which), now).unwrap()
     };
     // Every candidate refuses: no failure before the proof.
     let refused = sent(armed(given_up.clone(), at(62)), &error(FaultKind::NoCapacity, Effect::NotApplied), at(63));
@@ -377,8 +377,8 @@ fn an_instance_too_many_is_condemned_once_and_charged_if_the_quota_holds_it() {
     let uncharged = condemned::stray(running, &surplus, false, at(3)).unwrap();
     assert_eq!(uncharged.charge, CHARGE);
     for r in [charged, uncharged] {
-        let which = condemned::Which::of(&r.condemned[0]);
-        let r = condemned::learned(r, &condemned::Finding::Gone(which), at(5)).unwrap();
+        let which = Which::of(&r.condemned[0]);
+        let r = condemned::learned(r, &Finding::Gone(which), at(5)).unwrap();
         assert_eq!((r.charge, next(&r), r.attempts.len()), (CHARGE, Next::Done, 1));
         assert_eq!(r.attempts[0].state, AttemptState::Running, "the adopted one is what it was");
     }
@@ -412,10 +412,10 @@ fn what_may_have_run_and_been_forgotten_is_for_a_person() {
     assert!(looked(open.clone(), &[], true, at(9999)).is_none(), "time changes nothing");
     let found = looked(open.clone(), &[seen(ObservedPhase::Running)], false, at(9999)).unwrap();
     assert_eq!(found.attempts[0].state, AttemptState::Applied, "seen after all");
-    let absent = decided(open.clone(), &Settlement::Absent, BOUND, at(9999)).unwrap();
+    let absent = decided(open.clone(), 1, &Settlement::Absent, BOUND, at(9999)).unwrap();
     assert!(matches!(next(&absent), Next::Arm(c) if c.backend.as_str() == "b"));
-    assert!(decided(absent, &Settlement::Absent, BOUND, at(9999)).is_none());
-    let applied = decided(open.clone(), &Settlement::Applied(id()), BOUND, at(9999)).unwrap();
+    assert!(decided(absent, 1, &Settlement::Absent, BOUND, at(9999)).is_none());
+    let applied = decided(open.clone(), 1, &Settlement::Applied(id()), BOUND, at(9999)).unwrap();
     assert_eq!((applied.attempts[0].state, applied.attempts[0].cloud_id.clone()), (AttemptState::Applied, Some(id())));
     let mut deleted = open;
     deleted.removal = Some(Removal { requested_at: at(9999), completed_at: None });
@@ -443,13 +443,31 @@ fn a_lost_instance_that_is_there_again_is_charged_again() {
 
 #[test]
 fn a_person_is_not_believed_while_a_request_may_take_effect() {
-    let absent = |r: &OperationRecord, now| decided(r.clone(), &Settlement::Absent, BOUND, at(now)).is_some();
+    let absent = |r: &OperationRecord, now| decided(r.clone(), 1, &Settlement::Absent, BOUND, at(now)).is_some();
     let doubt = in_doubt(with_plan(&[("a", "1"), ("b", "1")]), at(0));
     assert!(!absent(&doubt, 800) && absent(&doubt, 801));
     let resent = rearmed(doubt, at(150));
     assert!(!absent(&resent, 801), "its owner may be sending once more");
     assert!(absent(&resent, 951));
-    assert!(decided(resent, &Settlement::Applied(id()), BOUND, at(151)).is_some(), "what exists, exists");
+    assert!(decided(resent, 1, &Settlement::Applied(id()), BOUND, at(151)).is_some(), "what exists, exists");
+}
+
+#[test]
+fn a_person_settles_what_was_given_up_too() {
+    let doubt = in_doubt(replacing(&[("a", "1"), ("b", "1")]), at(0));
+    let given_up = armed(condemned::replaced(doubt, at(10)).unwrap(), at(11));
+    let second = sent(given_up, &error(FaultKind::Lost, Effect::Unknown), at(12));
+    assert_eq!(doubts(&second).map(|a| a.n).collect::<Vec<_>>(), [2, 1]);
+    let say = |what: Settlement, now| decided(second.clone(), 1, &what, BOUND, at(now));
+    assert!(
+        say(Settlement::Absent, 800).is_none()
+            && decided(second.clone(), 3, &Settlement::Absent, BOUND, at(9999)).is_none()
+    );
+    let absent = say(Settlement::Absent, 801).unwrap();
+    assert_eq!((absent.condemned.len(), absent.charge.instances, next(&absent)), (0, 1, Next::Resolve));
+    let found = say(Settlement::Applied(id()), 20).unwrap();
+    assert_eq!((found.condemned[0].state, found.condemned[0].cloud_id.clone()), (AttemptState::Removing, Some(id())));
+    assert_eq!(found.charge.instances, 2, "until it is gone");
 }
 
 #[test]
@@ -471,6 +489,7 @@ fn an_answer_to_what_was_closed_condemns_what_it_names() {
     }
     let other = decided(
         in_doubt(with_plan(&[("a", "1")]), at(0)),
+        1,
         &Settlement::Applied("i-other".parse().unwrap()),
         BOUND,
         at(1),
@@ -587,12 +606,12 @@ fn apply(r: OperationRecord, event: &Event, now: Time) -> OperationRecord {
             }
             None => r,
         },
-        Event::Condemned(found) => match r.condemned.first().map(condemned::Which::of) {
+        Event::Condemned(found) => match r.condemned.first().map(Which::of) {
             Some(which) if *found && which.cloud_id.is_none() => {
                 let id = CloudId::new("i-late").unwrap();
-                condemned::learned(r, &condemned::Finding::Found(which, id), now).unwrap()
+                condemned::learned(r, &Finding::Found(which, id), now).unwrap()
             }
-            Some(which) => condemned::learned(r, &condemned::Finding::Gone(which), now).unwrap(),
+            Some(which) => condemned::learned(r, &Finding::Gone(which), now).unwrap(),
             None => r,
         },
         Event::Lost => lost(r.clone(), &id(), "gone", now).unwrap_or(r),
@@ -624,9 +643,9 @@ proptest! {
                 prop_assert_eq!(before.adopted.as_ref(), r.adopted.as_ref());
             }
             if let (Event::Stray(_, false), true) = (event, r.condemned.len() > before.condemned.len()) {
-                short.push(condemned::Which::of(r.condemned.last().unwrap()));
+                short.push(Which::of(r.condemned.last().unwrap()));
             }
-            short.retain(|which| r.condemned.iter().any(|a| condemned::Which::of(a) == *which));
+            short.retain(|which| r.condemned.iter().any(|a| Which::of(a) == *which));
             let live = r.open_attempt().is_some() && !r.last_seen.as_ref().is_some_and(|(_, o)| o.phase.is_ended());
             let may_exist = u64::from(live) + r.condemned.len() as u64 - short.len() as u64;
             prop_assert!(r.charge.instances >= may_exist, "something may exist and is not charged: {event:?} {r:#?}");

@@ -153,19 +153,13 @@ async fn a_person_settles_a_doubt() {
     let creating = tokio::spawn(async move {
         super::world::ask(&core, "acme", super::world::create("acme", "web", "k", &in_region("ap-guangzhou"))).await
     });
-    let in_doubt = || async {
-        let attempts = match world.get("acme", "web").await {
-            Some(_) => world.explain("acme", "web").await.attempts,
-            None => Vec::new(),
-        };
-        attempts.last().is_some_and(|a| a.outcome == AttemptState::InDoubt)
-    };
-    until("it is in doubt", in_doubt).await;
+    let in_doubt = || async { world.core.reconciler.doubts(None).first().map(|doubt| doubt.attempt) };
+    until("it is in doubt", || async { in_doubt().await.is_some() }).await;
     let op = operation_of(&world, "web").await;
     // Each zone of the region in turn.
     while !creating.is_finished() {
-        if in_doubt().await {
-            world.core.driver.settle(&acme(), &op, Settlement::Absent).await.unwrap();
+        if let Some(n) = in_doubt().await {
+            world.core.driver.settle(&acme(), &op, n, Settlement::Absent).await.unwrap();
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
