@@ -22,6 +22,9 @@ pub const REMOVAL_FORGOTTEN: &str = "removal-forgotten";
 /// Believes silence where all that is known has gone silent: in sweeps, and in look-ups beside it. Either alone makes up
 /// for the other.
 pub const EMPTY_BELIEVED: &str = "empty-believed";
+/// Believes a refusal of the whole account to be one of what was asked under a token, however little the backend shows:
+/// what is known to be there and not shown makes up for the first.
+pub const REFUSAL_BELIEVED: &str = "refusal-believed";
 /// Confirms a ledger that lost writes as whole.
 pub const LOSS_CONFIRMED: &str = "loss-confirmed";
 /// Uses nothing of what a gateway remembers when a ledger is rebuilt, nor of what it noted that it answered: either alone

@@ -297,7 +297,8 @@ fn is_refusal(kind: FaultKind, effect: Effect) -> bool {
 /// The vendor refused what was asked under a token that it knew of: who asks is looked at before the token, so that a
 /// refusal of the whole account says nothing of what the token made.
 fn tells_of_token(kind: FaultKind, effect: Effect) -> bool {
-    is_refusal(kind, effect) && !matches!(kind, FaultKind::Credentials | FaultKind::Account | FaultKind::Gone)
+    let of_account = matches!(kind, FaultKind::Credentials | FaultKind::Account | FaultKind::Gone);
+    is_refusal(kind, effect) && (!of_account || bugs::planted(bugs::REFUSAL_BELIEVED))
 }
 
 /// The record before its token is sent once more.

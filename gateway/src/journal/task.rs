@@ -529,7 +529,7 @@ impl Task {
         let mut shows_none = false;
         let concludes = !in_time || bugs::planted(bugs::SILENCE_BELIEVED);
         if let Ok(sight) = poller.look_up(attempt.name.clone(), concludes).await {
-            shows_none = sight.found.is_empty() && !sight.is_denied();
+            shows_none = sight.found.is_empty() && (!sight.is_denied() || bugs::planted(bugs::REFUSAL_BELIEVED));
             let look = LookUp {
                 found: &sight.found,
                 proven: sight.proves_absence(),

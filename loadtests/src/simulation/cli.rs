@@ -23,7 +23,7 @@ pub struct Args {
     /// A planted bug, which must be found
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
-    /// What the faults of every history are about; three seeds in eight have such a schedule by themselves
+    /// What the faults of every history are about; seven seeds in sixteen have such a schedule by themselves
     #[arg(long, value_enum)]
     schedule: Option<Directed>,
     /// Every planted bug, each with its own number of seeds; one that is not found is a failure

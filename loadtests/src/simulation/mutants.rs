@@ -30,13 +30,14 @@ const fn directed(schedule: Directed, name: &'static str, budget: u64) -> Mutant
 
 /// Every mutant. A budget is about three times the most that was needed from seeds 1, 1001 and 2001 on when it was set,
 /// and at least 30.
-pub const MUTANTS: [Mutant; 12] = [
+pub const MUTANTS: [Mutant; 13] = [
     directed(Directed::Killed, bugs::NO_WRITE_AHEAD, 30),
     directed(Directed::Delayed, bugs::RESEND_BLIND, 30),
     directed(Directed::Killed, bugs::CHARGE_FREED, 30),
     directed(Directed::Delayed, bugs::FAILOVER_ON_TIMEOUT, 30),
     directed(Directed::Delayed, bugs::SILENCE_BELIEVED, 30),
     directed(Directed::Silent, bugs::EMPTY_BELIEVED, 30),
+    directed(Directed::Denied, bugs::REFUSAL_BELIEVED, 30),
     product(bugs::REMOVAL_IGNORED, 30),
     directed(Directed::Undone, bugs::REMOVAL_FORGOTTEN, 30),
     directed(Directed::Undone, bugs::NOTHING_REMEMBERED, 48),

@@ -1,7 +1,7 @@
 //! Directed schedules: histories whose faults are drawn from the few that a rare interleaving is made of. A search at
 //! random over all faults meets these too seldom to say anything about what defends against them.
 //!
-//! Six seeds in sixteen are directed ([`Directed::of_seed`]); a mutant may ask for one in all of its seeds. What ordinary
+//! Seven seeds in sixteen are directed ([`Directed::of_seed`]); a mutant may ask for one in all of its seeds. What ordinary
 //! faults make often enough comes only when it is asked for.
 
 use meridian_cloudsim::core::{FaultInput, Rng, Vendor};
@@ -22,6 +22,8 @@ pub enum Directed {
     Undone,
     /// A region goes silent for longer than the effect bound.
     Silent,
+    /// The same, while it refuses creates to its account as a whole, some of which are in doubt.
+    Denied,
     /// Creates without client tokens are answered with an error, and take effect after the first look-ups.
     Delayed,
     /// Gateways die as soon as their create has made an instance, for long enough to be taken over from.
@@ -36,6 +38,8 @@ const UNDER_WAY_MS: (u64, u64) = (15, 70);
 const BEGUN_BY_MS: u64 = 16_000;
 /// How long after its request a create takes effect, when it does so late: at least some look-ups come before it.
 const DELAY_MS: (u64, u64) = (800, LATE_EFFECT_MS_MAX);
+/// Replies are lost for so long before their region refuses everything.
+const DOUBTS_MS: (u64, u64) = (500, 4_000);
 /// Clients begin before this.
 const BUSY_UNTIL_MS: u64 = 40_000;
 /// A lease and more.
@@ -52,6 +56,7 @@ impl Directed {
             6 => Some(Self::Late),
             7 | 15 => Some(Self::Undone),
             14 => Some(Self::Silent),
+            12 => Some(Self::Denied),
             _ => None,
         }
     }
@@ -67,6 +72,7 @@ impl Directed {
             Self::Late => all.extend(late(&mut rng)),
             Self::Undone => all.extend(undone(&mut rng)),
             Self::Silent => all.extend(silent(&mut rng)),
+            Self::Denied => all.extend(denied(&mut rng)),
             Self::Delayed => all.extend(delayed(&mut rng)),
             Self::Killed => all.extend(killed(&mut rng)),
         }
@@ -82,6 +88,7 @@ impl Directed {
             Self::Late => "late",
             Self::Undone => "undone",
             Self::Silent => "silent",
+            Self::Denied => "denied",
             Self::Delayed => "delayed",
             Self::Killed => "killed",
         }
@@ -92,7 +99,7 @@ impl Directed {
     pub const fn haste(schedule: Option<Self>) -> f64 {
         match schedule {
             Some(Self::Undone) => 0.3,
-            Some(Self::Frozen | Self::Late | Self::Silent | Self::Delayed | Self::Killed) | None => 0.04,
+            Some(Self::Frozen | Self::Late | Self::Silent | Self::Denied | Self::Delayed | Self::Killed) | None => 0.04,
         }
     }
 }
@@ -144,17 +151,32 @@ fn undone(rng: &mut Rng) -> Vec<Planned> {
     doubts.into_iter().chain(failovers).collect()
 }
 
-fn silent(rng: &mut Rng) -> Vec<Planned> {
-    // Only this vendor shows nothing to who may not list.
-    let region = REGIONS.iter().rev().map(|r| r.name).next().unwrap_or_default();
+/// A rule for the only vendor that shows nothing to who may not list.
+fn hiding(kind: &str, action: Option<&str>, (from_ms, for_ms): (u64, u64)) -> Planned {
+    let hides = REGIONS.iter().find(|r| r.vendor == Vendor::AlibabaEci);
     let input = FaultInput {
-        kind: "emptyList".to_owned(),
-        region: Some(region.to_owned()),
-        for_ms: i64::try_from(between(rng, CONCLUDED_MS)).ok(),
+        kind: kind.to_owned(),
+        region: hides.map(|r| r.name.to_owned()),
+        action: action.map(str::to_owned),
+        for_ms: i64::try_from(for_ms).ok(),
         ..FaultInput::default()
     };
-    let at_ms = between(rng, (FAULTS_FROM_MS, BEGUN_BY_MS));
-    vec![Planned { at_ms, fault: Fault::Cloud(Box::new(input)) }]
+    Planned { at_ms: from_ms, fault: Fault::Cloud(Box::new(input)) }
+}
+
+fn silent(rng: &mut Rng) -> Vec<Planned> {
+    let for_ms = between(rng, CONCLUDED_MS);
+    vec![hiding("emptyList", None, (between(rng, (FAULTS_FROM_MS, BEGUN_BY_MS)), for_ms))]
+}
+
+fn denied(rng: &mut Rng) -> Vec<Planned> {
+    let (lost_ms, refused_ms) = (between(rng, DOUBTS_MS), between(rng, CONCLUDED_MS));
+    let from_ms = between(rng, (FAULTS_FROM_MS, BEGUN_BY_MS));
+    vec![
+        hiding("replyLost", Some("Create*"), (from_ms, lost_ms)),
+        hiding("emptyList", None, (from_ms, lost_ms + refused_ms)),
+        hiding("unauthenticated", Some("Create*"), (from_ms + lost_ms, refused_ms)),
+    ]
 }
 
 fn delayed(rng: &mut Rng) -> Vec<Planned> {
@@ -200,6 +222,7 @@ mod tests {
             (Directed::Late, "request held, sender dead"),
             (Directed::Undone, "redis failover with loss at a delete"),
             (Directed::Silent, "cloud: emptyList"),
+            (Directed::Denied, "cloud: unauthenticated"),
             (Directed::Delayed, "cloud: lateEffect"),
             (Directed::Killed, "crash at a create"),
         ] {
@@ -215,6 +238,6 @@ mod tests {
     #[test]
     fn ordinary_seeds_come_by_what_faults_seldom_make() {
         let all: BTreeSet<String> = (1..=16).map(|seed| format!("{:?}", Directed::of_seed(seed))).collect();
-        assert_eq!(all.len(), 5);
+        assert_eq!(all.len(), 6);
     }
 }
