@@ -3,9 +3,10 @@
 //! redis-rs's client knows the slots and keeps a connection to each node. Left to itself it also repeats calls, those
 //! too whose connection broke after they were sent; then the answer is that of the last try, and a refusal hides that
 //! an earlier one may have been carried out. So it tries once here, and what may be tried again is decided by
-//! [`again`]: only what a node refused without having run anything. Every other failure is its caller's, and all but a
-//! server's answer leaves open whether the call was carried out ([`leaves_open`]): while the client looks for the slots in
-//! vain it ends calls that were sent with the failure of that search.
+//! [`again`]: only what a node refused without having run anything. Every other failure is its caller's, and leaves open
+//! whether the call was carried out ([`leaves_open`]) unless it is an answer that only a call with keys gets: while the
+//! client looks for the slots in vain it ends calls that were sent with the failure of that search, which may be the
+//! answer to `PING` or `CLUSTER SLOTS`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,6 +20,7 @@ use redis::{
 use super::{
     connect::Connect,
     dial::{multiplexed, user_info},
+    link::{CODE_DAMAGED, CODE_RECOVERING},
     options::{Address, User},
 };
 
@@ -124,19 +126,28 @@ fn again(error: &RedisError) -> Option<Again> {
         ServerErrorKind::Moved
         | ServerErrorKind::TryAgain
         | ServerErrorKind::ClusterDown
-        | ServerErrorKind::MasterDown
-        | ServerErrorKind::ReadOnly
-        | ServerErrorKind::BusyLoading => Some(Again::Later),
+        | ServerErrorKind::ReadOnly => Some(Again::Later),
         _ => None,
     }
 }
 
-/// The command may have been carried out: nothing but a server's answer to it says that it was not. Who is not let in
-/// is told so when a connection is made as well, which the client does while it looks for the slots.
+/// The command may have been carried out: only an answer that a search for the slots cannot get says that it was not.
+/// Such a search hears `LOADING`, `MASTERDOWN`, `NOPERM`, `BUSY`, `MISCONF`, `NOAUTH`, or `ERR` of a node that takes no
+/// more clients.
 pub(super) fn leaves_open(error: &RedisError) -> bool {
     match error.kind() {
-        ErrorKind::Server(_) => false,
-        ErrorKind::Extension => matches!(error.code(), None | Some("UNBLOCKED" | "NOAUTH" | "WRONGPASS")),
+        ErrorKind::Server(kind) => !matches!(
+            kind,
+            ServerErrorKind::Moved
+                | ServerErrorKind::Ask
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::CrossSlot
+                | ServerErrorKind::NoScript
+        ),
+        // Our scripts', and what keeps a write from beginning.
+        ErrorKind::Extension => !matches!(error.code(), Some(CODE_RECOVERING | CODE_DAMAGED | "NOREPLICAS" | "OOM")),
         _ => true,
     }
 }
@@ -157,14 +168,15 @@ mod tests {
             ("TRYAGAIN Multiple keys request during rehashing of slot", Some(Again::Later)),
             ("CLUSTERDOWN The cluster is down", Some(Again::Later)),
             ("READONLY You can't write against a read only replica.", Some(Again::Later)),
-            ("LOADING Redis is loading the dataset in memory", Some(Again::Later)),
             ("ASK 3 127.0.0.1:6380", at("127.0.0.1", 6380)),
             ("ASK 3 ::1:6380", at("::1", 6380)),
             // A node that does not know its own name names none.
             ("ASK 3 6380", None),
             ("NOSCRIPT No matching script", None),
             ("RECOVERING the data is of another process", None),
-            ("ERR something", None),
+            ("DAMAGED a number", None),
+            ("NOREPLICAS Not enough good replicas to write.", None),
+            ("OOM command not allowed when used memory > 'maxmemory'.", None),
         ] {
             assert_eq!(again(&said(text)), expected, "{text}");
             assert!(!leaves_open(&said(text)), "{text}");
@@ -182,6 +194,12 @@ mod tests {
             std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into(),
             said("UNBLOCKED force unblock from blocking operation"),
             said("NOAUTH Authentication required."),
+            // What a search for the slots may hear too.
+            said("LOADING Redis is loading the dataset in memory"),
+            said("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'."),
+            said("NOPERM this user has no permissions to run the 'cluster|slots' command"),
+            said("BUSY Redis is busy running a script."),
+            said("ERR max number of clients reached"),
         ] {
             assert!(leaves_open(&error) && again(&error).is_none(), "{error}");
         }

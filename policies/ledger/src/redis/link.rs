@@ -4,8 +4,7 @@
 //! it beyond the first connection: while there is none they fail at once ([`LedgerError::Unavailable`]), so that a
 //! gateway answers quickly. A call that gets no answer in time, or whose connection breaks under it, ends
 //! [`LedgerError::Unanswered`] and is never repeated here; the connection is given up then, since answers come in order and whatever
-//! follows is stuck behind it. (A cluster's client follows redirections by itself, and repeats a call whose connection
-//! broke; every script of the ledger can be repeated.)
+//! follows is stuck behind it. Of a cluster, see [`cluster`].
 
 use std::{
     fmt,
@@ -42,9 +41,9 @@ const STEADY: Duration = Duration::from_secs(5);
 /// Messages that wait for their reader; more become a gap.
 const MESSAGES_MAX: usize = 1_024;
 /// Error code of our scripts when the incarnation guard refuses.
-const CODE_RECOVERING: &str = "RECOVERING";
+pub(super) const CODE_RECOVERING: &str = "RECOVERING";
 /// Error code of our scripts when stored data cannot be right.
-const CODE_DAMAGED: &str = "DAMAGED";
+pub(super) const CODE_DAMAGED: &str = "DAMAGED";
 
 /// A Redis; cloned into everything that works on it.
 #[derive(Clone)]
