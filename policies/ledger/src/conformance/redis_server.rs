@@ -51,7 +51,26 @@ impl RedisServer {
     /// It cannot be started.
     #[must_use]
     pub fn replica(&self) -> Self {
+        if self.clustered {
+            return self.cluster_replica();
+        }
         let replica = Self::start(&[&format!("replicaof 127.0.0.1 {}", self.port), "repl-diskless-sync-delay 0"]);
+        wait_until("the replica is in step", || {
+            let info = replica.ask(&["INFO", "replication"]);
+            info.contains("master_link_status:up") && info.contains("master_sync_in_progress:0")
+        });
+        replica
+    }
+
+    /// A replica in a cluster, which never takes its primary's place.
+    fn cluster_replica(&self) -> Self {
+        let lines = ["cluster-enabled yes", "cluster-node-timeout 5000", "cluster-replica-no-failover yes"];
+        let replica = Self::start(&lines);
+        assert_eq!(self.ask(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]), "OK");
+        let id = self.ask(&["CLUSTER", "MYID"]);
+        let (port, bus) = (self.port.to_string(), self.bus.to_string());
+        assert_eq!(replica.ask(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]), "OK");
+        wait_until("the primary is known", || replica.ask(&["CLUSTER", "REPLICATE", &id]) == "OK");
         wait_until("the replica is in step", || {
             let info = replica.ask(&["INFO", "replication"]);
             info.contains("master_link_status:up") && info.contains("master_sync_in_progress:0")

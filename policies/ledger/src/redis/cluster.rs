@@ -7,14 +7,17 @@
 //! whether the call was carried out ([`leaves_open`]) unless it is an answer that only a call with keys gets: while the
 //! client looks for the slots in vain it ends calls that were sent with the failure of that search, which may be the
 //! answer to `PING` or `CLUSTER SLOTS`.
+//!
+//! Commands that are sent together go over one connection to one node, in one write. The errors that [`again`] knows
+//! are the first's then: the others name no keys.
 
 use std::{sync::Arc, time::Duration};
 
 use redis::{
-    Cmd, ErrorKind, RedisError, ServerErrorKind, Value,
+    Cmd, ErrorKind, Pipeline, RedisError, ServerErrorKind, Value,
     aio::ConnectionLike,
     cluster_async::ClusterConnection,
-    cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr},
+    cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr},
 };
 
 use super::{
@@ -65,15 +68,21 @@ impl Cluster {
 
     /// Sends a command until it is answered, within a bound; carried out at most once.
     pub(super) async fn send(&mut self, cmd: &Cmd, place: Place<'_>) -> Result<Value, RedisError> {
+        first(self.send_all(std::slice::from_ref(cmd), place).await?)
+    }
+
+    /// The same for commands that are sent together; the first one's answer decides. The others' errors are among the
+    /// answers.
+    pub(super) async fn send_all(&mut self, cmds: &[Cmd], place: Place<'_>) -> Result<Vec<Value>, RedisError> {
         let mut pause = PAUSE;
         let mut tries = 1;
         loop {
-            let refused = match self.try_once(cmd, place).await {
-                Ok(value) => return Ok(value),
+            let refused = match self.try_once(cmds, place).await {
+                Ok(values) => return Ok(values),
                 Err(error) => error,
             };
             let asked = match again(&refused) {
-                Some(Again::At(node)) => self.ask_at(&node, cmd, refused).await,
+                Some(Again::At(node)) => self.ask_at(&node, cmds, refused).await,
                 _ => Err(refused),
             };
             match asked {
@@ -86,32 +95,54 @@ impl Cluster {
         }
     }
 
-    async fn try_once(&mut self, cmd: &Cmd, place: Place<'_>) -> Result<Value, RedisError> {
-        let node = match place {
-            Place::OfItsKeys => return self.nodes.req_packed_command(cmd).await?.extract_error(),
-            Place::Beside(key) => SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master)),
-            Place::Anywhere => SingleNodeRoutingInfo::RandomPrimary,
+    async fn try_once(&mut self, cmds: &[Cmd], place: Place<'_>) -> Result<Vec<Value>, RedisError> {
+        let node = match (place, cmds) {
+            (Place::OfItsKeys, [cmd]) => return first_answered(vec![self.nodes.req_packed_command(cmd).await?]),
+            (Place::OfItsKeys, _) => {
+                return first_answered(self.nodes.req_packed_commands(&pipeline(cmds), 0, cmds.len()).await?);
+            }
+            (Place::Beside(key), _) => SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master)),
+            (Place::Anywhere, _) => SingleNodeRoutingInfo::RandomPrimary,
         };
-        self.nodes.route_command(cmd.clone(), RoutingInfo::SingleNode(node)).await?.extract_error()
+        first_answered(self.nodes.route_pipeline(pipeline(cmds), 0, cmds.len(), node).await?)
     }
 
     /// The same at a node that takes a slot over, which may hold no other yet: over a connection of its own. A node that
     /// is not reached was sent nothing: the refusal stands.
-    async fn ask_at(&self, node: &Address, cmd: &Cmd, refused: RedisError) -> Result<Value, RedisError> {
+    async fn ask_at(&self, node: &Address, cmds: &[Cmd], refused: RedisError) -> Result<Vec<Value>, RedisError> {
         let Ok(stream) = self.connect.connect(node).await else { return Err(refused) };
         let Ok((mut node, mut driver)) = multiplexed(&user_info(&self.user, 0), stream).await else {
             return Err(refused);
         };
-        let mut both = redis::Pipeline::with_capacity(2);
-        both.cmd("ASKING").add_command(cmd.clone());
-        let values = tokio::select! {
+        let asking = pipeline(&[&[redis::cmd("ASKING")], cmds].concat());
+        tokio::select! {
             biased;
-            values = node.send_packed_commands(&both, 1, 1) => values?,
-            () = &mut driver => return Err((ErrorKind::Io, "closed by the server").into()),
-        };
-        let value = values.into_iter().next().ok_or((ErrorKind::Parse, "no answer behind ASKING"))?;
-        value.extract_error()
+            values = node.send_packed_commands(&asking, 1, cmds.len()) => first_answered(values?),
+            () = &mut driver => Err((ErrorKind::Io, "closed by the server").into()),
+        }
     }
+}
+
+/// Commands for one write.
+pub(super) fn pipeline(cmds: &[Cmd]) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(cmds.len());
+    for cmd in cmds {
+        pipeline.add_command(cmd.clone());
+    }
+    pipeline
+}
+
+/// Answers of which the first is no error.
+pub(super) fn first_answered(values: Vec<Value>) -> Result<Vec<Value>, RedisError> {
+    match values.first() {
+        Some(Value::ServerError(error)) => Err(error.clone().into()),
+        Some(_) => Ok(values),
+        None => Err((ErrorKind::Parse, "no answer").into()),
+    }
+}
+
+fn first(values: Vec<Value>) -> Result<Value, RedisError> {
+    values.into_iter().next().ok_or_else(|| (ErrorKind::Parse, "no answer").into())
 }
 
 /// Whether and where a call may be tried again: what a node refuses in these words it has not begun.

@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     check::{self, Inspected},
-    cluster,
+    cluster::{self, Cluster, Place},
     dial::{Connection, Dialer, NoConnection},
     options::Options,
     values,
@@ -206,19 +206,19 @@ impl Redis {
         let mut wrote = false;
         let answer = self
             .call_numbered(async |number, mut connection| {
+                // `WAIT` speaks of what its own connection wrote, and which one that was a cluster's client does not
+                // tell: there the two are sent together.
+                if let Connection::Cluster(cluster) = &mut connection {
+                    let (value, confirmed) = evaluate_and_wait(cluster, call, acks).await?;
+                    let enough = !must_last(&value) || is_acked(&confirmed, acks);
+                    return Ok((value, enough));
+                }
                 let value = evaluate(&mut connection, script, keys, args).await?;
                 if !must_last(&value) {
                     return Ok((value, true));
                 }
                 wrote = true;
-                let place = keys.first().copied().unwrap_or_default();
-                let enough = match &connection {
-                    Connection::Node(_) => self.0.shared.cover(number, &mut connection, acks).await?,
-                    // Each key has its node, each node its connection: there is nothing to share.
-                    Connection::Cluster(_) => {
-                        is_acked(&connection.send_beside(place, &wait_command(acks)).await?, acks)
-                    }
-                };
+                let enough = self.0.shared.cover(number, &mut connection, acks).await?;
                 Ok((value, enough))
             })
             .await;
@@ -406,6 +406,21 @@ async fn evaluate(
         Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
             connection.send(&script.command("EVAL", keys, args)).await
         }
+        other => other,
+    }
+}
+
+/// The script's answer, and that of the `WAIT` behind it.
+async fn evaluate_and_wait(cluster: &mut Cluster, call: Call<'_>, acks: Acks) -> Result<(Value, Value), RedisError> {
+    let place = Place::Beside(call.keys.first().copied().unwrap_or_default());
+    let mut together = async |verb: &str| {
+        let cmds = [call.script.command(verb, call.keys, call.args), wait_command(acks)];
+        let mut values = cluster.send_all(&cmds, place).await?.into_iter();
+        // A confirmation that is missing confirms nothing.
+        Ok((values.next().unwrap_or(Value::Nil), values.next().unwrap_or(Value::Nil)))
+    };
+    match together("EVALSHA").await {
+        Err::<_, RedisError>(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => together("EVAL").await,
         other => other,
     }
 }

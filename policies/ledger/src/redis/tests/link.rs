@@ -187,6 +187,29 @@ async fn a_slot_that_moves_to_another_node_is_followed() {
 }
 
 #[tokio::test]
+async fn a_confirmation_is_of_the_node_that_wrote() {
+    let nodes = RedisServer::cluster(3);
+    let servers = Servers::Cluster { addresses: vec![Address::new("127.0.0.1", nodes[0].port())] };
+    let redis = Redis::connect(Options { servers, ..options(&nodes[0]) }).unwrap();
+    let acks = Some(Acks { replicas: 1, disk: false, within: Duration::from_millis(100) });
+    let write = Script::new(&["return redis.call('INCR', KEYS[1])"]);
+    let call = Call { script: &write, keys: &[b"a"], args: &[] };
+    let alone = redis.eval_acked(call, acks, |_| true).await;
+    assert!(matches!(alone, Err(LedgerError::Unanswered(_))), "{alone:?}");
+    assert_eq!(redis.eval_acked(call, acks, |_| false).await.unwrap(), Value::Int(2));
+    let _replica = nodes[2].replica();
+    assert_eq!(redis.eval_acked(call, acks, |_| true).await.unwrap(), Value::Int(3));
+    // Slot of `a`: 15495. The first node, which has no replica, takes it over from the last.
+    assert_eq!(nodes[2].ask(&["DEL", "a"]), "1");
+    let ids: Vec<String> = nodes.iter().map(|node| node.ask(&["CLUSTER", "MYID"])).collect();
+    assert_eq!(nodes[0].ask(&["CLUSTER", "SETSLOT", "15495", "IMPORTING", &ids[2]]), "OK");
+    assert_eq!(nodes[2].ask(&["CLUSTER", "SETSLOT", "15495", "MIGRATING", &ids[0]]), "OK");
+    let moved = redis.eval_acked(call, acks, |_| true).await;
+    assert!(matches!(moved, Err(LedgerError::Unanswered(_))), "the new node has no replica: {moved:?}");
+    assert_eq!(nodes[0].ask(&["CLUSTER", "COUNTKEYSINSLOT", "15495"]), "1");
+}
+
+#[tokio::test]
 async fn a_user_and_tls_are_used_and_needed() {
     let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let folder = tempfile::tempdir().unwrap();
