@@ -47,7 +47,8 @@ impl RedisLedger {
     /// [`CheckError::Refused`] where writes would be lost without a crash.
     pub async fn check_server(&self) -> Result<Vec<Warning>, CheckError> {
         match self.redis.inspect(&self.keys.common("meta")).await {
-            Ok(found) => judge(&found.settings, self.acks.is_some_and(|a| a.disk)),
+            Ok(Some(found)) => judge(&found.settings, self.acks.is_some_and(|a| a.disk)),
+            Ok(None) => Ok(vec![Warning("a primary of the cluster is away; it could not be checked".to_owned())]),
             Err(error) => Err(self.redis.unfit().map_or(CheckError::Ledger(error), CheckError::Refused)),
         }
     }
@@ -62,14 +63,21 @@ pub(crate) struct Inspected {
 }
 
 /// Asks the server that holds a key. What it may not be asked stays unknown.
-pub(super) async fn inspect(connection: &mut Connection, place: &[u8]) -> Result<Inspected, RedisError> {
-    let info = connection.send_beside(place, &redis::cmd("INFO")).await?;
-    let info = values::text(&info).unwrap_or_default();
+///
+/// None: another answered for it. A cluster's client sends what names no key to any node while the primary is away,
+/// and no node redirects it.
+pub(super) async fn inspect(connection: &mut Connection, place: &[u8]) -> Result<Option<Inspected>, RedisError> {
+    const NAMES: [&str; 4] = ["appendonly", "appendfsync", "maxmemory-policy", "min-replicas-to-write"];
+    let settings = NAMES.map(|name| redis::cmd("CONFIG").arg("GET").arg(name).clone());
+    let asked: Vec<_> = [redis::cmd("INFO")].into_iter().chain(settings).collect();
+    let mut answers = connection.send_together(place, &asked).await?.into_iter();
+    let info = answers.next().as_ref().and_then(values::text).unwrap_or_default();
     let mut settings = from_info(&info);
-    for name in ["appendonly", "appendfsync", "maxmemory-policy", "min-replicas-to-write"] {
-        let mut ask = redis::cmd("CONFIG");
-        ask.arg("GET").arg(name);
-        let answer = match connection.send_beside(place, &ask).await {
+    if settings.follows == Some(true) && matches!(connection, Connection::Cluster(_)) {
+        return Ok(None);
+    }
+    for (name, answer) in NAMES.into_iter().zip(answers) {
+        let answer = match answer.extract_error() {
             Ok(answer) => answer,
             Err(error) if !gives_up(&error) => continue,
             Err(error) => return Err(error),
@@ -78,7 +86,7 @@ pub(super) async fn inspect(connection: &mut Connection, place: &[u8]) -> Result
             settings.set(name, &value);
         }
     }
-    Ok(Inspected { process: field(&info, "run_id").unwrap_or_default(), settings })
+    Ok(Some(Inspected { process: field(&info, "run_id").unwrap_or_default(), settings }))
 }
 
 impl Settings {

@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     check::{self, CheckError, Warning},
-    cluster::{Cluster, Place},
+    cluster::{Cluster, Place, first_answered, pipeline},
     connect::{Connect, Stream, TlsConnect},
     options::{Address, Options, Servers, Tls, User},
     values,
@@ -51,6 +51,15 @@ impl Connection {
     /// Sends a command that names no key to the server that holds one.
     pub(super) async fn send_beside(&mut self, key: &[u8], cmd: &Cmd) -> Result<Value, RedisError> {
         self.send_to(Place::Beside(key), cmd).await
+    }
+
+    /// Sends commands over one connection to the server that holds a key. Only the first one's error is an error, the
+    /// others' are among the answers.
+    pub(super) async fn send_together(&mut self, key: &[u8], cmds: &[Cmd]) -> Result<Vec<Value>, RedisError> {
+        match self {
+            Self::Node(node) => first_answered(node.send_packed_commands(&pipeline(cmds), 0, cmds.len()).await?),
+            Self::Cluster(cluster) => cluster.send_all(cmds, Place::Beside(key)).await,
+        }
     }
 
     async fn send_to(&mut self, place: Place<'_>, cmd: &Cmd) -> Result<Value, RedisError> {
@@ -145,7 +154,8 @@ impl Dialer {
         if self.options.vetted.is_none() {
             return Ok(());
         }
-        let found = check::inspect(connection, COMMON_PLACE).await?;
+        // A primary that is away is looked at when it is back.
+        let Some(found) = check::inspect(connection, COMMON_PLACE).await? else { return Ok(()) };
         let verdict = check::judge(&found.settings, false);
         let mut judged = self.judged();
         if judged.told.len() >= JUDGED_MAX {

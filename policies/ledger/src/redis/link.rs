@@ -244,8 +244,8 @@ impl Redis {
         self.0.shared.dialer.unfit()
     }
 
-    /// What the server that holds a key says of itself.
-    pub(crate) async fn inspect(&self, place: &[u8]) -> Result<Inspected, LedgerError> {
+    /// What the server that holds a key says of itself; none while a cluster's is away.
+    pub(crate) async fn inspect(&self, place: &[u8]) -> Result<Option<Inspected>, LedgerError> {
         self.call(async |mut connection| check::inspect(&mut connection, place).await).await
     }
 

@@ -139,6 +139,31 @@ async fn a_cluster_is_reached_through_any_node() {
     assert_eq!(ports.len(), 3, "{ports:?}");
 }
 
+/// What names no key is answered by the replica then, and the parts of the others are served.
+#[tokio::test]
+async fn a_cluster_is_used_while_a_primary_is_away() {
+    let mut nodes = RedisServer::cluster(3);
+    // Slot of `{all}`: 3894, at the first node; of `a`: 15495, at the last.
+    assert_eq!(nodes[0].ask(&["CLUSTER", "KEYSLOT", "{all}"]), "3894");
+    let replica = nodes[0].replica();
+    let port = replica.port().to_string();
+    while !nodes[2].ask(&["CLUSTER", "SLOTS"]).contains(&port) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    nodes[0].kill();
+    let servers = Servers::Cluster { addresses: vec![Address::new("127.0.0.1", nodes[2].port())] };
+    let vetted = Some(Duration::from_secs(60));
+    let redis = Redis::connect(Options { servers, vetted, ..options(&nodes[2]) }).unwrap();
+    redis.eval(&echo(), &[b"a"], &[b"v"]).await.unwrap();
+    // Any node answers.
+    let mut looks = 0;
+    while redis.inspect(b"{all}").await.unwrap().is_some() {
+        looks += 1;
+        assert!(looks < 1_000, "the replica is never asked");
+    }
+    assert_eq!(redis.unfit(), None);
+}
+
 /// A client that repeats a call whose answer was lost may hear a refusal, which is true of the repetition alone.
 #[tokio::test]
 async fn a_call_whose_answer_a_cluster_lost_is_unanswered_and_not_repeated() {
