@@ -22,9 +22,7 @@ end
 if verb == 'begin' then
   -- owner, nonce, lease
   if whole then return {'whole'} end
-  local held = call('HMGET', mark, 'owner', 'till', 'nonce', 'server')
-  -- Asked for again under another server: what the token's holder waited for and gathered was about the one before.
-  if held[3] == ARGV[3] and held[4] ~= run then return {'another', '0'} end
+  local held = call('HMGET', mark, 'owner', 'till')
   if held[1] and held[1] ~= ARGV[2] and tonumber(held[2]) > now then
     return {'another', string.format('%.0f', tonumber(held[2]) - now)}
   end
