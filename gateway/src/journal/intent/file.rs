@@ -43,8 +43,9 @@ const BATCH_MAX: usize = 256;
 const ROTATE_BYTES: u64 = 16 * 1024 * 1024;
 /// What a probe writes beside what is open: about a thousand intents. A disk with less room would be full again at once.
 const ROOM_BYTES: usize = 1024 * 1024;
-/// Longest journal that is read at the start: far more than open intents of any gateway take.
-const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Longest journal that is read at the start. Kept are 200,000 intents and few more, of 640 bytes to a kilobyte, and
+/// 10,000 answers of some kilobytes; a file has at most twice that before it is written anew.
+const FILE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// What stands in a record.
 #[derive(Debug, Serialize, Deserialize)]
@@ -238,6 +239,13 @@ struct Disk {
 impl Disk {
     /// A file with what is open, in the place of the one before.
     fn renew(folder: &Path, kept: &Shared, room: Room) -> io::Result<Self> {
+        Self::draft(folder, kept, room).inspect_err(|_| {
+            // What did fit would take the room from everybody else.
+            let _ = std::fs::remove_file(folder.join(DRAFT));
+        })
+    }
+
+    fn draft(folder: &Path, kept: &Shared, room: Room) -> io::Result<Self> {
         let draft = folder.join(DRAFT);
         let mut file = private(OpenOptions::new().write(true).create(true).truncate(true)).open(&draft)?;
         let mut bytes = Vec::new();
@@ -284,8 +292,10 @@ fn write_loop(mut disk: Disk, kept: &Shared, mut commands: mpsc::Receiver<Comman
         let Batch { bytes, waiting, probes, answers } = Batch::of(batch.drain(..), kept);
         // A failed write or sync says nothing of what is on the disk: a new file with all that is kept does.
         let written = !disk.broken && disk.append(&bytes).is_ok();
+        disk.broken |= !written;
         let (mut refused, mut probed) = (None, None);
-        if !written || !probes.is_empty() || disk.is_due() {
+        // What nobody waits for may be missing in a broken file: the next one has what is kept by then.
+        if !probes.is_empty() || if disk.broken { !waiting.is_empty() } else { disk.is_due() } {
             let room = if probes.is_empty() { Room::Any } else { Room::Ample };
             match Disk::renew(&disk.folder, kept, room) {
                 Ok(renewed) => disk = renewed,
@@ -375,11 +385,26 @@ fn frame(bytes: &mut Vec<u8>, entry: &Entry) -> io::Result<()> {
 fn read(path: &Path) -> io::Result<(Kept, Found)> {
     let mut bytes = Vec::new();
     match File::open(path) {
-        Ok(file) => file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?,
+        Ok(mut file) => {
+            let len = file.metadata()?.len();
+            if len > FILE_BYTES_MAX {
+                return Err(too_long(path, len));
+            }
+            file.read_to_end(&mut bytes)?
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(error),
     };
     Ok(replay(&bytes))
+}
+
+fn too_long(path: &Path, len: u64) -> io::Error {
+    let why = format!(
+        "{} is {len} bytes long, and no gateway writes more than {FILE_BYTES_MAX}: see what it is, then move it away; \
+         a rebuild of the ledger does not know then what this gateway sent in its last minutes",
+        path.display()
+    );
+    io::Error::new(io::ErrorKind::FileTooLarge, why)
 }
 
 /// What a journal's bytes leave open.
@@ -463,8 +488,10 @@ mod tests {
         let log = FileIntents::over(disk, Shared::default(), guard).unwrap();
         let refused = log.arm(intent(1)).await.unwrap_err().to_string();
         assert!(refused.contains("No space left on device"), "{refused}");
+        assert!(!at(DRAFT).is_symlink(), "what was begun takes no room");
+        std::os::unix::fs::symlink("/dev/full", at(DRAFT)).unwrap();
         assert!(log.probe().await.is_err());
-        std::fs::remove_file(at(DRAFT)).unwrap();
+        assert!(!at(DRAFT).is_symlink(), "what was begun takes no room");
         log.probe().await.unwrap();
         log.arm(intent(2)).await.unwrap();
         assert!(std::fs::metadata(at(FILE)).unwrap().len() < ROOM_BYTES.try_into().unwrap(), "the room is given back");
@@ -472,6 +499,41 @@ mod tests {
         let (log, found) = FileIntents::open(folder.path()).unwrap();
         assert_eq!((found.damaged, found.torn_bytes), (0, 0));
         assert_eq!(ns(&log), [1, 2], "what was refused is evidence all the same");
+    }
+
+    #[tokio::test]
+    async fn a_broken_file_is_written_anew_only_for_who_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let (log, _) = FileIntents::open(folder.path()).unwrap();
+        for n in 1..=3 {
+            log.arm(intent(n)).await.unwrap();
+        }
+        drop(log);
+        let kept: Shared = Arc::new(Mutex::new(read(&at(FILE)).unwrap().0));
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let disk = Disk { folder: folder.path().to_owned(), file: full, bytes: 0, bytes_first: 0, broken: false };
+        let log = FileIntents::over(disk, kept, File::create(at(LOCK)).unwrap()).unwrap();
+        let before = std::fs::read(at(FILE)).unwrap();
+        log.settle(intent(1).key());
+        log.settle(intent(2).key());
+        while log.queue.as_ref().is_some_and(|queue| queue.capacity() < QUEUE_MAX) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(std::fs::read(at(FILE)).unwrap(), before);
+        log.arm(intent(4)).await.unwrap();
+        drop(log);
+        assert_eq!(ns(&FileIntents::open(folder.path()).unwrap().0), [3, 4], "nothing that was forgotten comes back");
+    }
+
+    #[test]
+    fn a_journal_that_is_too_long_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        File::create(&path).unwrap().set_len(FILE_BYTES_MAX + 1).unwrap();
+        let why = FileIntents::open(folder.path()).unwrap_err().to_string();
+        assert!(why.contains("intents.log is 1073741825 bytes long"), "{why}");
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), FILE_BYTES_MAX + 1);
     }
 
     #[test]
