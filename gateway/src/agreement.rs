@@ -46,21 +46,38 @@ impl Agreement {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                looked = tokio::time::timeout(LOOK_EVERY, self.look()) => match looked {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::debug!(%error, "the tenants' limits could not be compared"),
-                    Err(_) => tracing::debug!("the tenants' limits were not compared in time"),
+                looked = tokio::time::timeout(LOOK_EVERY, self.look()) => {
+                    if looked.is_err() {
+                        tracing::debug!("the tenants' limits were not compared in time");
+                    }
                 }
             }
         }
     }
 
     /// One look at all tenants; what is new is said.
-    async fn look(&mut self) -> Result<(), LedgerError> {
+    async fn look(&mut self) {
+        let mut read = Vec::with_capacity(self.own.len());
+        // In an outage the first call finds it out, and the others are refused at once.
         for (tenant, own) in &self.own {
-            let held = self.ledger.usage(tenant).await?.limits;
-            if held == *own {
-                if self.said.remove(tenant).is_some() {
+            let held = self.ledger.usage(tenant).await.map(|usage| usage.limits);
+            read.push((tenant.clone(), *own, held));
+        }
+        self.compare(read);
+    }
+
+    /// Passes over what could not be read: it hides no other tenant, and nothing that was seen before.
+    fn compare(&mut self, read: Vec<(TenantId, QuotaLimits, Result<QuotaLimits, LedgerError>)>) {
+        for (tenant, own, held) in read {
+            let held = match held {
+                Ok(held) => held,
+                Err(error) => {
+                    tracing::debug!(meridian.tenant.id = %tenant, %error, "the tenant's limits could not be compared");
+                    continue;
+                }
+            };
+            if held == own {
+                if self.said.remove(&tenant).is_some() {
                     tracing::info!(meridian.tenant.id = %tenant, "the ledger has the limits of this configuration again");
                 }
             } else if self.said.insert(tenant.clone(), held) != Some(held) {
@@ -74,7 +91,6 @@ impl Agreement {
             }
         }
         self.metrics.limits_differ(self.said.len());
-        Ok(())
     }
 }
 
@@ -132,10 +148,29 @@ mod tests {
         }
         for (set_by_another, differ) in [(Some(1), 0), (Some(2), 1), (Some(3), 1), (Some(1), 0)] {
             ledger.set_limits(&acme, limits(set_by_another)).await.unwrap();
-            agreement.look().await.unwrap();
+            agreement.look().await;
             assert_eq!(agreement.said.get(&acme), (differ == 1).then_some(&limits(set_by_another)));
             let line = format!("meridian_quota_limits_differ {differ}\n");
             assert!(metrics.render().contains(&line), "{}", metrics.render());
         }
+    }
+
+    #[test]
+    fn a_tenant_that_cannot_be_read_hides_no_other() {
+        let metrics = Metrics::new();
+        let ledger = Arc::new(MemoryLedger::new("store"));
+        let mut agreement = Agreement::new(ledger, BTreeMap::new(), CoreMetrics::register(&metrics));
+        let damaged = || LedgerError::Damaged { place: "acme/usage".to_owned(), detail: "no number".to_owned() };
+        let mut differ = |acme, lab, n: usize| {
+            let read =
+                [("acme", acme), ("lab", lab)].map(|(name, held)| (name.parse().unwrap(), limits(Some(1)), held));
+            agreement.compare(read.into());
+            let line = format!("meridian_quota_limits_differ {n}\n");
+            assert!(metrics.render().contains(&line), "{}", metrics.render());
+        };
+        differ(Err(damaged()), Ok(limits(Some(2))), 1);
+        differ(Err(LedgerError::Recovering(String::new())), Ok(limits(Some(1))), 0);
+        differ(Ok(limits(Some(2))), Err(damaged()), 1);
+        differ(Err(damaged()), Err(LedgerError::Unavailable(String::new())), 1);
     }
 }
