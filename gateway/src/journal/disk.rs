@@ -132,6 +132,12 @@ impl Driver {
         self.0.disk.trouble()
     }
 
+    /// Whether so much was sent in the last minutes that no more may be noted.
+    #[must_use]
+    pub fn journal_is_full(&self) -> bool {
+        self.0.parts.intents.is_full()
+    }
+
     /// Sees to it that an unwritable journal is noticed to be well again.
     pub async fn look_after_journal(self, stop: CancellationToken) {
         self.0.disk.look_after(&*self.0.parts.intents, &stop).await;

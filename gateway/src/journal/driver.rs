@@ -126,12 +126,11 @@ impl Driver {
     }
 
     /// Whether one more operation may be begun. What is being begun by requests that nobody waits for any more counts
-    /// too, and so does what was sent in the last minutes: its intents are kept.
+    /// too.
     #[must_use]
     pub fn has_room(&self) -> bool {
         let max = self.0.parts.settings.open_max;
-        let is_free = self.0.registry().running.len() < max && self.0.tasks.len() < max.saturating_mul(2);
-        is_free && !self.0.parts.intents.is_full()
+        self.0.registry().running.len() < max && self.0.tasks.len() < max.saturating_mul(2)
     }
 
     /// Whether any operation is under way.

@@ -34,6 +34,9 @@ pub const ROUTE: &str = "POST instances";
 /// Seconds a client should wait when the gateway drives as many operations as it can.
 const OVERLOADED_RETRY_SECONDS: u32 = 2;
 
+/// The same when its journal is full: notes leave it one by one as they get five minutes old.
+const FULL_RETRY_SECONDS: u32 = 15;
+
 /// Work for the innermost service.
 #[derive(Debug)]
 pub enum Work {
@@ -124,7 +127,7 @@ async fn claim(core: &Core, create: CreateInstance, deadline: Instant) -> Result
             Problem::new(ErrorCode::Overloaded, "as many operations are under way as the gateway drives at once");
         return Err(full.with_retry_after(OVERLOADED_RETRY_SECONDS).into());
     }
-    unless_unwritable(core, &create.tenant, &op_id).await.map_err(with_key)?;
+    unless_unsendable(core, &create.tenant, &op_id).await.map_err(with_key)?;
     let now = core.clock.now();
     let wish = Claim {
         tenant: create.tenant.clone(),
@@ -168,15 +171,27 @@ async fn claim(core: &Core, create: CreateInstance, deadline: Instant) -> Result
 
 /// Refuses what this gateway could not send: its caller is better off at another one. Who comes back for what was
 /// claimed before is answered here as ever.
-async fn unless_unwritable(core: &Core, tenant: &TenantId, op: &OperationId) -> Result<(), Refusal> {
-    let Some(trouble) = core.driver.journal_trouble() else { return Ok(()) };
-    if core.ledger.operation(tenant, op).await.map_err(|e| store_refusal(&e))?.is_some() {
+async fn unless_unsendable(core: &Core, tenant: &TenantId, op: &OperationId) -> Result<(), Refusal> {
+    let refusal = if let Some(trouble) = core.driver.journal_trouble() {
+        let mut refusal = Refusal::new(
+            ErrorCode::StoreUnavailable,
+            "this gateway takes no creates now; repeating the request with the same key, here or at another one, is \
+             safe",
+        );
+        refusal.internal = Some(format!("the intent journal cannot be written: {}", trouble.why));
+        refusal
+    } else if core.driver.journal_is_full() {
+        let full = Problem::new(
+            ErrorCode::Overloaded,
+            "this gateway has sent as many creates in the last five minutes as it keeps notes of; those that are older \
+             are forgotten: repeat the request with the same key later, or at another gateway",
+        );
+        full.with_retry_after(FULL_RETRY_SECONDS).into()
+    } else {
         return Ok(());
+    };
+    match core.ledger.operation(tenant, op).await.map_err(|e| store_refusal(&e))? {
+        Some(_) => Ok(()),
+        None => Err(refusal),
     }
-    let mut refusal = Refusal::new(
-        ErrorCode::StoreUnavailable,
-        "this gateway takes no creates now; repeating the request with the same key, here or at another one, is safe",
-    );
-    refusal.internal = Some(format!("the intent journal cannot be written: {}", trouble.why));
-    Err(refusal)
 }

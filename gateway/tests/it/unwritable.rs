@@ -162,7 +162,13 @@ async fn nothing_leaves_that_the_intent_journal_does_not_take() {
 async fn no_create_is_taken_on_while_the_intent_journal_is_full() {
     let pair = Pair::start().await;
     let core = pair.noting(Arc::new(Stuck(200_000))).await;
-    let refused = ask(&core, "acme", create("acme", "web", "k", &spec())).await;
-    assert_eq!(refused.unwrap_err().problem.code, ErrorCode::Overloaded);
+    let web = || create("acme", "web", "k", &spec());
+    let refused = ask(&core, "acme", web()).await.unwrap_err().problem;
+    assert_eq!(refused.code, ErrorCode::Overloaded);
+    assert!(refused.detail.contains("five minutes"), "{refused:?}");
     assert!(pair.ledger.records(None, 1).await.unwrap().records.is_empty(), "the key is as free as before");
+    let created = ask(&pair.world.core, "acme", web()).await;
+    assert!(matches!(created, Ok(Outcome::Created { .. })), "{created:?}");
+    let repeated = ask(&core, "acme", web()).await;
+    assert!(matches!(repeated, Ok(Outcome::Created { .. })), "what is answered already sends nothing: {repeated:?}");
 }
