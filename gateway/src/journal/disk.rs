@@ -2,9 +2,9 @@
 //!
 //! Nothing is sent that the journal did not take (`sending`), so a gateway whose disk is full or broken can create
 //! nothing. It says so instead of failing what it is given: new creates are refused before anything is claimed, and what
-//! was claimed waits. Meanwhile it does not renew its lease and takes nothing over, so that another gateway whose disk is
-//! well ends what it has, as if this one were dead. Reads and deletes need no journal and go on; so does whatever of this
-//! gateway's nobody else takes.
+//! was claimed waits. Meanwhile it does not renew its lease and takes over only what is to be deleted, so that another
+//! gateway whose disk is well ends what it has, as if this one were dead. Reads and deletes need no journal and go on; so
+//! does whatever of this gateway's nobody else takes.
 //!
 //! Signals: a note that the disk refused, or did not answer within two seconds, makes it unwritable; only a probe
 //! that wrote, with room to spare, makes it writable again. A note that is taken in between proves nothing: a full disk

@@ -266,7 +266,7 @@ impl Driver {
         parts.ledger.take_over(wish).await
     }
 
-    /// Has a record driven, by this process if it is its own or nobody's, and returns where its changes show: from
+    /// Has a record driven, by this process if it is its own or nobody's and the journal is writable, and returns where its changes show: from
     /// its task, or through the feed when another process drives it.
     ///
     /// # Errors
@@ -275,24 +275,31 @@ impl Driver {
         if record.fence.owner == self.0.owner {
             return Ok(self.start(record));
         }
+        // A delete needs no journal. Everything else is left to those who can create, and waited for like what they have.
+        if self.journal_trouble().is_some() && record.removal.is_none() {
+            return self.follow_other(record).await;
+        }
         match self.take_over(&record).await? {
             TakenOver::Taken(record) => Ok(self.start(record)),
-            TakenOver::Leased(_) => {
-                let key = key_of(&record);
-                // First the place to wait at, then the look: what is written after the look is shown there.
-                let followed = self.0.registry().follow(&key, &Arc::new(*record));
-                match self.0.parts.ledger.operation(&key.0, &key.1).await? {
-                    // Two requests of this process may find a record without an owner at once.
-                    Some(record) if record.fence.owner == self.0.owner => Ok(self.start(record)),
-                    Some(record) => {
-                        self.0.registry().show(&key, &Arc::new(*record));
-                        Ok(followed)
-                    }
-                    None => Ok(followed),
-                }
-            }
+            TakenOver::Leased(_) => self.follow_other(record).await,
             // Nothing will change any more: whoever waits there is answered at once.
             TakenOver::Missing => Ok(watch::Sender::new(Arc::new(*record)).subscribe()),
+        }
+    }
+
+    /// Where the changes of a record that this process does not drive show.
+    async fn follow_other(&self, record: Box<OperationRecord>) -> Result<Followed, LedgerError> {
+        let key = key_of(&record);
+        // First the place to wait at, then the look: what is written after the look is shown there.
+        let followed = self.0.registry().follow(&key, &Arc::new(*record));
+        match self.0.parts.ledger.operation(&key.0, &key.1).await? {
+            // Two requests of this process may find a record without an owner at once.
+            Some(record) if record.fence.owner == self.0.owner => Ok(self.start(record)),
+            Some(record) => {
+                self.0.registry().show(&key, &Arc::new(*record));
+                Ok(followed)
+            }
+            None => Ok(followed),
         }
     }
 

@@ -11,7 +11,11 @@ use meridian_gateway::{
     operation::{Action, DeleteInstance, Outcome, Refusal},
     process,
 };
-use meridian_ledger::{Ledger, conformance::MemoryLedger, shared::MemoryShared};
+use meridian_ledger::{
+    Ledger,
+    conformance::{MemoryLedger, claim_new, sample_claim},
+    shared::MemoryShared,
+};
 use meridian_model::{
     error::ErrorCode,
     ids::CloudName,
@@ -171,4 +175,21 @@ async fn no_create_is_taken_on_while_the_intent_journal_is_full() {
     assert!(matches!(created, Ok(Outcome::Created { .. })), "{created:?}");
     let repeated = ask(&core, "acme", web()).await;
     assert!(matches!(repeated, Ok(Outcome::Created { .. })), "what is answered already sends nothing: {repeated:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_drives_waits_until_the_journal_is_well() {
+    let Pair { world, ledger } = Pair::start().await;
+    world.core.stop().await;
+    let (pair, intents) = (Pair { world, ledger }, Arc::new(MemoryIntents::default()));
+    let core = pair.noting(intents.clone()).await;
+    intents.refuse(Some("No space left on device"));
+    let _waiting = asking(&core, "web");
+    unwritable(&core).await;
+    let left = claim_new(&*pair.ledger, sample_claim("acme", "op1", "left")).await;
+    let held = async || pair.ledger.operation(&left.tenant, &left.op_id).await.unwrap().unwrap();
+    let mut followed = core.driver.adopt(held().await).await.unwrap();
+    assert_eq!(held().await.fence, left.fence, "it is left to those who can");
+    intents.refuse(None);
+    tokio::time::timeout(PATIENCE, followed.wait_for(|r| r.fence != left.fence)).await.unwrap().unwrap();
 }
