@@ -266,8 +266,8 @@ impl Driver {
         parts.ledger.take_over(wish).await
     }
 
-    /// Has a record driven, by this process if it is its own or nobody's and the journal is writable, and returns where its changes show: from
-    /// its task, or through the feed when another process drives it.
+    /// Has a record driven, by this process if it is its own, or nobody's and the journal is writable, and returns where
+    /// its changes show: from its task, or through the feed when another process drives it.
     ///
     /// # Errors
     /// The ledger cannot be read or written.
