@@ -33,6 +33,10 @@ use crate::{
 /// creates anything: a claim that was left before the instance was taken in fails.
 pub const IMPORTED: &str = "meridian.dev/imported-from";
 
+/// Annotation of a record that was found nowhere when a ledger was rebuilt, with what it was made from instead. What was
+/// asked for is not known, so nothing is sent for it.
+pub const REBUILT: &str = "meridian.dev/rebuilt";
+
 /// Version of the record's layout, raised when a reader of the last version could misread it.
 pub const RECORD_VERSION: u16 = 1;
 

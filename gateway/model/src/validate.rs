@@ -35,6 +35,8 @@ pub const CONFIG_FILES_LEN_MAX: usize = 60 * 1024;
 pub const CONFIG_FILES_MAX: usize = 100;
 /// Most labels.
 pub const LABELS_MAX: usize = 64;
+/// Prefix of annotations by which the gateway knows what it found and did not make.
+const ANNOTATION_RESERVED: &str = "meridian.dev/";
 /// Most bytes in all annotations together, as in Kubernetes.
 pub const ANNOTATIONS_LEN_MAX: usize = 256 * 1024;
 /// Most name servers, as in Kubernetes.
@@ -106,7 +108,13 @@ pub fn annotations(annotations: &Labels, pointer: &str) -> Vec<FieldError> {
         faults.add(pointer, "too-large", detail, "keep large data outside of annotations");
     }
     for key in annotations.keys() {
-        label_key(key, &format!("{pointer}/{}", escaped(key)), &mut faults);
+        let at = format!("{pointer}/{}", escaped(key));
+        label_key(key, &at, &mut faults);
+        if key.starts_with(ANNOTATION_RESERVED) {
+            let detail =
+                format!("{:?} begins with {ANNOTATION_RESERVED}, whose annotations are the gateway's", cut(key));
+            faults.add(at, "reserved", detail, "leave it out, or choose another prefix");
+        }
     }
     faults.0
 }

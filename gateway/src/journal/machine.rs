@@ -30,7 +30,7 @@ use meridian_model::{
     ids::{BackendId, ClientToken, CloudId, CloudName},
     instance::RestartPolicy,
     operation::{
-        Attempt, AttemptFault, AttemptState, Charge, Decision, IMPORTED, OperationRecord, OperationState,
+        Attempt, AttemptFault, AttemptState, Charge, Decision, IMPORTED, OperationRecord, OperationState, REBUILT,
         RankedCandidate, RejectedCandidate,
     },
     status::{Observed, ObservedEvent, ObservedPhase},
@@ -106,6 +106,11 @@ pub fn next(record: &OperationRecord) -> Next {
         let problem = Problem::new(ErrorCode::Conflict, "the import was interrupted; repeat it");
         return if clears { Next::Clear } else { Next::GiveUp(Box::new(problem)) };
     }
+    if !knows_wish(record) {
+        let detail = "nothing of it exists, and what was asked for was lost with the ledger; ask again under a new key";
+        let problem = Problem::new(ErrorCode::Conflict, detail);
+        return if clears { Next::Clear } else { Next::GiveUp(Box::new(problem)) };
+    }
     let Some(decision) = &record.decision else { return Next::Plan };
     match next_candidate(record, decision) {
         Some(candidate) => Next::Arm(Box::new(candidate.clone())),
@@ -113,6 +118,12 @@ pub fn next(record: &OperationRecord) -> Next {
         None if clears => Next::Clear,
         None => Next::GiveUp(Box::new(exhausted(record))),
     }
+}
+
+/// Whether what was asked for is known: without it nothing may be sent, not under a token either that was sent before.
+#[must_use]
+pub fn knows_wish(record: &OperationRecord) -> bool {
+    !record.annotations.contains_key(REBUILT)
 }
 
 /// Every attempt that was made, open, closed or condemned.

@@ -556,6 +556,7 @@ impl Task {
         let may_resend = backend.honours_tokens()
             && record.removal.is_none()
             && !machine::is_undetermined(&record)
+            && machine::knows_wish(&record)
             && asked.since(attempt.started_at) < RESEND_WITHIN
             && (is_late || machine::repetition_may_tell(&attempt));
         if may_resend && backoff.tries > 0 {

@@ -293,4 +293,6 @@ fn annotations_are_bounded_by_size() {
     assert!(check("note", ANNOTATIONS_LEN_MAX - 4).is_empty());
     assert_eq!(check("note", ANNOTATIONS_LEN_MAX), ["too-large"]);
     assert_eq!(check("a b", 1), ["invalid-name"]);
+    assert_eq!(check("meridian.dev/imported-from", 1), ["reserved"]);
+    assert!(check("example.com/meridian.dev", 1).is_empty());
 }

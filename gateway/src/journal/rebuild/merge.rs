@@ -31,7 +31,7 @@ use meridian_model::{
     instance::{Container, InstanceSpec, Labels},
     operation::{
         Attempt, AttemptState, Charge, Decision, Fence, IMPORTED, OperationRecord, OperationState, QuotaLimits,
-        RECORD_VERSION, Removal,
+        REBUILT, RECORD_VERSION, Removal,
     },
     status::Observed,
     time::Time,
@@ -47,8 +47,6 @@ use crate::journal::{
 /// Added to the greatest revision known of a record: whoever was told a higher one that is lost is not told it again
 /// with another content.
 const REV_LEAP: u64 = 1_000;
-/// Annotation of a record that was not left anywhere, with what it was made from.
-pub const REBUILT: &str = "meridian.dev/rebuilt";
 /// Stands for an image that nobody knows any more.
 const IMAGE_UNKNOWN: &str = "unknown";
 /// Generation of an instance whose name does not say.
@@ -178,6 +176,10 @@ pub fn merge(evidence: Evidence<'_>) -> Vec<OperationRecord> {
         }
     }
     for record in known.values_mut() {
+        // Of some only an answer is left, which holds no wish.
+        if record.spec.containers.is_empty() {
+            record.annotations.entry(REBUILT.to_owned()).or_insert_with(|| "from an answer".to_owned());
+        }
         seen.finish(record);
         record.seq = seq;
     }

@@ -175,6 +175,7 @@ fn an_instance_that_nobody_remembers_becomes_its_operation_again() {
     let mut withdrawn = all[0].clone();
     withdrawn.attempts[0].state = AttemptState::Absent;
     assert!(matches!(machine::next(&withdrawn), Next::GiveUp(_)), "never created again from a spec nobody knows");
+    assert!(!machine::knows_wish(&all[0]), "nor is its token sent again");
 }
 
 #[test]
