@@ -553,8 +553,11 @@ impl Task {
             }
         }
         let is_late = shows_none && !in_time;
+        // A delete needs to know what it has to delete. Where silence tells nobody, because nothing else of ours is there to
+        // be shown, only the token does: whatever it makes is deleted like what it made before.
+        let is_wanted = record.removal.is_none() || is_late && poller.trusts_sweeps();
         let may_resend = backend.honours_tokens()
-            && record.removal.is_none()
+            && is_wanted
             && !machine::is_undetermined(&record)
             && machine::knows_wish(&record)
             && asked.since(attempt.started_at) < RESEND_WITHIN
@@ -563,7 +566,7 @@ impl Task {
             let fence = record.fence.clone();
             let record = self.write(record, |r, now| Some(machine::rearmed(r, now))).await?;
             if let Some(attempt) = record.open_attempt().filter(|a| a.state == AttemptState::InDoubt).cloned()
-                && record.removal.is_none()
+                && (record.removal.is_none() || is_late)
                 && record.fence == fence
             {
                 let result = self.create(backend, &record, &attempt, attempt.armed_at).await;

@@ -5,7 +5,7 @@
 //! that it is there: a *canary*, one of those that the last complete sweep showed. A permission can be withdrawn at any
 //! moment and given back at another, so that having been shown something an hour ago, or a second ago, says nothing of
 //! now. A backend that shows nothing of ours at all proves nothing by silence: what is in doubt there stays in doubt
-//! until its token tells, until something else runs there, or until a person settles it.
+//! until its token tells, something else runs there, or a person settles it.
 
 use meridian_adapters::{AdapterError, DESCRIBE_IDS_MAX};
 use meridian_model::{
