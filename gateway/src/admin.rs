@@ -164,7 +164,7 @@ impl Admin {
                     };
                     let age = core.driver.feed_age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
                     let mut ledger = json!({ "standing": standing, "feedAgeMs": age });
-                    let unread = core.driver.unread().filter(|unread| !unread.is_empty());
+                    let unread = Some(core.unread()).filter(|unread| !unread.is_empty());
                     if let Some(ledger) = ledger.as_object_mut() {
                         ledger.extend(core.ledger.trouble().map(|why| ("detail".to_owned(), why.into())));
                         // These tenants alone are refused; the others are served.

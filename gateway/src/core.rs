@@ -1,7 +1,7 @@
 //! What the operation stack works with: everything that outlives a request, wired once.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -314,6 +314,14 @@ impl Core {
             }
             wait = (wait * 2).min(LIMITS_WAIT.1);
         }
+    }
+
+    /// The tenants whose books were not read since the start: their reads are refused.
+    #[must_use]
+    pub fn unread(&self) -> BTreeSet<TenantId> {
+        let mut unread = self.driver.unread().unwrap_or_default();
+        unread.extend(self.tenants.keys().filter(|tenant| !self.driver.has_read(tenant)).cloned());
+        unread
     }
 
     /// The rules of a tenant.

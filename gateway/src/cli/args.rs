@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use meridian_model::quantity::Span;
+use meridian_model::{ids::BackendId, quantity::Span};
 
 use super::admin::Admin;
 
@@ -122,7 +122,7 @@ pub(super) enum Verb {
     /// Look after the Redis that several gateways share
     #[command(
         subcommand,
-        after_help = "Examples:\n  meridian ledger init --config meridian.toml\n  \
+        after_help = "Examples:\n  meridian ledger init --config meridian.toml --nothing-at cn-hangzhou\n  \
                                         meridian ledger status --config meridian.toml -o json\n\nA gateway needs neither \
                                         to start: on an empty Redis it looks at every cloud first, which takes as long\n\
                                         as a request may stay in flight there; `init` spares a new deployment that wait."
@@ -424,9 +424,20 @@ pub enum Auth {
 #[derive(Debug, Subcommand)]
 pub(super) enum Ledger {
     /// Mark an empty Redis as a new deployment; refused when it, or any cloud, holds anything of this deployment
-    Init(ConfigFile),
+    Init(LedgerInit),
     /// Show how the shared ledger stands, and what it holds of each tenant
     Status(LedgerStatus),
+}
+
+/// `ledger init`.
+#[derive(Debug, Args)]
+pub(super) struct LedgerInit {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Your word that this deployment has nothing at a backend that shows nothing also to a key that may not list (ECI)
+    #[arg(long, value_name = "BACKEND")]
+    pub nothing_at: Vec<BackendId>,
 }
 
 /// `ledger status`.

@@ -8,11 +8,11 @@ use meridian_ledger::{
     recovery::{Begun, Finish, Recovery, TenantStanding},
     redis::{CheckError, RedisLedger, Warning},
 };
-use meridian_model::ids::TenantId;
+use meridian_model::ids::{BackendId, TenantId};
 use serde_json::{Value, json};
 
 use super::{
-    args::{ConfigFile, Format, Ledger, LedgerStatus},
+    args::{Format, Ledger, LedgerInit, LedgerStatus},
     failure::{Exit, Failure},
     local::{chain, failed, load, runtime},
     output::{self, Table, emit},
@@ -35,7 +35,7 @@ const PAGES_MAX: usize = 10_000;
 /// Runs a verb.
 pub(super) fn run(command: &Ledger) -> Result<(), Failure> {
     let path = match command {
-        Ledger::Init(ConfigFile { config }) | Ledger::Status(LedgerStatus { config, .. }) => config,
+        Ledger::Init(LedgerInit { config, .. }) | Ledger::Status(LedgerStatus { config, .. }) => config,
     };
     let config = load(path)?;
     runtime()?.block_on(async {
@@ -49,7 +49,7 @@ pub(super) fn run(command: &Ledger) -> Result<(), Failure> {
         let ledger = Arc::new(opened.map_err(|e| failed("the ledger cannot be used", chain(&e)))?);
         let recovery: Arc<dyn Recovery> = Arc::clone(&ledger) as Arc<dyn Recovery>;
         match command {
-            Ledger::Init(_) => init(&config, &recovery).await,
+            Ledger::Init(args) => init(&config, &recovery, &args.nothing_at).await,
             Ledger::Status(args) => status(&config, &ledger, &recovery, args.output).await,
         }
     })
@@ -65,7 +65,7 @@ fn unanswered(error: LedgerError) -> Failure {
     failed("the ledger does not answer", error)
 }
 
-async fn init(config: &Config, recovery: &Arc<dyn Recovery>) -> Result<(), Failure> {
+async fn init(config: &Config, recovery: &Arc<dyn Recovery>, nothing_at: &[BackendId]) -> Result<(), Failure> {
     let tenants: Vec<TenantId> = config.tenants.iter().map(|t| t.name.clone()).collect();
     let mut held = recovery.roll().await.map_err(unanswered)?.tenants;
     let standings = recovery.standings(tenants).await.map_err(unanswered)?;
@@ -76,7 +76,7 @@ async fn init(config: &Config, recovery: &Arc<dyn Recovery>) -> Result<(), Failu
             "nothing is to be done: gateways confirm or rebuild what is there by themselves",
         ));
     }
-    nothing_at_clouds(config).await?;
+    nothing_at_clouds(config, nothing_at).await?;
     for tenant in &config.tenants {
         let nonce = format!("{:032x}", Entropy::system().next());
         let begun = recovery.begin(&tenant.name, "init", &nonce, LEASE).await.map_err(unanswered)?;
@@ -93,13 +93,20 @@ async fn init(config: &Config, recovery: &Arc<dyn Recovery>) -> Result<(), Failu
     emit(&format!("the ledger is that of a new deployment with {} tenants\n", config.tenants.len()))
 }
 
-/// Refuses when any cloud shows an instance of this deployment, or cannot be asked.
-async fn nothing_at_clouds(config: &Config) -> Result<(), Failure> {
+/// Refuses when any cloud shows an instance of this deployment, cannot be asked, or would show nothing in any case and
+/// nobody `said` that there is nothing.
+async fn nothing_at_clouds(config: &Config, said: &[BackendId]) -> Result<(), Failure> {
     let backends = backends_alone(config).map_err(|e| failed("the configuration cannot be used", chain(&e)))?;
-    let swept = join_all(backends.iter().map(|b| async move { (b.id.clone(), sweep::complete(b).await) })).await;
+    if let Some(unknown) = said.iter().find(|id| backends.iter().all(|b| b.id != **id)) {
+        return Err(Failure::new(Exit::Usage, format!("--nothing-at {unknown}: no such backend in the configuration")));
+    }
+    let swept = join_all(backends.iter().map(|b| async move { (b, sweep::complete(b).await) })).await;
+    let mut unproven = Vec::new();
     for (backend, shown) in swept {
+        let hides = backend.capability.denies_silently && !said.contains(&backend.id);
+        let backend = backend.id.as_str();
         match shown {
-            Ok(Some(ours)) if ours.is_empty() => {}
+            Ok(Some(ours)) if ours.is_empty() => unproven.extend(hides.then_some(backend)),
             Ok(Some(ours)) => {
                 return Err(refused(
                     format!("backend {backend} shows {} instances of this deployment", ours.len()),
@@ -115,7 +122,17 @@ async fn nothing_at_clouds(config: &Config) -> Result<(), Failure> {
             }
         }
     }
-    Ok(())
+    if unproven.is_empty() {
+        return Ok(());
+    }
+    let words: Vec<String> = unproven.iter().map(|backend| format!("--nothing-at {backend}")).collect();
+    Err(refused(
+        format!("{} show nothing, which they do to a key that may not list as well", unproven.join(", ")),
+        &format!(
+            "see that the key may list there and that nothing of this deployment runs; then add {}",
+            words.join(" ")
+        ),
+    ))
 }
 
 async fn status(
@@ -147,6 +164,12 @@ async fn status(
     emit(&table.render())?;
     for warning in warnings {
         output::note(&format!("warning: {warning}"));
+    }
+    if standings.values().any(|standing| !standing.is_whole() && !standing.is_new) {
+        output::note(
+            "note: what is empty or recovering takes no writes; gateways confirm or rebuild it by themselves, which takes \
+             seconds or the longest effect bound",
+        );
     }
     Ok(())
 }

@@ -173,6 +173,13 @@ impl EmbeddedLedger {
     /// [`OpenError`]; the file is left as it is, except that an unfinished commit is dropped.
     pub fn open(options: Options) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Io { path: options.path.clone(), source };
+        if std::fs::metadata(&options.path).is_ok_and(|file| file.len() == 0) {
+            let detail =
+                "it is empty; a ledger never is, but a copy that was cut short, or a full disk's. Remove it only \
+                          if this deployment is new"
+                    .to_owned();
+            return Err(OpenError::Damaged { path: options.path, detail });
+        }
         let file = seal::private_file(&options.path, false).map_err(failed)?;
         seal::sync_folder(&options.path).map_err(failed)?;
         let backend = FileBackend::new(file).map_err(|e| open_error(&options.path, e))?;

@@ -48,7 +48,15 @@ async fn a_new_ledger_is_begun_once_and_says_how_it_stands() {
     let before = standings(&config).await;
     assert!([standing("empty"), standing("new")].contains(&before), "{before}");
 
-    let begun = run(&["ledger", "init", "--config", &config]).await;
+    let unproven = run(&["ledger", "init", "--config", &config]).await;
+    assert_eq!(unproven.code, 6, "{unproven:?}");
+    assert!(unproven.stderr.contains("cn-hangzhou, cn-beijing show nothing, which"), "{unproven:?}");
+    assert!(unproven.stderr.contains("then add --nothing-at cn-hangzhou --nothing-at cn-beijing"), "{unproven:?}");
+    assert_eq!(redis.ask(&["DBSIZE"]), "0", "nothing was written");
+    let wrong = run(&["ledger", "init", "--config", &config, "--nothing-at", "mars"]).await;
+    assert!(wrong.code == 2 && wrong.stderr.contains("no such backend"), "{wrong:?}");
+    let begun =
+        run(&["ledger", "init", "--config", &config, "--nothing-at=cn-beijing", "--nothing-at=cn-hangzhou"]).await;
     assert_eq!(begun.ok(), "the ledger is that of a new deployment with 2 tenants\n");
     assert_eq!(standings(&config).await, standing("serving"));
     let table = run(&["ledger", "status", "--config", &config]).await.ok();

@@ -95,7 +95,7 @@ async fn changed_bytes_never_lose_silently() {
 async fn a_foreign_file_is_refused_and_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger.redb");
-    for text in ["#!/bin/sh\nexit 0\n".to_owned(), "x".repeat(1 << 16)] {
+    for text in [String::new(), "#!/bin/sh\nexit 0\n".to_owned(), "x".repeat(1 << 16)] {
         fs::write(&path, &text).unwrap();
         let error = try_open(&path).unwrap_err();
         assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
