@@ -336,6 +336,12 @@ impl Core {
         self.tenants.get(tenant).map(crate::planner::places_of).unwrap_or_default()
     }
 
+    /// The limits that the configuration gives a tenant.
+    #[must_use]
+    pub fn tenant_limits(&self, tenant: &TenantId) -> QuotaLimits {
+        self.quotas.get(tenant).copied().unwrap_or_default()
+    }
+
     /// Renews the lease and shrinks what is long gone. A lease is renewed while something is driven; one that lapses
     /// in idle times harms nobody, and the next claim extends it. Who cannot begin what it has lets its lease end
     /// (`journal::disk`).

@@ -308,8 +308,9 @@ pub struct Quota {
     pub name: String,
     /// Limits; what is absent is not limited.
     pub limits: QuotaLimits,
-    /// What is charged now.
-    pub used: Charge,
+    /// What is charged now; absent while the ledger cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub used: Option<Charge>,
 }
 
 /// A tenant.

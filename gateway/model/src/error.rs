@@ -194,11 +194,13 @@ impl ErrorCode {
             Self::Overloaded => "Wait for the time in Retry-After, then repeat the request.",
             Self::RegionUnavailable => "Try later (a create with a new idempotency key), or allow other regions.",
             Self::StoreUnavailable | Self::StoreRecovering => {
-                "Repeat the request with the same idempotency key after Retry-After."
+                "Repeat the request after Retry-After; a create with the same idempotency key."
             }
             Self::RevisionNotReached => "Repeat the read after Retry-After, or without minRevision.",
             Self::BackendError => "Look at the attempts; if the reason is not in your spec, tell the operator.",
-            Self::DeadlineExceeded => "Follow the operation; repeating with the same idempotency key is safe.",
+            Self::DeadlineExceeded => {
+                "Repeat the request; a create with the same idempotency key, or follow its operation."
+            }
             Self::Cancelled => "Nothing; the instance was deleted while it was being placed.",
             Self::Internal => "Report the request id to the operator.",
         }

@@ -300,7 +300,8 @@ fn table(kind: Kind, rows: &[&Value], args: &Get, now: Time) -> Table {
 }
 
 fn used_of(quota: &Value, dimension: &str) -> String {
-    let used = scalar(quota, &format!("/used/{dimension}"));
+    // Nobody can tell what is used while the ledger is away.
+    let used = quota.get("used").map_or_else(|| "?".to_owned(), |_| scalar(quota, &format!("/used/{dimension}")));
     let limit = scalar(quota, &format!("/limits/{dimension}"));
     if limit.is_empty() { used } else { format!("{used}/{limit}") }
 }

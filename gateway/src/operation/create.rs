@@ -106,7 +106,7 @@ pub async fn validate(core: &Core, create: CreateInstance) -> Result<Outcome, Re
     Ok(Outcome::Validated(Box::new(views::Validation {
         spec: Some(spec),
         placement: Some(planned.decision),
-        quota: Some(quota_view(&create.tenant, used, usage.limits)),
+        quota: Some(quota_view(&create.tenant, Some(used), usage.limits)),
         warnings: Vec::new(),
     })))
 }

@@ -246,7 +246,7 @@ pub enum Outcome {
     /// A page of instances.
     Instances(Box<views::InstancePage>),
     /// A decision record.
-    Explanation(Box<views::Explanation>),
+    Explanation(Box<views::Explanation>, Option<views::LedgerFreshness>),
     /// One operation.
     Operation(Box<views::Operation>),
     /// Operations.
@@ -386,10 +386,10 @@ async fn perform(core: &Core, operation: Operation) -> Result<Outcome, Refusal> 
         Action::ListOperations(_, page) => read::operations(core, &own, &page).await,
         Action::GetQuota(_) => read::quota(core, &own).await,
         Action::ListTenants => {
-            let items = vec![read::tenant(core, &own).await?];
+            let items = vec![read::tenant(core, &own).await];
             Ok(Outcome::Tenants(views::Page { items, next_after: None }))
         }
-        Action::GetTenant(_) => read::tenant(core, &own).await.map(|t| Outcome::Tenant(Box::new(t))),
+        Action::GetTenant(_) => Ok(Outcome::Tenant(Box::new(read::tenant(core, &own).await))),
         Action::GetInstance(wish) => {
             read::shown(core, &own, Some(&wish.name), wish.min_revision, operation.deadline).await?;
             read::instance(core, &own, &wish)
@@ -405,7 +405,7 @@ async fn perform(core: &Core, operation: Operation) -> Result<Outcome, Refusal> 
 }
 
 /// The quota resource.
-fn quota_view(tenant: &TenantId, used: Charge, limits: QuotaLimits) -> views::Quota {
+fn quota_view(tenant: &TenantId, used: Option<Charge>, limits: QuotaLimits) -> views::Quota {
     views::Quota { name: format!("tenants/{tenant}/quotas/default"), limits, used }
 }
 
@@ -458,6 +458,17 @@ pub(crate) fn store_refusal(error: &LedgerError) -> Refusal {
     refusal
 }
 
+/// The same of a read, which has no key and changes nothing.
+pub(crate) fn read_refusal(error: &LedgerError) -> Refusal {
+    let mut refusal = store_refusal(error);
+    refusal.problem.detail = match refusal.problem.code {
+        ErrorCode::StoreRecovering => "the ledger may have lost writes and is being rebuilt; it shows this when it is",
+        _ => "this is in the ledger, which cannot be read now",
+    }
+    .to_owned();
+    refusal
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -472,6 +483,9 @@ mod tests {
             (LedgerError::Unanswered(why()), ErrorCode::StoreUnavailable, ErrorCode::DeadlineExceeded),
         ] {
             assert_eq!(store_refusal(&error).problem.code, read, "{error:?}");
+            let told = read_refusal(&error).problem;
+            assert_eq!(told.code, read, "{error:?}");
+            assert!(!told.detail.contains("key"), "a read has none: {}", told.detail);
             let refusal = write_refusal(&error, op.clone());
             assert_eq!(refusal.problem.code, write, "{error:?}");
             let told = refusal.problem.operation.is_some();

@@ -10,7 +10,7 @@ use meridian_model::{
 };
 use tokio::time::Instant;
 
-use super::{InstanceRef, ListInstances, Outcome, PageRequest, Refusal, quota_view, store_refusal};
+use super::{InstanceRef, ListInstances, Outcome, PageRequest, Refusal, quota_view, read_refusal};
 use crate::{
     core::Core,
     journal::NOTED_WITHIN,
@@ -27,6 +27,9 @@ const READS_WITHIN: Duration = Duration::from_secs(10 * 60);
 
 /// Longest wait of a read for a write of another gateway.
 const REVISION_WITHIN: Duration = Duration::from_secs(2);
+
+/// Longest wait for usage of a read that can be answered without it.
+const USAGE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Kept free before the request's deadline to answer.
 const ANSWER_MARGIN: Duration = Duration::from_millis(50);
@@ -127,7 +130,7 @@ async fn latest(core: &Core, tenant: &TenantId, wish: &InstanceRef) -> Result<Ar
 }
 
 async fn record(core: &Core, tenant: &TenantId, op: &OperationId) -> Result<Arc<OperationRecord>, Refusal> {
-    let found = core.ledger.operation(tenant, op).await.map_err(|e| store_refusal(&e))?;
+    let found = core.ledger.operation(tenant, op).await.map_err(|e| read_refusal(&e))?;
     found.map(|r| Arc::new(*r)).ok_or_else(Refusal::not_found)
 }
 
@@ -136,22 +139,24 @@ async fn record(core: &Core, tenant: &TenantId, op: &OperationId) -> Result<Arc<
 /// # Errors
 /// There is and was no such instance.
 pub async fn explain(core: &Core, tenant: &TenantId, wish: &InstanceRef) -> Result<Outcome, Refusal> {
+    let ledger = heard(core, tenant)?;
     let record = latest(core, tenant, wish).await?;
-    let usage = core.ledger.usage(tenant).await.map_err(|e| store_refusal(&e))?;
+    let quota = known_quota(core, tenant).await;
     let used = record.attempts.last().filter(|a| a.state != AttemptState::Refused && a.state != AttemptState::Absent);
     let chosen = record.decision.as_ref().zip(used).and_then(|(decision, attempt)| {
         decision.candidates.iter().find(|c| c.backend == attempt.backend && c.zone == attempt.zone).cloned()
     });
-    Ok(Outcome::Explanation(Box::new(views::Explanation {
+    let explanation = Box::new(views::Explanation {
         name: format!("tenants/{tenant}/instances/{}", record.name),
         state: record.state,
         chosen,
         decision: record.decision.clone(),
         attempts: record.attempt_views(),
         charge: record.charge,
-        quota: quota_view(tenant, usage.used, usage.limits),
+        quota,
         error: record.problem.clone(),
-    })))
+    });
+    Ok(Outcome::Explanation(explanation, ledger))
 }
 
 /// One operation.
@@ -191,23 +196,22 @@ pub async fn operations(core: &Core, tenant: &TenantId, page: &PageRequest) -> R
 /// # Errors
 /// The ledger cannot be read.
 pub async fn quota(core: &Core, tenant: &TenantId) -> Result<Outcome, Refusal> {
-    let usage = core.ledger.usage(tenant).await.map_err(|e| store_refusal(&e))?;
-    Ok(Outcome::Quota(Box::new(quota_view(tenant, usage.used, usage.limits))))
+    let usage = core.ledger.usage(tenant).await.map_err(|e| read_refusal(&e))?;
+    Ok(Outcome::Quota(Box::new(quota_view(tenant, Some(usage.used), usage.limits))))
 }
 
-/// One tenant.
-///
-/// # Errors
-/// The ledger cannot be read.
-pub async fn tenant(core: &Core, tenant: &TenantId) -> Result<views::Tenant, Refusal> {
-    let usage = core.ledger.usage(tenant).await.map_err(|e| store_refusal(&e))?;
+/// Limits and usage; the configured limits alone while the ledger does not answer.
+async fn known_quota(core: &Core, tenant: &TenantId) -> views::Quota {
+    match tokio::time::timeout(USAGE_WITHIN, core.ledger.usage(tenant)).await {
+        Ok(Ok(usage)) => quota_view(tenant, Some(usage.used), usage.limits),
+        Ok(Err(_)) | Err(_) => quota_view(tenant, None, core.tenant_limits(tenant)),
+    }
+}
+
+/// One tenant. It needs no ledger but for its usage.
+pub async fn tenant(core: &Core, tenant: &TenantId) -> views::Tenant {
     let (regions, providers) = core.tenant_places(tenant);
-    Ok(views::Tenant {
-        name: format!("tenants/{tenant}"),
-        quota: quota_view(tenant, usage.used, usage.limits),
-        regions,
-        providers,
-    })
+    views::Tenant { name: format!("tenants/{tenant}"), quota: known_quota(core, tenant).await, regions, providers }
 }
 
 /// All regions, or the one that is named, with health and age.

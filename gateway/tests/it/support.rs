@@ -329,7 +329,7 @@ pub(crate) fn quota() -> views::Quota {
     views::Quota {
         name: "tenants/acme/quotas/default".to_owned(),
         limits: QuotaLimits { instances: Some(10), ..QuotaLimits::default() },
-        used: Charge { instances: 3, ..Charge::default() },
+        used: Some(Charge { instances: 3, ..Charge::default() }),
     }
 }
 

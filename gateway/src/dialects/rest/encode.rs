@@ -85,8 +85,10 @@ impl Rest {
             }
             Outcome::Validated(validation) => json(StatusCode::OK, &validation)?,
             Outcome::Instances(page) => self.instances(&page, plan)?,
-            Outcome::Explanation(explanation) => {
-                json(StatusCode::OK, &with_problem(&*explanation, explanation.error.as_ref())?)?
+            Outcome::Explanation(explanation, ledger) => {
+                let mut reply = json(StatusCode::OK, &with_problem(&*explanation, explanation.error.as_ref())?)?;
+                add_ledger_age(&mut reply, ledger.as_ref());
+                reply
             }
             Outcome::Operation(operation) => json(StatusCode::OK, &operation_json(&operation)?)?,
             Outcome::Operations(page) => {

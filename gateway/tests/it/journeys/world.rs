@@ -291,14 +291,14 @@ impl World {
 
     pub async fn explain(&self, tenant: &str, name: &str) -> views::Explanation {
         match self.ask(tenant, Action::ExplainInstance(at(tenant, name))).await {
-            Ok(Outcome::Explanation(e)) => *e,
+            Ok(Outcome::Explanation(e, _)) => *e,
             other => panic!("{other:?}"),
         }
     }
 
     pub async fn used_instances(&self, tenant: &str) -> u64 {
         match self.ask(tenant, Action::GetQuota(tenant.parse().unwrap())).await {
-            Ok(Outcome::Quota(q)) => q.used.instances,
+            Ok(Outcome::Quota(q)) => q.used.unwrap().instances,
             other => panic!("{other:?}"),
         }
     }

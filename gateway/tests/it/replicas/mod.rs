@@ -275,7 +275,7 @@ async fn a_rolling_restart_under_load_loses_nothing() {
 
 async fn ask_used(core: &Arc<Core>) -> u64 {
     match ask(core, "acme", Action::GetQuota("acme".parse().unwrap())).await {
-        Ok(Outcome::Quota(quota)) => quota.used.instances,
+        Ok(Outcome::Quota(quota)) => quota.used.unwrap().instances,
         other => panic!("{other:?}"),
     }
 }
@@ -333,6 +333,18 @@ async fn while_the_ledger_is_away_reads_go_on_and_say_so_and_what_is_open_ends_a
         assert_eq!(refusal.problem.code, code);
         assert_eq!(world.delete("acme", "before").await.unwrap_err().problem.code, code);
         assert_eq!(names(&world.core, None).await.unwrap(), ["before", "open"]);
+        for action in [Action::ListTenants, Action::GetTenant("acme".parse().unwrap())] {
+            let quota = match world.ask("acme", action).await {
+                Ok(Outcome::Tenants(page)) => page.items[0].quota.clone(),
+                Ok(Outcome::Tenant(tenant)) => tenant.quota,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(quota.used, None, "nobody can tell now");
+        }
+        let quota = world.ask("acme", Action::GetQuota("acme".parse().unwrap())).await.unwrap_err();
+        assert_eq!(quota.problem.code, code, "it is nothing without what is used");
+        let explained = world.explain("acme", "before").await;
+        assert_eq!((explained.attempts.len(), explained.quota.used), (1, None));
     }
     until("reads say that the ledger is away", || async { marks(&world, "before").await == [true; 3] }).await;
     assert_eq!(world.ever().await.len(), 2, "nothing is sent without a ledger");
