@@ -109,6 +109,7 @@ impl Process {
             draining: drain.clone(),
         };
         let core = Core::start(&config, deps).await?;
+        opened.journal_trouble.iter().for_each(|why| core.driver.begin_unwritable(why));
         tell_of(&health, &core);
         let parts = Parts {
             operations: operation::stack(&core),
@@ -118,11 +119,10 @@ impl Process {
             health: Arc::clone(&health),
             drawer: core.drawer.clone(),
         };
-        let limits = &config.server.limits;
         let api = Setup {
             handler: Http::build(&config, parts),
             tls: config.server.tls.as_ref(),
-            limits: limits.clone(),
+            limits: config.server.limits.clone(),
             metrics: Arc::clone(&metrics),
             entropy: entropy.clone(),
             drain: drain.clone(),
@@ -130,7 +130,7 @@ impl Process {
         let admin = Setup {
             handler: Admin::new(health, Arc::clone(&metrics), config.redacted()).over(Arc::clone(&core)),
             tls: None,
-            limits: limits.clone(),
+            limits: config.server.limits.clone(),
             metrics,
             entropy,
             drain: admin_drain.clone(),

@@ -7,7 +7,8 @@
 //!
 //! At the start a record that is cut short at the end is dropped: nobody was told that it is there. A record whose CRC
 //! does not fit is skipped and reported, at the end and before it: the journal is evidence, and what can still be read
-//! of it is worth more than a refusal to start.
+//! of it is worth more than a refusal to start. A journal that can be read but not written is no reason to refuse
+//! either: it is in memory then, and the next file has all of it.
 
 use std::{
     fs::{File, OpenOptions},
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Intent, IntentError, IntentFuture, IntentLog, Kept};
+use crate::journal::driver::Driver;
 
 /// The journal.
 const FILE: &str = "intents.log";
@@ -69,7 +71,7 @@ enum Command {
 }
 
 /// What was found when a journal was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Found {
     /// Intents that were not settled.
     pub open: usize,
@@ -77,6 +79,8 @@ pub struct Found {
     pub damaged: usize,
     /// Bytes of the torn record at the end.
     pub torn_bytes: usize,
+    /// Why it cannot be written now, if so: nothing can be noted until a probe wrote.
+    pub unwritable: Option<String>,
 }
 
 type Shared = Arc<Mutex<Kept>>;
@@ -100,23 +104,33 @@ fn lock(kept: &Shared) -> MutexGuard<'_, Kept> {
 }
 
 impl FileIntents {
-    /// Opens the journal in a folder, which is made when it is not there. Blocks on the disk.
+    /// Opens the journal in a folder, which is made when it is not there. One that can be read but not written is
+    /// opened as well ([`Found::unwritable`]). Blocks on the disk.
     ///
     /// # Errors
-    /// The folder cannot be used, or another process uses it.
+    /// The journal cannot be read or locked, or another process uses the folder.
     pub fn open(folder: &Path) -> io::Result<(Self, Found)> {
         std::fs::create_dir_all(folder)?;
-        let guard = private(OpenOptions::new().write(true).create(true).truncate(false)).open(folder.join(LOCK))?;
+        // A lock that is there can be held on a disk that takes no writes, too.
+        let guard = private(OpenOptions::new().write(true).create(true).truncate(false))
+            .open(folder.join(LOCK))
+            .or_else(|error| File::open(folder.join(LOCK)).map_err(|_| error))?;
         guard.try_lock().map_err(|why| {
             io::Error::new(
                 io::ErrorKind::ResourceBusy,
                 format!("{} is used by another gateway: {why}", folder.display()),
             )
         })?;
-        let (open, found) = read(&folder.join(FILE))?;
+        let (open, mut found) = read(&folder.join(FILE))?;
         let kept: Shared = Arc::new(Mutex::new(open));
         // What was read is written anew, so that nothing torn stands before what follows.
-        let disk = Disk::renew(folder, &kept, Room::Any)?;
+        let disk = match Disk::renew(folder, &kept, Room::Any) {
+            Ok(disk) => disk,
+            Err(error) => {
+                found.unwritable = Some(error.to_string());
+                Disk::without(folder)?
+            }
+        };
         Ok((Self::over(disk, kept, guard)?, found))
     }
 
@@ -151,6 +165,13 @@ impl FileIntents {
         if let Some(queue) = &self.queue {
             let _ = queue.try_send(Command::Drop(entry));
         }
+    }
+}
+
+impl Driver {
+    /// Says of a journal that was opened ([`Found::unwritable`]) that it cannot be written: no create has to find out.
+    pub fn begin_unwritable(&self, why: &str) {
+        self.0.disk.failed(why);
     }
 }
 
@@ -237,6 +258,12 @@ struct Disk {
 }
 
 impl Disk {
+    /// No file to write to yet; what stands there is left as it is.
+    fn without(folder: &Path) -> io::Result<Self> {
+        let file = File::open(folder)?;
+        Ok(Self { folder: folder.to_owned(), file, bytes: 0, bytes_first: 0, broken: true })
+    }
+
     /// A file with what is open, in the place of the one before.
     fn renew(folder: &Path, kept: &Shared, room: Room) -> io::Result<Self> {
         Self::draft(folder, kept, room).inspect_err(|_| {
@@ -524,6 +551,35 @@ mod tests {
         log.arm(intent(4)).await.unwrap();
         drop(log);
         assert_eq!(ns(&FileIntents::open(folder.path()).unwrap().0), [3, 4], "nothing that was forgotten comes back");
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_can_be_read_but_not_written_is_opened_and_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let (log, _) = FileIntents::open(folder.path()).unwrap();
+        log.arm(intent(1)).await.unwrap();
+        drop(log);
+        let before = std::fs::read(at(FILE)).unwrap();
+        std::os::unix::fs::symlink("/dev/full", at(DRAFT)).unwrap();
+        let (log, found) = FileIntents::open(folder.path()).unwrap();
+        assert!(found.unwritable.is_some_and(|why| why.contains("No space left on device")));
+        assert_eq!((found.open, ns(&log)), (1, vec![1]));
+        std::os::unix::fs::symlink("/dev/full", at(DRAFT)).unwrap();
+        assert!(log.arm(intent(2)).await.is_err());
+        assert_eq!(std::fs::read(at(FILE)).unwrap(), before);
+        log.probe().await.unwrap();
+        log.arm(intent(3)).await.unwrap();
+        drop(log);
+        let (log, found) = FileIntents::open(folder.path()).unwrap();
+        assert_eq!((ns(&log), found.unwritable), (vec![1, 2, 3], None));
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_read_is_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join(FILE)).unwrap();
+        assert!(FileIntents::open(folder.path()).is_err());
     }
 
     #[test]
