@@ -19,6 +19,9 @@ const DIFFERENCES_SHOWN: usize = 5;
 /// small images often run by then.
 const HOLD_SECONDS: u64 = 2;
 
+/// On an answer that was given before.
+const REPLAYED: &str = "idempotency-replayed";
+
 /// What became of a document.
 struct Done {
     name: String,
@@ -119,6 +122,10 @@ async fn send(client: &Client, document: &Document, waiting: &Waiting, animate: 
             if waiting.wait {
                 progress.finish(&[], &phase(&value));
             }
+            if waiting.idempotency_key.is_some() && answer.headers.contains_key(REPLAYED) {
+                let remark = since(client, &name, &value, waiting.output).await?;
+                return Ok(Done { name, verb: "was created with this key before", value, remark });
+            }
             let remark = place_of(&value);
             Ok(Done { name, verb: "created", value, remark })
         }
@@ -153,6 +160,25 @@ async fn send(client: &Client, document: &Document, waiting: &Waiting, animate: 
             Err(with_places(&problem, problem.failure(status, client.verbose), document))
         }
     }
+}
+
+/// What became of an instance since a replayed answer, which is of the time of its create. One that is gone is told of
+/// beside the answer, too, where only that is shown.
+async fn since(client: &Client, name: &str, created: &Value, format: Format) -> Result<String, Failure> {
+    let now = client.ask(Ask::get(client.instance_path(name).await?)).await?;
+    let there = now.json();
+    if now.status.as_u16() != 404 && !now.status.is_success() {
+        // The create is known all the same.
+        return Ok("; what became of it cannot be told now".to_owned());
+    }
+    if now.status.is_success() && there.get("uid") == created.get("uid") {
+        return Ok(place_of(&there));
+    }
+    if matches!(format, Format::Json | Format::Yaml | Format::Name) {
+        let name = output::one_line(name);
+        note(&format!("! instance/{name} was created with this key before, and is gone now\n"));
+    }
+    Ok(", and is gone now".to_owned())
 }
 
 fn phase(instance: &Value) -> String {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     args::{Delete, Format, Until, Wait},
-    client::{Ask, Client},
+    client::{Ask, Client, encode},
     failure::{Exit, Failure, ProblemBody},
     manifest,
     output::{Environment, emit, note, one_line, text},
@@ -84,19 +84,20 @@ fn confirm(names: &[String], tenant: &str, env: &Environment, no_input: bool) ->
 
 async fn delete_one(client: &Client, name: &str, args: &Delete) -> Result<(), Failure> {
     let path = client.instance_path(name).await?;
-    let mut query = Vec::new();
-    if args.ignore_not_found {
-        query.push("allowMissing=true");
-    }
-    if args.dry_run {
-        query.push("validateOnly=true");
-    }
-    let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+    // Not `allowMissing`: its answer is the same whether there was something to delete or not.
+    let query = if args.dry_run { "?validateOnly=true" } else { "" };
     let started = Instant::now();
     let hold = if args.no_wait { 0 } else { HOLD_SECONDS };
     let answer = client.ask(Ask::delete(format!("{path}{query}")).wait(hold)).await?;
     if answer.status.as_u16() == 404 {
-        return Err(not_found(client, name, &answer.body).await);
+        if !args.ignore_not_found {
+            return Err(not_found(client, name, &answer.body).await);
+        }
+        tenant_exists(client).await?;
+        return match args.output {
+            Format::Name => Ok(()),
+            _ => emit(&format!("instance/{} not found\n", one_line(name))),
+        };
     }
     client.good(&answer)?;
     let verb = match (answer.status.as_u16(), args.dry_run, args.no_wait) {
@@ -126,15 +127,24 @@ async fn not_found(client: &Client, name: &str, body: &bytes::Bytes) -> Failure 
     failure
 }
 
-/// Waits until the instance cannot be read any more.
-async fn gone(client: &Client, name: &str, started: Instant, timeout: Duration) -> Result<(), Failure> {
+/// A name that is not there says nothing if the tenant is none of the key's.
+async fn tenant_exists(client: &Client) -> Result<(), Failure> {
+    let tenant = client.tenant().await?;
+    let path = format!("/v1/tenants/{}", encode(tenant));
+    client.read_named(&path, &format!("tenant {}", one_line(tenant))).await.map(drop)
+}
+
+/// Waits until the instance cannot be read any more, and says whether it ever could.
+async fn gone(client: &Client, name: &str, started: Instant, timeout: Duration) -> Result<bool, Failure> {
     let path = client.instance_path(name).await?;
+    let mut seen = false;
     loop {
         let answer = client.ask(Ask::get(path.as_str())).await?;
         if answer.status.as_u16() == 404 {
-            return Ok(());
+            return Ok(seen);
         }
         client.good(&answer)?;
+        seen = true;
         if started.elapsed() >= timeout {
             let phase = text(&answer.json(), "/status/phase").to_owned();
             let cause = format!("instance/{name} is not proven gone after {} s (phase {phase})", timeout.as_secs());
@@ -154,8 +164,11 @@ pub(super) async fn wait(client: &Client, args: &Wait) -> Result<(), Failure> {
     let started = Instant::now();
     let wished = match &args.until {
         Until::Deleted => {
-            gone(client, &name, started, args.timeout.0).await?;
-            return emit(&format!("instance/{name} deleted\n"));
+            if gone(client, &name, started, args.timeout.0).await? {
+                return emit(&format!("instance/{name} deleted\n"));
+            }
+            tenant_exists(client).await?;
+            return emit(&format!("instance/{} is not there\n", one_line(&name)));
         }
         Until::Phase(phase) => phase.as_str(),
     };

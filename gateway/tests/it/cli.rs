@@ -59,6 +59,37 @@ fn answers_come_in_every_form() {
 }
 
 #[test]
+fn what_is_not_there_is_not_called_deleted() {
+    let demo = Demo::start();
+    assert_eq!(demo.run(&["delete", "nope", "--ignore-not-found", "--yes"]).ok(), "instance/nope not found\n");
+    assert_eq!(demo.run(&["wait", "nope", "--for=deleted"]).ok(), "instance/nope is not there\n");
+    for words in [&["wait", "nope", "--for=deleted"] as &[&str], &["delete", "nope", "--ignore-not-found", "--yes"]] {
+        let [unknown, foreign] = ["acne", "lab"].map(|tenant| demo.run(&[&["--tenant", tenant], words].concat()));
+        assert_eq!((unknown.code, foreign.code), (3, 3), "{unknown:?} {foreign:?}");
+        assert!(unknown.stderr.contains("there is no tenant acne, or the key may not see it"), "{unknown:?}");
+        assert_eq!(unknown.stderr.replace("acne", "lab"), foreign.stderr);
+    }
+}
+
+#[test]
+fn a_create_under_a_key_of_before_says_so_and_what_became_of_it() {
+    let demo = Demo::start();
+    let words = ["create", "web", "--image", "nginx:1.27", "--wait", "--idempotency-key", "k"];
+    let create = || demo.run(&words);
+    let first = create().ok();
+    assert!(first.starts_with("instance/web created: Running in "), "{first}");
+    let again = create().ok();
+    assert!(again.starts_with("instance/web was created with this key before: Running in "), "{again}");
+    demo.run(&["delete", "web", "--yes"]).ok();
+    wait_until("it is gone", || demo.run(&["get", "inst", "web"]).code == 3);
+    assert_eq!(create().ok(), "instance/web was created with this key before, and is gone now\n");
+    demo.run(&["create", "web", "--image", "nginx:1.27", "--wait"]).ok();
+    let other = demo.run(&[&words[..], &["-o", "json"]].concat());
+    assert!(other.stderr.contains("! instance/web was created with this key before, and is gone now"), "{other:?}");
+    assert_eq!(other.json()["name"], "tenants/acme/instances/web");
+}
+
+#[test]
 fn exit_codes_tell_the_class() {
     let demo = Demo::start();
     let code = |args: &[&str]| demo.run(args).code;
