@@ -197,8 +197,10 @@ impl Redis {
         let tls = s.section("tls").map(RedisTls::read);
         let (servers, wants_tls) = RedisServers::read(s);
         let user = s.value("user");
+        // One that cannot be read is reported as that.
+        let has_password = s.has("password");
         let password = s.secret("password", false);
-        if user.is_some() && password.is_none() {
+        if user.is_some() && !has_password {
             s.report.mistake(&s.at("user"), "a user without `password`", "add `password = \"file:/run/secrets/NAME\"`");
         }
         let min_replica_acks = s.within("minReplicaAcks", 0, (0, 8));

@@ -179,6 +179,8 @@ prefix = "a b"
 tls = { certFile = "nowhere.pem" }
 "#;
     insta::assert_snapshot!(parse(&with_ledger(section)).unwrap_err().to_string());
+    let unreadable = parse(&with_ledger(&REDIS.replace("env:SECRET", "file:nowhere"))).unwrap_err();
+    assert_eq!((unreadable.list[0].path.as_str(), unreadable.list.len()), ("ledger.password", 1), "{unreadable}");
     // Across sections, once each is right in itself.
     let slow = parse(&with_ledger(&format!("{REDIS}callTimeout = \"6s\"\n"))).unwrap_err();
     assert_eq!((slow.list[0].path.as_str(), slow.list.len()), ("ledger.callTimeout", 1), "{slow}");
