@@ -166,7 +166,7 @@ fn header(name: &str, schema: Value, description: &str) -> Value {
     json!({ "name": name, "in": "header", "required": false, "schema": schema, "description": description })
 }
 
-fn headers(class: Class) -> Vec<Value> {
+fn headers(endpoint: Endpoint, class: Class) -> Vec<Value> {
     let text = || json!({ "type": "string" });
     let mut all = vec![
         header("X-Request-Id", json!({ "type": "string", "maxLength": 64 }), "Echoed; made when absent."),
@@ -185,8 +185,10 @@ fn headers(class: Class) -> Vec<Value> {
             all.push(header("Prefer", text(), "`wait=N` or `respond-async`."));
         }
         Class::Delete => all.push(header("Prefer", text(), "`wait=N` waits for the proof that it is gone.")),
-        Class::Read => all.push(header("If-None-Match", text(), "Only on instances.")),
-        Class::List => {}
+        Class::Read if endpoint == Endpoint::GetInstance => {
+            all.push(header("If-None-Match", text(), "The `ETag` of an earlier answer: 304 while nothing changed."));
+        }
+        Class::Read | Class::List => {}
         Class::Public => all.clear(),
     }
     all
@@ -202,7 +204,7 @@ fn operation(path: &str, endpoint: Endpoint, class: Class) -> Value {
     let mut parameters: Vec<Value> =
         in_path.map(|n| json!({ "name": n, "in": "path", "required": true, "schema": { "type": "string" } })).collect();
     parameters.extend(query.iter().map(|q| parameter(q)));
-    parameters.extend(headers(class));
+    parameters.extend(headers(endpoint, class));
     let mut responses = Map::new();
     for (status, description, answer) in answers {
         let schema = match answer {
@@ -216,7 +218,7 @@ fn operation(path: &str, endpoint: Endpoint, class: Class) -> Value {
             Nothing => None,
         };
         let mut response = json!({ "description": description });
-        if matches!(endpoint, Endpoint::GetInstance | Endpoint::ListInstances) {
+        if matches!(endpoint, Endpoint::GetInstance | Endpoint::ListInstances | Endpoint::ExplainInstance) {
             response["headers"] = json!({ "Meridian-Ledger-Age": {
                 "schema": { "type": "integer" },
                 "description": "Seconds for which other gateways' writes were not heard of; only where there are others. \
