@@ -12,6 +12,7 @@ use meridian_adapters::{
 };
 use meridian_ledger::{Ledger, LedgerError, recovery::Recovery, shared::Shared};
 use meridian_model::{
+    capability::Capability,
     ids::{AdapterName, BackendId, RegionId, TenantId},
     operation::QuotaLimits,
 };
@@ -576,7 +577,8 @@ fn adapter_settings(backend: &config::Backend, profiles: &Profiles) -> toml::Tab
 ///
 /// # Errors
 /// The setting that cannot be used.
-pub fn check_backend(backend: &config::Backend) -> Result<(), ConfigError> {
+pub fn check_backend(backend: &config::Backend) -> Result<Arc<Capability>, ConfigError> {
     let http = HttpClient::new().map_err(|e| ConfigError::new("", e.to_string()))?;
-    registry::build(backend.adapter.as_str(), adapter_settings(backend, &Profiles::default()), http).map(|_| ())
+    registry::build(backend.adapter.as_str(), adapter_settings(backend, &Profiles::default()), http)
+        .map(|built| built.capability)
 }

@@ -1,7 +1,7 @@
 //! The adapters by name: the one list from which configuration, documentation and the conformance suite are
 //! driven. A new adapter is one folder and one line here.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use meridian_model::capability::Capability;
 use serde::{Deserializer, de::DeserializeOwned};
@@ -15,6 +15,9 @@ pub trait Configure: RegionAdapter + Sized {
 
     /// The vendor's replies name only the subnet, so the settings take `subnetZones`.
     const SUBNETS_TELL_ZONES: bool = false;
+
+    /// So long after it was sent a create can take effect: with a shorter effect bound it may be made twice.
+    const EFFECT_BOUND_MIN: Duration;
 
     /// Makes the adapter; opens no connection.
     ///
@@ -77,6 +80,15 @@ macro_rules! adapters {
             match name {
                 $($name => <$adapter as Configure>::SUBNETS_TELL_ZONES,)+
                 _ => false,
+            }
+        }
+
+        /// The shortest effect bound that is safe with the adapter `name`; none for one that is not here.
+        #[must_use]
+        pub fn effect_bound_min(name: &str) -> Option<Duration> {
+            match name {
+                $($name => Some(<$adapter as Configure>::EFFECT_BOUND_MIN),)+
+                _ => None,
             }
         }
 

@@ -10,6 +10,7 @@ use super::{
     args::{Auth, Cloudsim, ConfigFile, Demo, Format},
     failure::{Exit, Failure},
     output::{self, Environment, emit, note},
+    risks,
 };
 use crate::{
     clock::Entropy,
@@ -57,6 +58,9 @@ fn mistaken(mistakes: &Mistakes) -> Failure {
 pub(super) fn check(args: &ConfigFile) -> Result<(), Failure> {
     let config = Config::load_checked(&args.config, &check_settings, &file::usable).map_err(|m| mistaken(&m))?;
     let (tenants, backends) = (config.tenants.len(), config.backends.len());
+    for risk in risks::of(&config) {
+        note(&format!("warning: {risk}\n"));
+    }
     emit(&format!("{}: ok; {tenants} tenants, {backends} backends\n", args.config.display()))
 }
 
@@ -142,6 +146,9 @@ async fn until_signal(process: Process, signals: &mut Signals) -> Result<(), Fai
 pub(super) fn serve(args: &ConfigFile) -> Result<(), Failure> {
     let config = load(&args.config)?;
     telemetry::init(&config.telemetry).map_err(|e| failed("logging does not start", e))?;
+    for risk in risks::of(&config) {
+        tracing::warn!(risk, "the configuration is risky");
+    }
     runtime()?.block_on(async {
         let mut signals = Signals::new()?;
         let tls = config.server.tls.is_some();

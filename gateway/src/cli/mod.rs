@@ -18,6 +18,7 @@ mod local;
 mod manifest;
 mod output;
 mod progress;
+mod risks;
 mod tree;
 
 use std::{ffi::OsString, io, path::Path, process::ExitCode};

@@ -18,6 +18,9 @@ use crate::registry::ConfigError;
 /// vendor-api README 3.2), 60 s processing, 30 s until lists show it.
 pub const EFFECT_BOUND_DEFAULT: Duration = Duration::from_secs(2 + 900 + 60 + 30);
 
+/// The signature window and the processing of it: with a shorter bound a create may be made twice.
+pub(super) const EFFECT_BOUND_MIN: Duration = Duration::from_secs(900 + 60);
+
 /// Longest effect bound that may be configured: a day. A longer one would keep quota held for ever.
 const EFFECT_BOUND_MAX: Duration = Duration::from_secs(86_400);
 

@@ -59,6 +59,7 @@ pub struct AlibabaEci {
 
 impl Configure for AlibabaEci {
     type Config = Config;
+    const EFFECT_BOUND_MIN: Duration = config::EFFECT_BOUND_MIN;
 
     fn configure(config: Config, http: HttpClient) -> Result<Self, ConfigError> {
         let endpoint = config.endpoint()?;

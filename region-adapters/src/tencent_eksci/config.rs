@@ -1,6 +1,6 @@
 //! Settings of one EKSCI backend: one account in one region.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use http::Uri;
 use meridian_model::{
@@ -21,6 +21,9 @@ const ENDPOINT_DEFAULT: &str = "https://tke.tencentcloudapi.com";
 /// journalled attempt may still be sent, 300 s signature window (vendor document), 60 s processing and 30 s
 /// list lag (both not documented, hence configurable). RELIABILITY 2.5(c).
 pub const EFFECT_BOUND_MS_DEFAULT: u64 = (2 + 300 + 60 + 30) * 1000;
+
+/// The signature window and the processing of it: with a shorter bound a create may be made twice.
+pub(super) const EFFECT_BOUND_MIN: Duration = Duration::from_secs(300 + 60);
 
 /// Largest effect bound accepted: a day. Longer doubt is for people, not for a timer.
 const EFFECT_BOUND_MS_MAX: u64 = 24 * 3600 * 1000;

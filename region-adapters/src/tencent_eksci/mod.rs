@@ -13,7 +13,7 @@ mod sign;
 mod sizes;
 mod wire;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use config::Endpoint;
@@ -63,6 +63,7 @@ pub struct TencentEksci {
 impl Configure for TencentEksci {
     type Config = Config;
     const SUBNETS_TELL_ZONES: bool = true;
+    const EFFECT_BOUND_MIN: Duration = config::EFFECT_BOUND_MIN;
 
     fn configure(config: Config, http: HttpClient) -> Result<Self, ConfigError> {
         let endpoint = config.endpoint()?;

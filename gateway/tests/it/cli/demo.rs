@@ -50,7 +50,18 @@ fn a_restart_keeps_instances_and_keys() {
     let ledger = control(&again.control(), "GET", "/v1/ledger?exists=true", "");
     assert_eq!(ledger["instances"].as_array().unwrap().len(), 1, "{ledger}");
     let config = dir.path().join("meridian.toml");
-    finish(meridian(&["check", "--config", config.to_str().unwrap()])).ok();
+    let check = || finish(meridian(&["check", "--config", config.to_str().unwrap()]));
+    let checked = check();
+    assert!(checked.code == 0 && checked.stdout.contains(": ok; "), "{checked:?}");
+    assert_eq!(checked.stderr.matches("effectBoundMs of 15s is less than the ").count(), 4, "{checked:?}");
+    assert_eq!(checked.stderr.lines().count(), 4, "loopback addresses are no risk: {checked:?}");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("127.0.0.1:0\"", "0.0.0.0:0\"")).unwrap();
+    let checked = check();
+    assert!(checked.code == 0, "{checked:?}");
+    for risk in ["warning: server.listen: 0.0.0.0:0 without [server.tls]", "warning: server.adminListen: 0.0.0.0:0"] {
+        assert!(checked.stderr.contains(risk), "{checked:?}");
+    }
 }
 
 #[test]
@@ -215,7 +226,9 @@ fn the_production_examples_are_accepted_and_mistakes_are_placed() {
         }
         finish(command)
     };
-    assert!(check("meridian.toml").ok().ends_with(": ok; 2 tenants, 2 backends\n"));
+    let good = check("meridian.toml");
+    assert_eq!(good.stderr, "", "the examples are no risk");
+    assert!(good.ok().ends_with(": ok; 2 tenants, 2 backends\n"));
     assert!(check("shared.toml").ok().ends_with(": ok; 1 tenants, 1 backends\n"));
     assert!(!dir.path().join("new").exists(), "a check leaves nothing behind");
     let refused = check("no-folder.toml");
