@@ -44,7 +44,7 @@ use crate::{
         poll::{Ended, PollSettings, Poller, Pollers, ended_channel},
         sweep::{SweepReport, report_channel},
     },
-    telemetry::core::CoreMetrics,
+    telemetry::{core::CoreMetrics, seldom::Seldom},
 };
 
 /// How often the ledger is asked to shrink what is long gone, and at most how many records at a time.
@@ -396,12 +396,20 @@ impl Core {
         let mut tick = tokio::time::interval((self.driver.lease() / 3).clamp(TICK_MIN, TAKE_OVER_INTERVAL_MAX));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let taking = async {
+            let mut seldom = Seldom::default();
             loop {
                 tick.tick().await;
                 match self.driver.adopt_abandoned().await {
-                    Ok(0) => {}
-                    Ok(operations) => tracing::info!(operations, "took over operations that nobody drove"),
-                    Err(error) => tracing::warn!(%error, "what nobody drives was not taken over"),
+                    Ok(operations) => {
+                        seldom.over();
+                        if operations > 0 {
+                            tracing::info!(operations, "took over operations that nobody drove");
+                        }
+                    }
+                    Err(error) if seldom.is_due(&error) => {
+                        tracing::warn!(%error, "what nobody drives was not taken over");
+                    }
+                    Err(_) => {}
                 }
             }
         };

@@ -5,6 +5,7 @@
 
 pub mod core;
 pub mod reconcile;
+pub mod seldom;
 
 use std::{
     fmt::Debug,
