@@ -18,6 +18,7 @@ use meridian_model::{ids::TenantId, operation::OperationRecord};
 use tokio::time::Instant;
 
 use super::{driver::Driver, running::key_of};
+use crate::telemetry::seldom::Seldom;
 
 /// How long the ledger may hold an answer back while there is nothing new.
 const FEED_WAIT: Duration = Duration::from_secs(1);
@@ -171,7 +172,7 @@ impl Driver {
     /// Follows the feed until the process ends; returns early only from a ledger that has none.
     pub async fn follow_feed(self) {
         let following = async {
-            let mut wait = FAILED_WAIT.0;
+            let (mut wait, mut seldom) = (FAILED_WAIT.0, Seldom::default());
             loop {
                 let asked = Instant::now();
                 let answer = tokio::time::timeout(FEED_ANSWER_WITHIN, self.feed(FEED_WAIT)).await;
@@ -180,12 +181,15 @@ impl Driver {
                     Ok(Ok(None)) => return,
                     Ok(Ok(Some(fed))) => {
                         wait = FAILED_WAIT.0;
+                        seldom.over();
                         if fed.records == 0 && asked.elapsed() < EMPTY_WAIT {
                             tokio::time::sleep(EMPTY_WAIT).await;
                         }
                     }
                     Ok(Err(error)) => {
-                        tracing::warn!(%error, "the feed of the ledger failed; reads go on from what is known");
+                        if seldom.is_due(&error) {
+                            tracing::warn!(%error, "the feed of the ledger failed; reads go on from what is known");
+                        }
                         tokio::time::sleep(wait).await;
                         wait = (wait * 2).min(FAILED_WAIT.1);
                     }
