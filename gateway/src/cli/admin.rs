@@ -89,7 +89,7 @@ pub(super) enum AdminVerb {
         /// Nothing of it exists and nothing can appear
         #[arg(long, required_unless_present = "applied", conflicts_with = "applied")]
         absent: bool,
-        /// It made this instance
+        /// It made this instance; where the attempt was given up it is deleted
         #[arg(long, value_name = "CLOUD-ID")]
         applied: Option<String>,
         /// The attempt that is meant, if several of the operation are in doubt; see `meridian admin operations`
@@ -176,10 +176,13 @@ pub(super) async fn run(client: &Client, args: &Admin, now: Time) -> Result<(), 
             emit(&format!("{}/{} is left alone by every gateway\n", instance.0, instance.1))
         }
         AdminVerb::Settle { operation, absent: _, applied, attempt } => {
-            let body = match applied {
-                Some(id) => json!({"outcome": "applied", "cloudId": id, "attempt": attempt}),
-                None => json!({"outcome": "absent", "attempt": attempt}),
+            let mut body = match applied {
+                Some(id) => json!({"outcome": "applied", "cloudId": id}),
+                None => json!({"outcome": "absent"}),
             };
+            if let (Some(n), Some(body)) = (attempt, body.as_object_mut()) {
+                body.insert("attempt".to_owned(), json!(n));
+            }
             post(client, &operation.path("operations", "settle"), &body).await?;
             emit(&format!("operation/{} settled\n", operation.1))
         }

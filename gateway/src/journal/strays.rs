@@ -127,8 +127,16 @@ impl Reconciler {
         }
         if let Outcome::Applied(id) = &outcome {
             let poller = parts.pollers.of(&attempt.backend)?;
-            if self.describe(poller.backend(), id).await?.is_none() {
-                let why = format!("backend {} shows no instance {id}", attempt.backend);
+            let shown = self.describe(poller.backend(), id).await?;
+            // What was given up is deleted when it is found: a slip must not name another instance.
+            let why = match shown {
+                None => format!("backend {} shows no instance {id}", attempt.backend),
+                Some(shown) if shown.name != attempt.name.as_str() => {
+                    format!("instance {id} is called {:?}, attempt {} made {}", shown.name, attempt.n, attempt.name)
+                }
+                Some(_) => String::new(),
+            };
+            if !why.is_empty() {
                 return Err(Refusal::new(ErrorCode::Conflict, why));
             }
         }

@@ -116,6 +116,10 @@ pub fn answered(
 pub fn learned(mut record: OperationRecord, finding: &Finding, now: Time) -> Option<OperationRecord> {
     match finding {
         Finding::Found(which, id) => {
+            let known = |a: &Attempt| a.cloud_id.as_ref() == Some(id);
+            if record.open_attempt().is_some_and(known) || record.condemned.iter().any(known) {
+                return None;
+            }
             let attempt = record.condemned.iter_mut().find(|a| which.is(a))?;
             attempt.cloud_id = Some(id.clone());
             set(attempt, AttemptState::Removing, now);
