@@ -109,7 +109,6 @@ impl Process {
             draining: drain.clone(),
         };
         let core = Core::start(&config, deps).await?;
-        opened.journal_trouble.iter().for_each(|why| core.driver.begin_unwritable(why));
         tell_of(&health, &core);
         let parts = Parts {
             operations: operation::stack(&core),

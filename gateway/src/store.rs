@@ -83,8 +83,6 @@ pub struct Opened {
     pub recovery: Option<Arc<dyn Recovery>>,
     /// This gateway's intent journal.
     pub intents: Arc<dyn IntentLog>,
-    /// Why the journal cannot be written now, if so.
-    pub journal_trouble: Option<String>,
 }
 
 /// Opens the configured store; `fatal` is called once when it cannot go on.
@@ -95,13 +93,7 @@ pub async fn open(config: &Config, fatal: impl FnOnce(&str) + Send + 'static) ->
     match &config.ledger.store {
         Store::Embedded { path } => {
             let ledger = Arc::new(embedded(path, seal_key(config)?, fatal).await?);
-            Ok(Opened {
-                ledger,
-                shared: Arc::new(MemoryShared::alone()),
-                recovery: None,
-                intents: Arc::new(NoIntents),
-                journal_trouble: None,
-            })
+            Ok(Opened { ledger, shared: Arc::new(MemoryShared::alone()), recovery: None, intents: Arc::new(NoIntents) })
         }
         Store::Redis(settings) => shared(config, settings).await,
     }
@@ -138,13 +130,7 @@ async fn shared(config: &Config, settings: &config::Redis) -> Result<Opened, Sto
     // A connection of its own: the ledger's tells by its answers how the ledger stands.
     let link = redis::Redis::connect(redis_options(settings)?).map_err(StoreError::Options)?;
     let shared = RedisShared::new(link, &format!("{}:{}", settings.prefix, config.deployment.id));
-    Ok(Opened {
-        ledger,
-        shared,
-        recovery: Some(recovery),
-        intents: Arc::new(intents),
-        journal_trouble: found.unwritable,
-    })
+    Ok(Opened { ledger, shared, recovery: Some(recovery), intents: Arc::new(intents) })
 }
 
 /// The ledger in the configured Redis alone; asks nothing yet. Must be called within a runtime.

@@ -110,6 +110,10 @@ impl Driver {
         let owner = format!("{:032x}", parts.entropy.next());
         let (registry, feeding, disk) =
             (Registry::default(), Feeding::default(), Disk::new(Arc::clone(&parts.metrics)));
+        // No create has to find that out, and nothing is taken over for it.
+        if let Some(why) = parts.intents.unwritable() {
+            disk.failed(&why);
+        }
         Self(Arc::new(Inner { parts, owner, registry, feeding, disk, tasks: TaskTracker::new(), stop }))
     }
 

@@ -236,6 +236,11 @@ pub trait IntentLog: Debug + Send + Sync + 'static {
     /// Forgets answers to what was written last before a time. Needs no durability.
     fn forget(&self, before: Time);
 
+    /// Why it could not be written when it was opened, if so: nothing can be noted before a probe wrote.
+    fn unwritable(&self) -> Option<String> {
+        None
+    }
+
     /// Writes something that is not kept, to find out whether a disk that refused takes writes again, and not only the
     /// next short one. Asked while it refuses, not on the way of a create.
     fn probe(&self) -> IntentFuture<'_> {

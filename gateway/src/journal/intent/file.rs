@@ -24,7 +24,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Intent, IntentError, IntentFuture, IntentLog, Kept};
-use crate::journal::driver::Driver;
 
 /// The journal.
 const FILE: &str = "intents.log";
@@ -79,8 +78,6 @@ pub struct Found {
     pub damaged: usize,
     /// Bytes of the torn record at the end.
     pub torn_bytes: usize,
-    /// Why it cannot be written now, if so: nothing can be noted until a probe wrote.
-    pub unwritable: Option<String>,
 }
 
 type Shared = Arc<Mutex<Kept>>;
@@ -90,6 +87,8 @@ pub struct FileIntents {
     queue: Option<mpsc::Sender<Command>>,
     kept: Shared,
     writer: Option<JoinHandle<()>>,
+    /// Why it could not be written when it was opened.
+    unwritable: Option<String>,
 }
 
 impl std::fmt::Debug for FileIntents {
@@ -105,7 +104,7 @@ fn lock(kept: &Shared) -> MutexGuard<'_, Kept> {
 
 impl FileIntents {
     /// Opens the journal in a folder, which is made when it is not there. One that can be read but not written is
-    /// opened as well ([`Found::unwritable`]). Blocks on the disk.
+    /// opened as well ([`IntentLog::unwritable`]). Blocks on the disk.
     ///
     /// # Errors
     /// The journal cannot be read or locked, or another process uses the folder.
@@ -121,17 +120,16 @@ impl FileIntents {
                 format!("{} is used by another gateway: {why}", folder.display()),
             )
         })?;
-        let (open, mut found) = read(&folder.join(FILE))?;
+        let (open, found) = read(&folder.join(FILE))?;
         let kept: Shared = Arc::new(Mutex::new(open));
         // What was read is written anew, so that nothing torn stands before what follows.
-        let disk = match Disk::renew(folder, &kept, Room::Any) {
-            Ok(disk) => disk,
-            Err(error) => {
-                found.unwritable = Some(error.to_string());
-                Disk::without(folder)?
-            }
+        let (disk, unwritable) = match Disk::renew(folder, &kept, Room::Any) {
+            Ok(disk) => (disk, None),
+            Err(error) => (Disk::without(folder)?, Some(error.to_string())),
         };
-        Ok((Self::over(disk, kept, guard)?, found))
+        let mut log = Self::over(disk, kept, guard)?;
+        log.unwritable = unwritable;
+        Ok((log, found))
     }
 
     /// A journal that goes on with a file, while the lock is held.
@@ -142,7 +140,7 @@ impl FileIntents {
             write_loop(disk, &shared, commands);
             drop(guard);
         })?;
-        Ok(Self { queue: Some(queue), kept, writer: Some(writer) })
+        Ok(Self { queue: Some(queue), kept, writer: Some(writer), unwritable: None })
     }
 }
 
@@ -165,13 +163,6 @@ impl FileIntents {
         if let Some(queue) = &self.queue {
             let _ = queue.try_send(Command::Drop(entry));
         }
-    }
-}
-
-impl Driver {
-    /// Says of a journal that was opened ([`Found::unwritable`]) that it cannot be written: no create has to find out.
-    pub fn begin_unwritable(&self, why: &str) {
-        self.0.disk.failed(why);
     }
 }
 
@@ -235,6 +226,10 @@ impl IntentLog for FileIntents {
 
     fn probe(&self) -> IntentFuture<'_> {
         self.ask(Command::Probe)
+    }
+
+    fn unwritable(&self) -> Option<String> {
+        self.unwritable.clone()
     }
 }
 
@@ -563,7 +558,7 @@ mod tests {
         let before = std::fs::read(at(FILE)).unwrap();
         std::os::unix::fs::symlink("/dev/full", at(DRAFT)).unwrap();
         let (log, found) = FileIntents::open(folder.path()).unwrap();
-        assert!(found.unwritable.is_some_and(|why| why.contains("No space left on device")));
+        assert!(log.unwritable().is_some_and(|why| why.contains("No space left on device")));
         assert_eq!((found.open, ns(&log)), (1, vec![1]));
         std::os::unix::fs::symlink("/dev/full", at(DRAFT)).unwrap();
         assert!(log.arm(intent(2)).await.is_err());
@@ -571,8 +566,8 @@ mod tests {
         log.probe().await.unwrap();
         log.arm(intent(3)).await.unwrap();
         drop(log);
-        let (log, found) = FileIntents::open(folder.path()).unwrap();
-        assert_eq!((ns(&log), found.unwritable), (vec![1, 2, 3], None));
+        let (log, _) = FileIntents::open(folder.path()).unwrap();
+        assert_eq!((ns(&log), log.unwritable()), (vec![1, 2, 3], None));
     }
 
     #[test]
