@@ -154,8 +154,10 @@ impl Dialer {
         if self.options.vetted.is_none() {
             return Ok(());
         }
-        // A primary that is away is looked at when it is back.
-        let Some(found) = check::inspect(connection, COMMON_PLACE).await? else { return Ok(()) };
+        let Some(found) = check::inspect(connection, COMMON_PLACE).await? else {
+            // A primary that is away is looked at when it is back; one that was unfit is no better for being away.
+            return self.unfit().map_or(Ok(()), |why| Err(NoConnection(why)));
+        };
         let verdict = check::judge(&found.settings, false);
         let mut judged = self.judged();
         if judged.told.len() >= JUDGED_MAX {

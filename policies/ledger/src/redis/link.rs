@@ -10,7 +10,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -36,6 +36,9 @@ use crate::{LedgerError, Standing};
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest pause: a server that came back is found within this and a connection's time.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A cluster's connection waits with each call for its confirmation, whatever the script answers. While too few replicas
+/// confirm it waits for this part of the time only, or everybody's calls would stand behind waits that come to nothing.
+const HURRY: u32 = 10;
 /// A connection that lived this long is followed by a short pause again.
 const STEADY: Duration = Duration::from_secs(5);
 /// Messages that wait for their reader; more become a gap.
@@ -70,6 +73,8 @@ struct Shared {
     /// Writes that were answered and want confirmation, counted.
     written: AtomicU64,
     covered: Mutex<Covered>,
+    /// The last confirmation in a cluster was of too few replicas.
+    lags: AtomicBool,
 }
 
 /// Up to which write replicas were asked, and whether enough confirmed.
@@ -151,6 +156,7 @@ impl Redis {
             standing: AtomicU8::new(UNAVAILABLE),
             written: AtomicU64::new(0),
             covered: Mutex::default(),
+            lags: AtomicBool::new(false),
         });
         let keeper = tokio::spawn(keep(Arc::clone(&shared))).abort_handle();
         Ok(Self(Arc::new(Handle { shared, keeper })))
@@ -209,8 +215,13 @@ impl Redis {
                 // `WAIT` speaks of what its own connection wrote, and which one that was a cluster's client does not
                 // tell: there the two are sent together.
                 if let Connection::Cluster(cluster) = &mut connection {
-                    let (value, confirmed) = evaluate_and_wait(cluster, call, acks).await?;
-                    let enough = !must_last(&value) || is_acked(&confirmed, acks);
+                    let lags = &self.0.shared.lags;
+                    let hurried = Acks { within: acks.within / HURRY, ..acks };
+                    let waited = if lags.load(Ordering::Relaxed) { hurried } else { acks };
+                    let (value, confirmed) = evaluate_and_wait(cluster, call, waited).await?;
+                    let is_acked = is_acked(&confirmed, acks);
+                    lags.store(!is_acked, Ordering::Relaxed);
+                    let enough = !must_last(&value) || is_acked;
                     return Ok((value, enough));
                 }
                 let value = evaluate(&mut connection, script, keys, args).await?;
