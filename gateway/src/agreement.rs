@@ -57,13 +57,10 @@ impl Agreement {
 
     /// One look at all tenants; what is new is said.
     async fn look(&mut self) {
-        let mut read = Vec::with_capacity(self.own.len());
-        // In an outage the first call finds it out, and the others are refused at once.
-        for (tenant, own) in &self.own {
-            let held = self.ledger.usage(tenant).await.map(|usage| usage.limits);
-            read.push((tenant.clone(), *own, held));
+        for (tenant, own) in self.own.clone() {
+            let held = self.ledger.usage(&tenant).await.map(|usage| usage.limits);
+            self.compare(vec![(tenant, own, held)]);
         }
-        self.compare(read);
     }
 
     /// Passes over what could not be read: it hides no other tenant, and nothing that was seen before.

@@ -39,9 +39,9 @@ pub const EFFECT_BOUND_MS: u64 = 5_500;
 
 const _: () = assert!((WINDOW_SECS as u64 + 1) * 1_000 + LATENCY_MS_MAX + LATE_MS_MAX + LAG_MS_MAX < EFFECT_BOUND_MS);
 
-/// Regions: two of the vendor without client tokens, one of the other.
 /// The region that shows an empty list to who may not list.
 pub const HIDES: &str = "cn-hangzhou";
+/// Regions: two of the vendor without client tokens, one of the other.
 const REGIONS: [(&str, &str, [&str; 2]); 3] = [
     ("tencent-eksci", "ap-guangzhou", ["ap-guangzhou-3", "ap-guangzhou-4"]),
     ("tencent-eksci", "ap-shanghai", ["ap-shanghai-2", "ap-shanghai-4"]),

@@ -180,10 +180,16 @@ impl EmbeddedLedger {
                     .to_owned();
             return Err(OpenError::Damaged { path: options.path, detail });
         }
-        let file = seal::private_file(&options.path, false).map_err(failed)?;
-        seal::sync_folder(&options.path).map_err(failed)?;
-        let backend = FileBackend::new(file).map_err(|e| open_error(&options.path, e))?;
-        Self::open_backend(options, backend)
+        let (path, is_new) = (options.path.clone(), !options.path.exists());
+        let file = seal::private_file(&path, false).map_err(failed)?;
+        seal::sync_folder(&path).map_err(failed)?;
+        let backend = FileBackend::new(file).map_err(|e| open_error(&path, e))?;
+        let opened = Self::open_backend(options, backend);
+        if is_new && opened.is_err() && std::fs::metadata(&path).is_ok_and(|file| file.len() == 0) {
+            // What this start made and wrote nothing into, for want of room, must not stop the next one.
+            let _ = std::fs::remove_file(&path);
+        }
+        opened
     }
 
     fn open_backend(options: Options, backend: impl StorageBackend) -> Result<Self, OpenError> {

@@ -59,7 +59,7 @@ impl Delete {
             Ok(())
         };
         match kept.await {
-            Err(error @ LedgerError::Damaged { .. }) => {
+            Err(error @ (LedgerError::Damaged { .. } | LedgerError::Invalid { .. })) => {
                 tracing::error!(%error, %tenant, %op, "a delete that was accepted here cannot be compared with the ledger");
                 Ok(())
             }

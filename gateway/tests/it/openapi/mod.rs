@@ -222,7 +222,7 @@ fn operation(path: &str, endpoint: Endpoint, class: Class) -> Value {
             response["headers"] = json!({ "Meridian-Ledger-Age": {
                 "schema": { "type": "integer" },
                 "description": "Seconds for which other gateways' writes were not heard of; only where there are others. \
-                    From 2 on `status.stale` is true; above 600 the answer is 503.",
+                    From 2 on an instance's `status.stale` is true; above 600 the answer is 503.",
             } });
         }
         if let Some(schema) = schema {
