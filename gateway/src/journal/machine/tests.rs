@@ -456,6 +456,9 @@ fn a_person_is_not_believed_while_a_request_may_take_effect() {
 fn a_person_settles_what_was_given_up_too() {
     let doubt = in_doubt(replacing(&[("a", "1"), ("b", "1")]), at(0));
     let given_up = armed(condemned::replaced(doubt, at(10)).unwrap(), at(11));
+    let runs = sent(given_up.clone(), &Ok(id()), at(12));
+    let own = decided(runs, 1, &Settlement::Applied(id()), BOUND, at(9999));
+    assert!(own.is_none(), "what the operation has is not deleted as what it gave up");
     let second = sent(given_up, &error(FaultKind::Lost, Effect::Unknown), at(12));
     assert_eq!(doubts(&second).map(|a| a.n).collect::<Vec<_>>(), [2, 1]);
     let say = |what: Settlement, now| decided(second.clone(), 1, &what, BOUND, at(now));
