@@ -33,7 +33,7 @@ use meridian_model::{
         Attempt, AttemptFault, AttemptState, Charge, Decision, IMPORTED, OperationRecord, OperationState, REBUILT,
         RankedCandidate, RejectedCandidate,
     },
-    status::{Observed, ObservedEvent, ObservedPhase},
+    status::{ContainerPhase, Observed, ObservedEvent, ObservedPhase},
     time::Time,
 };
 use meridian_policies::{health::ZoneKey, placement, quota};
@@ -550,14 +550,30 @@ pub fn out_of_stock(mut record: OperationRecord, event: &ObservedEvent, now: Tim
     touched(record, now)
 }
 
-/// The record after the attempt's time to run has passed; `None` while it has not.
+/// Code of the fault of an instance that had its place and did not come to run in it.
+const NOT_STARTED: &str = "not-started";
+
+/// What keeps an instance that has its place from running, in the vendor's words: its node speaks of it (Kubernetes'
+/// reasons of a kubelet). Of one that waits for a place nobody says such a thing.
 #[must_use]
-pub fn timed_out(mut record: OperationRecord, now: Time) -> Option<OperationRecord> {
+pub fn stands_still(seen: &Observed) -> Option<String> {
+    let of_node = |reason: &str| reason.ends_with("BackOff") || reason.ends_with("Error") || reason.contains("Image");
+    let stuck = seen.containers.iter().find(|c| c.state == ContainerPhase::Waiting && of_node(&c.reason))?;
+    let message = if stuck.message.is_empty() { String::new() } else { format!(": {}", stuck.message) };
+    Some(format!("container {} waits: {}{message}", stuck.name, stuck.reason))
+}
+
+/// The record after the attempt's time to run has passed, with what was `seen` last; `None` while it has not.
+#[must_use]
+pub fn timed_out(mut record: OperationRecord, seen: Option<&Observed>, now: Time) -> Option<OperationRecord> {
     let attempt = record.open_attempt_mut().filter(|a| a.state == AttemptState::Applied)?;
     if attempt.place_until.is_some_and(|until| now < until) {
         return None;
     }
-    attempt.fault = Some(capacity_fault("place-timeout", "it did not run within placeTimeout"));
+    attempt.fault = Some(match seen.and_then(stands_still) {
+        Some(why) => capacity_fault(NOT_STARTED, &format!("it did not run within placeTimeout; {why}")),
+        None => capacity_fault("place-timeout", "it did not run within placeTimeout"),
+    });
     set(attempt, AttemptState::Unplaceable, now);
     Some(touched(record, now))
 }
@@ -716,6 +732,11 @@ fn exhausted(record: &OperationRecord) -> Problem {
     {
         return Problem::new(ErrorCode::RegionUnavailable, format!("{tried} attempts, and no region answered"))
             .with_retry_after(NO_CAPACITY_RETRY_SECONDS);
+    }
+    if let Some(last) = faults.last().filter(|_| faults.len() == tried && faults.iter().all(|f| f.code == NOT_STARTED))
+    {
+        let detail = format!("it had a place {tried} times and never ran: {}", last.public_text());
+        return Problem::new(ErrorCode::Unplaceable, detail);
     }
     let untried = |r: &&RejectedCandidate| {
         all_attempts(record).all(|a| Some(&a.zone) != r.zone.as_ref() || a.backend != r.backend)

@@ -95,8 +95,8 @@ enum Armed {
 enum LastLook {
     /// It has a state that the walk goes on from.
     Runs(Box<OperationRecord>),
-    /// It is not there, or does not run.
-    RunsNot(Box<OperationRecord>),
+    /// It is not there, or does not run as it was seen.
+    RunsNot(Box<OperationRecord>, Option<Box<Observed>>),
     /// Other instances that are there were not shown either.
     Hidden(Box<OperationRecord>),
     /// The backend could not be asked.
@@ -641,9 +641,13 @@ impl Task {
     ) -> Driven {
         match self.last_look(record, poller, id).await? {
             LastLook::Runs(record) => Ok(record),
-            LastLook::RunsNot(record) => {
-                poller.backend().market.no_stock(&attempt.zone, class_of(&record, attempt), self.now());
-                self.write(record, machine::timed_out).await
+            LastLook::RunsNot(record, seen) => {
+                let seen = seen.as_deref();
+                // What has its place and does not run says nothing of the zone's stock.
+                if seen.and_then(machine::stands_still).is_none() {
+                    poller.backend().market.no_stock(&attempt.zone, class_of(&record, attempt), self.now());
+                }
+                self.write(record, |r, now| machine::timed_out(r, seen, now)).await
             }
             LastLook::Hidden(record) | LastLook::Unasked(record) => {
                 self.pause(backoff.next()).await?;
@@ -664,7 +668,7 @@ impl Task {
             Some(seen) if machine::sighted((*record).clone(), seen, self.now()).is_some() => {
                 self.write(record, |r, now| machine::sighted(r, seen, now)).await.map(LastLook::Runs)
             }
-            _ => Ok(LastLook::RunsNot(record)),
+            seen => Ok(LastLook::RunsNot(record, seen.cloned().map(Box::new))),
         }
     }
 
@@ -678,7 +682,7 @@ impl Task {
         let record = match attempt.state {
             AttemptState::Applied => match self.last_look(record, poller, &id).await? {
                 LastLook::Runs(record) => return Ok(record),
-                LastLook::RunsNot(record) => record,
+                LastLook::RunsNot(record, _) => record,
                 LastLook::Hidden(record) if hides_for_good(&record, self.now()) => record,
                 LastLook::Hidden(record) | LastLook::Unasked(record) => {
                     self.pause(backoff.next()).await?;

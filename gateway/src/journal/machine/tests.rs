@@ -255,8 +255,8 @@ fn regions_that_do_not_answer_are_not_called_full() {
 #[test]
 fn the_time_to_run_ends_an_attempt_only_when_it_has_passed() {
     let r = sent(armed(with_plan(&[("a", "1")]), at(0)), &Ok(id()), at(1));
-    assert!(timed_out(r.clone(), at(59)).is_none());
-    assert_eq!(next(&timed_out(r, at(60)).unwrap()), Next::Remove);
+    assert!(timed_out(r.clone(), None, at(59)).is_none());
+    assert_eq!(next(&timed_out(r, None, at(60)).unwrap()), Next::Remove);
 }
 
 #[test]
@@ -588,7 +588,7 @@ fn apply(r: OperationRecord, event: &Event, now: Time) -> OperationRecord {
             };
             out_of_stock(r, &event, now)
         }
-        Event::Time => timed_out(r.clone(), now).unwrap_or(r),
+        Event::Time => timed_out(r.clone(), None, now).unwrap_or(r),
         Event::AskRemoval if !r.is_gone() && r.removal.is_none() => {
             OperationRecord { removal: Some(Removal { requested_at: now, completed_at: None }), ..r }
         }

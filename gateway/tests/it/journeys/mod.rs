@@ -120,6 +120,28 @@ async fn everything_sold_out_is_no_capacity_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_cannot_be_pulled_is_no_shortage_and_shuts_no_zone() {
+    let world = World::start().await;
+    let zones = ["ap-guangzhou-3", "cn-hangzhou-h"];
+    let bad = spec_from(json!({
+        "containers": [{"name": "app", "image": "foo:missing"}],
+        "placement": {"zones": zones, "placeTimeout": "2s"},
+    }));
+    let refusal = world.create("acme", "bad", "k", &bad).await.unwrap_err();
+    assert_eq!(refusal.problem.code, ErrorCode::Unplaceable, "{:?}", refusal.problem);
+    for part in ["2 times", "container app waits: ImagePullBackOff"] {
+        assert!(refusal.problem.detail.contains(part), "{:?}", refusal.problem);
+    }
+    for zone in zones {
+        let (backend, zone) = (zone.trim_end_matches(|c| c != '-').trim_end_matches('-'), zone.parse().unwrap());
+        let poller = world.core.pollers.of(&backend.parse().unwrap()).unwrap();
+        let facts = poller.backend().market.zone_facts(&zone, world.core.clock.now());
+        assert!(facts.sold_out.is_empty(), "{facts:?}");
+    }
+    assert!(world.existing().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_key_fifty_times_at_once_is_one_instance_and_one_answer() {
     let world = World::start().await;
     let mut tasks = JoinSet::new();
