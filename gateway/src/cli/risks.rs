@@ -21,8 +21,8 @@ pub(super) fn of(config: &Config) -> Vec<String> {
     if !server.admin_listen.ip().is_loopback() {
         let listen = server.admin_listen;
         risks.push(format!(
-            "server.adminListen: {listen}: who reaches it can read metrics and settings and drain this gateway without \
-             a key; see that only probes and metrics do, or use 127.0.0.1"
+            "server.adminListen: {listen}: who reaches it can drain this gateway and remove, import and settle \
+             instances without a key; see that only probes and metrics do, or use 127.0.0.1"
         ));
     }
     for backend in &config.backends {

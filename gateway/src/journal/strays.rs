@@ -130,13 +130,12 @@ impl Reconciler {
             let shown = self.describe(poller.backend(), id).await?;
             // What was given up is deleted when it is found: a slip must not name another instance.
             let why = match shown {
-                None => format!("backend {} shows no instance {id}", attempt.backend),
-                Some(shown) if shown.name != attempt.name.as_str() => {
+                None => Some(format!("backend {} shows no instance {id}", attempt.backend)),
+                Some(shown) => (shown.name != attempt.name.as_str()).then(|| {
                     format!("instance {id} is called {:?}, attempt {} made {}", shown.name, attempt.n, attempt.name)
-                }
-                Some(_) => String::new(),
+                }),
             };
-            if !why.is_empty() {
+            if let Some(why) = why {
                 return Err(Refusal::new(ErrorCode::Conflict, why));
             }
         }
