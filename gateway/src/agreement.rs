@@ -11,7 +11,7 @@ use meridian_ledger::{Ledger, LedgerError};
 use meridian_model::{ids::TenantId, operation::QuotaLimits};
 use tokio_util::sync::CancellationToken;
 
-use crate::telemetry::core::CoreMetrics;
+use crate::{directory::Directory, telemetry::core::CoreMetrics};
 
 /// Between two looks: a disagreement is for a person, who is not faster.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -20,19 +20,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Agreement {
     ledger: Arc<dyn Ledger>,
-    own: BTreeMap<TenantId, QuotaLimits>,
+    directory: Arc<Directory>,
     metrics: Arc<CoreMetrics>,
     /// The ledger's limits where they were found to differ.
     said: BTreeMap<TenantId, QuotaLimits>,
 }
 
 impl Agreement {
-    pub(crate) fn new(
-        ledger: Arc<dyn Ledger>,
-        own: BTreeMap<TenantId, QuotaLimits>,
-        metrics: Arc<CoreMetrics>,
-    ) -> Self {
-        Self { ledger, own, metrics, said: BTreeMap::new() }
+    pub(crate) fn new(ledger: Arc<dyn Ledger>, directory: Arc<Directory>, metrics: Arc<CoreMetrics>) -> Self {
+        Self { ledger, directory, metrics, said: BTreeMap::new() }
     }
 
     /// Looks until `stop`.
@@ -57,7 +53,9 @@ impl Agreement {
 
     /// One look at all tenants; what is new is said.
     async fn look(&mut self) {
-        for (tenant, own) in self.own.clone() {
+        let declared = self.directory.load().quotas();
+        self.said.retain(|tenant, _| declared.contains_key(tenant));
+        for (tenant, own) in declared {
             let held = self.ledger.usage(&tenant).await.map(|usage| usage.limits);
             self.compare(vec![(tenant, own, held)]);
         }
@@ -119,10 +117,18 @@ mod tests {
     use meridian_ledger::conformance::MemoryLedger;
 
     use super::*;
-    use crate::telemetry::Metrics;
+    use crate::{clock::Clock, config, directory::Declared, telemetry::Metrics};
 
     fn limits(instances: Option<u64>) -> QuotaLimits {
         QuotaLimits { instances, ..QuotaLimits::default() }
+    }
+
+    fn declared(tenants: &[(&str, Option<u64>)]) -> Arc<Directory> {
+        let tenants = tenants.iter().map(|(name, instances)| {
+            let quota = limits(*instances);
+            config::Tenant { quota, ..config::Tenant::new(name.parse().unwrap()) }
+        });
+        Directory::new(Declared::tenants(tenants), Clock::system(), None)
     }
 
     #[test]
@@ -137,11 +143,11 @@ mod tests {
     #[tokio::test]
     async fn limits_that_another_gateway_set_are_said_until_they_agree() {
         let (metrics, ledger) = (Metrics::new(), Arc::new(MemoryLedger::new("store")));
-        let [acme, lab]: [TenantId; 2] = ["acme", "lab"].map(|name| name.parse().unwrap());
-        let own = BTreeMap::from([(acme.clone(), limits(Some(1))), (lab.clone(), limits(None))]);
-        let mut agreement = Agreement::new(ledger.clone(), own.clone(), CoreMetrics::register(&metrics));
-        for (tenant, limits) in &own {
-            ledger.set_limits(tenant, *limits).await.unwrap();
+        let acme: TenantId = "acme".parse().unwrap();
+        let directory = declared(&[("acme", Some(1)), ("lab", None)]);
+        let mut agreement = Agreement::new(ledger.clone(), Arc::clone(&directory), CoreMetrics::register(&metrics));
+        for (tenant, limits) in directory.load().quotas() {
+            ledger.set_limits(&tenant, limits).await.unwrap();
         }
         for (set_by_another, differ) in [(Some(1), 0), (Some(2), 1), (Some(3), 1), (Some(1), 0)] {
             ledger.set_limits(&acme, limits(set_by_another)).await.unwrap();
@@ -156,7 +162,7 @@ mod tests {
     fn a_tenant_that_cannot_be_read_hides_no_other() {
         let metrics = Metrics::new();
         let ledger = Arc::new(MemoryLedger::new("store"));
-        let mut agreement = Agreement::new(ledger, BTreeMap::new(), CoreMetrics::register(&metrics));
+        let mut agreement = Agreement::new(ledger, declared(&[]), CoreMetrics::register(&metrics));
         let damaged = || LedgerError::Damaged { place: "acme/usage".to_owned(), detail: "no number".to_owned() };
         let mut differ = |acme, lab, n: usize| {
             let read =

@@ -1,7 +1,7 @@
 //! What the operation stack works with: everything that outlives a request, wired once.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
@@ -13,18 +13,21 @@ use meridian_adapters::{
 use meridian_ledger::{Ledger, LedgerError, recovery::Recovery, shared::Shared};
 use meridian_model::{
     capability::Capability,
-    ids::{AdapterName, BackendId, RegionId, TenantId},
+    ids::{BackendId, TenantId},
     operation::QuotaLimits,
 };
-use meridian_policies::tenant::TenantRules;
 use secrecy::ExposeSecret;
-use tokio::{sync::mpsc, time::MissedTickBehavior};
+use tokio::{
+    sync::{mpsc, watch},
+    time::MissedTickBehavior,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     agreement::{self, Agreement},
     clock::{Clock, Entropy},
     config::{self, Config},
+    directory::{Declared, Directory, Snapshot},
     http::drawn::Drawer,
     journal::{
         driver::{Driver, DriverSettings, Parts},
@@ -110,10 +113,9 @@ pub struct Core {
     pub draining: CancellationToken,
     /// How far a ledger that lost writes is from taking them again.
     pub recovering: Progress,
-    /// Draws tokens of rate limits that gateways share; none when this one has no others.
-    pub drawer: Option<Arc<Drawer>>,
-    tenants: Arc<HashMap<TenantId, TenantRules>>,
-    quotas: BTreeMap<TenantId, QuotaLimits>,
+    /// Who there is, with which rules and limits.
+    pub directory: Arc<Directory>,
+    is_shared: bool,
     retention: Duration,
     /// Cancelled when nothing is written any more.
     written: CancellationToken,
@@ -168,12 +170,12 @@ impl Core {
         let (pollers, reports) = polled(built, poll_settings(config), (&fleet, &deps.clock, &ended_tx), |backend| {
             leadership(backend, &deps.shared, &replicas, config)
         });
-        let tenants: Arc<HashMap<TenantId, TenantRules>> =
-            Arc::new(config.tenants.iter().map(|t| (t.name.clone(), crate::planner::rules_of(t))).collect());
         let limits = Limits { place_timeout: config.driver.place_timeout.0, attempts_max: config.driver.max_attempts };
-        let planner =
-            Arc::new(Planner::new(pollers.clone(), Arc::clone(&fleet), profiles, Arc::clone(&tenants), limits));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let told = (Arc::clone(&deps.shared), replicas.owner().to_owned());
+        let directory = attend(config, &deps, replicas, (&tasks, &stop));
+        let planner =
+            Arc::new(Planner::new(pollers.clone(), Arc::clone(&fleet), profiles, Arc::clone(&directory), limits));
         let parts = Parts {
             ledger: Arc::clone(&deps.ledger),
             fleet: Arc::clone(&fleet),
@@ -187,8 +189,6 @@ impl Core {
             settings: driver_settings(config, limits),
         };
         let driver = Driver::new(parts, stop.clone());
-        let told = (Arc::clone(&deps.shared), replicas.owner().to_owned());
-        let drawer = share_limits(&deps, replicas, quotas(config), (&tasks, &stop));
         let rebuilder = deps.recovery.map(|recovery| {
             Rebuilder::new(rebuild::Parts {
                 recovery,
@@ -200,13 +200,13 @@ impl Core {
                 clock: deps.clock.clone(),
                 entropy: deps.entropy.clone(),
                 owner: driver.owner().to_owned(),
-                tenants: quotas(config),
+                directory: Arc::clone(&directory),
                 place_timeout: limits.place_timeout,
             })
         });
         let core = Arc::new(Self {
             recovering: rebuilder.as_ref().map(Rebuilder::progress).unwrap_or_default(),
-            quotas: quotas(config),
+            is_shared: deps.shared.is_shared(),
             clock: deps.clock,
             entropy: deps.entropy,
             deployment,
@@ -214,11 +214,10 @@ impl Core {
             fleet,
             pollers,
             planner,
-            reconciler: Reconciler::new(driver.clone(), quotas(config), config.reconcile.clone(), told),
+            reconciler: Reconciler::new(driver.clone(), Arc::clone(&directory), config.reconcile.clone(), told),
             driver,
             draining: deps.draining,
-            drawer,
-            tenants,
+            directory,
             retention: config.driver.retention.0,
             written: CancellationToken::new(),
             stop,
@@ -243,20 +242,21 @@ impl Core {
         if let Some(rebuilder) = rebuilder {
             self.tasks.spawn(rebuilder.run(self.written.clone()));
         }
-        let mut due = self.quotas.clone();
-        let opened = self.open_books(&mut due).await;
+        let changes = self.directory.changes();
+        let mut limits = KeptLimits::of(&self.directory.load());
+        let opened = self.open_books(&mut limits).await;
         match opened {
             Ok(()) => {}
             // Whatever can be read is served, and the ledger answers for itself.
             Err(error) if is_shared && may_pass(&error) => {
                 tracing::error!(%error, "the gateway starts without its ledger, or a part of it, until that is there");
-                self.tasks.spawn(Arc::clone(self).set_limits_later(due));
             }
             Err(error) => {
                 self.stop().await;
                 return Err(error.into());
             }
         }
+        self.tasks.spawn(Arc::clone(self).keep_limits(limits, changes));
         self.tasks.spawn(self.driver.clone().look_after_journal(self.stop.clone()));
         self.tasks.spawn(Arc::clone(self).keep_ledger());
         self.tasks.spawn(Arc::clone(self).take_over());
@@ -268,10 +268,10 @@ impl Core {
     }
 
     /// Sets the tenants' limits, fills the fleet and takes over what nobody drives, of each tenant of which that can be
-    /// done now; `due` keeps the limits that are not set. The rest is read and taken over by the tasks that follow the
+    /// done now; `limits` knows which are not set. The rest is read and taken over by the tasks that follow the
     /// ledger.
-    async fn open_books(&self, due: &mut BTreeMap<TenantId, QuotaLimits>) -> Result<(), LedgerError> {
-        let limits = self.set_limits(due).await;
+    async fn open_books(&self, limits: &mut KeptLimits) -> Result<(), LedgerError> {
+        let limits = self.set_limits(limits).await;
         let taken = self.driver.recover().await?;
         if taken > 0 {
             tracing::info!(operations = taken, "took over operations that nobody drove");
@@ -279,12 +279,12 @@ impl Core {
         limits
     }
 
-    /// Sets limits and takes them off what is due. A tenant that cannot be written holds up no other.
-    async fn set_limits(&self, due: &mut BTreeMap<TenantId, QuotaLimits>) -> Result<(), LedgerError> {
+    /// Sets the limits that are due. A tenant that cannot be written holds up no other.
+    async fn set_limits(&self, limits: &mut KeptLimits) -> Result<(), LedgerError> {
         let mut failed = None;
-        for (tenant, quota) in due.clone() {
+        for (tenant, quota) in limits.due.clone() {
             match self.set_limit(&tenant, quota).await {
-                Ok(()) => drop(due.remove(&tenant)),
+                Ok(()) => limits.done(tenant, quota),
                 Err(error @ (LedgerError::Recovering(_) | LedgerError::Damaged { .. })) => failed = Some(error),
                 // The store answers nobody.
                 Err(error) => return Err(error),
@@ -294,24 +294,35 @@ impl Core {
     }
 
     async fn set_limit(&self, tenant: &TenantId, quota: QuotaLimits) -> Result<(), LedgerError> {
-        if self.drawer.is_some() {
+        if self.is_shared {
             agreement::tell_replaced(&*self.ledger, tenant, quota).await?;
         }
         self.ledger.set_limits(tenant, quota).await
     }
 
-    /// Sets the limits that could not be set at the start.
-    async fn set_limits_later(self: Arc<Self>, mut due: BTreeMap<TenantId, QuotaLimits>) {
+    /// Sets limits as they change, and those that could not be set when they should.
+    async fn keep_limits(self: Arc<Self>, mut limits: KeptLimits, mut changes: watch::Receiver<u64>) {
         let mut wait = LIMITS_WAIT.0;
-        while !due.is_empty() {
+        loop {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
+                changed = changes.changed() => {
+                    // The directory lives as long as this task.
+                    if changed.is_err() {
+                        return;
+                    }
+                    limits.want(&self.directory.load());
+                    wait = LIMITS_WAIT.0;
+                }
+                () = tokio::time::sleep(wait), if !limits.due.is_empty() => {}
             }
-            match self.set_limits(&mut due).await {
+            if limits.due.is_empty() {
+                continue;
+            }
+            match self.set_limits(&mut limits).await {
                 Ok(()) => tracing::info!("the limits of all tenants are set"),
-                Err(error) => tracing::debug!(%error, tenants = due.len(), "limits are not set yet"),
+                Err(error) => tracing::debug!(%error, tenants = limits.due.len(), "limits are not set yet"),
             }
             wait = (wait * 2).min(LIMITS_WAIT.1);
         }
@@ -321,26 +332,10 @@ impl Core {
     #[must_use]
     pub fn unread(&self) -> BTreeSet<TenantId> {
         let mut unread = self.driver.unread().unwrap_or_default();
-        unread.extend(self.tenants.keys().filter(|tenant| !self.driver.has_read(tenant)).cloned());
+        let snapshot = self.directory.load();
+        let declared = snapshot.tenants().map(|(tenant, _)| tenant);
+        unread.extend(declared.filter(|tenant| !self.driver.has_read(tenant)).cloned());
         unread
-    }
-
-    /// The rules of a tenant.
-    #[must_use]
-    pub fn tenant_rules(&self, tenant: &TenantId) -> Option<&TenantRules> {
-        self.tenants.get(tenant)
-    }
-
-    /// Regions and adapters a tenant may use; all when empty.
-    #[must_use]
-    pub fn tenant_places(&self, tenant: &TenantId) -> (Vec<RegionId>, Vec<AdapterName>) {
-        self.tenants.get(tenant).map(crate::planner::places_of).unwrap_or_default()
-    }
-
-    /// The limits that the configuration gives a tenant.
-    #[must_use]
-    pub fn tenant_limits(&self, tenant: &TenantId) -> QuotaLimits {
-        self.quotas.get(tenant).copied().unwrap_or_default()
     }
 
     /// Renews the lease and shrinks what is long gone. A lease is renewed while something is driven; one that lapses
@@ -469,26 +464,49 @@ fn polled(
     (Pollers::new(pollers), reports)
 }
 
-fn quotas(config: &Config) -> BTreeMap<TenantId, QuotaLimits> {
-    config.tenants.iter().map(|tenant| (tenant.name.clone(), tenant.quota)).collect()
+/// The limits that this gateway has the ledger keep.
+#[derive(Debug)]
+struct KeptLimits {
+    /// As they were set last.
+    set: BTreeMap<TenantId, QuotaLimits>,
+    /// Not set yet.
+    due: BTreeMap<TenantId, QuotaLimits>,
+}
+
+impl KeptLimits {
+    fn of(snapshot: &Snapshot) -> Self {
+        Self { set: BTreeMap::new(), due: snapshot.quotas() }
+    }
+
+    fn want(&mut self, snapshot: &Snapshot) {
+        self.due = snapshot.quotas();
+        self.due.retain(|tenant, quota| self.set.get(tenant) != Some(quota));
+    }
+
+    fn done(&mut self, tenant: TenantId, quota: QuotaLimits) {
+        self.due.remove(&tenant);
+        self.set.insert(tenant, quota);
+    }
 }
 
 /// Starts to attend and, if there are others, to draw from the limits that all share and to see that they agree on them.
-fn share_limits(
+fn attend(
+    config: &Config,
     deps: &Deps,
     replicas: Replicas,
-    quotas: BTreeMap<TenantId, QuotaLimits>,
     (tasks, stop): (&TaskTracker, &CancellationToken),
-) -> Option<Arc<Drawer>> {
+) -> Arc<Directory> {
     tasks.spawn(replicas.clone().run(stop.clone()));
+    let declared = Declared::of(config);
     if !deps.shared.is_shared() {
-        return None;
+        return Directory::new(declared, deps.clock.clone(), None);
     }
-    let agreement = Agreement::new(Arc::clone(&deps.ledger), quotas, Arc::clone(&deps.metrics));
-    tasks.spawn(agreement.run(stop.clone()));
     let drawer = Drawer::new(Arc::clone(&deps.shared), replicas, deps.clock.clone());
     tasks.spawn(Arc::clone(&drawer).run(stop.clone()));
-    Some(drawer)
+    let directory = Directory::new(declared, deps.clock.clone(), Some(drawer));
+    let agreement = Agreement::new(Arc::clone(&deps.ledger), Arc::clone(&directory), Arc::clone(&deps.metrics));
+    tasks.spawn(agreement.run(stop.clone()));
+    directory
 }
 
 /// Makes a backend one that gateways share, if there are others.

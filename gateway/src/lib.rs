@@ -8,6 +8,7 @@ pub mod config;
 pub mod core;
 pub mod demo;
 pub mod dialects;
+pub mod directory;
 pub mod http;
 pub mod journal;
 pub mod operation;

@@ -2,14 +2,14 @@
 //! answer the caller gets.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use meridian_adapters::{AdapterError, ResolvedSpec};
 use meridian_model::{
     error::{ErrorCode, FieldError, Problem, QuotaShortage},
-    ids::{AdapterName, RegionId, TenantId},
+    ids::TenantId,
     instance::{CapacityType, InstanceSpec, Shape},
     operation::{Charge, Decision, OperationRecord},
     time::Time,
@@ -17,11 +17,10 @@ use meridian_model::{
 use meridian_policies::{
     health::{BreakerView, ShapeClass, ZoneKey},
     placement::{self, BackendView, DeadEnd, Demand, Rules, Snapshot, TenantQuota, ZoneView},
-    tenant::{Allow, TenantRules},
 };
 
 use crate::{
-    config,
+    directory::Directory,
     journal::machine::Limits,
     profiles::Profiles,
     regions::Backend,
@@ -44,7 +43,7 @@ pub struct Planner {
     pollers: Pollers,
     fleet: Arc<Fleet>,
     profiles: Profiles,
-    tenants: Arc<HashMap<TenantId, TenantRules>>,
+    directory: Arc<Directory>,
     limits: Limits,
 }
 
@@ -77,10 +76,10 @@ impl Planner {
         pollers: Pollers,
         fleet: Arc<Fleet>,
         profiles: Profiles,
-        tenants: Arc<HashMap<TenantId, TenantRules>>,
+        directory: Arc<Directory>,
         limits: Limits,
     ) -> Self {
-        Self { pollers, fleet, profiles, tenants, limits }
+        Self { pollers, fleet, profiles, directory, limits }
     }
 
     /// Ranks the zones that can take the instance.
@@ -90,7 +89,7 @@ impl Planner {
         let counts = self.fleet.counts(Some(tenant));
         let running = counts.into_iter().map(|((backend, zone), n)| (ZoneKey::new(backend, zone), n as u64)).collect();
         let demand = Demand { running, tried, quota: Some(quota), ..Demand::new(spec) };
-        let rules = self.tenants.get(tenant).map(Rules::from).unwrap_or_default();
+        let rules = self.directory.load().tenant(tenant).map(|t| Rules::from(&t.rules)).unwrap_or_default();
         let rules = Rules { attempts_default: self.limits.attempts_max, ..rules };
         let snapshot = Snapshot { backends: self.pollers.all().iter().map(|p| self.view(p, spec, now)).collect() };
         let decision = placement::plan(&demand, &snapshot, &rules, seed, now);
@@ -206,25 +205,4 @@ fn explain(end: DeadEnd, decision: &Decision) -> Problem {
                 .with_retry_after(RETRY_SECONDS)
         }
     }
-}
-
-/// A tenant's rules from the configuration.
-#[must_use]
-pub fn rules_of(tenant: &config::Tenant) -> TenantRules {
-    TenantRules {
-        regions: Allow::all_when_empty(tenant.regions.iter().cloned()),
-        providers: Allow::all_when_empty(tenant.providers.iter().cloned()),
-        network_profiles: Allow::all_when_empty(tenant.network_profiles.iter().cloned()),
-        image_profiles: Allow::all_when_empty(tenant.image_profiles.iter().cloned()),
-        secret_profiles: Allow::none_when_empty(tenant.secret_profiles.iter().cloned()),
-        default_network_profile: tenant.default_network_profile.clone(),
-        default_strategy: tenant.strategy,
-        ..TenantRules::new(tenant.name.clone())
-    }
-}
-
-/// Regions and adapters a tenant may use; all when empty.
-#[must_use]
-pub fn places_of(rules: &TenantRules) -> (Vec<RegionId>, Vec<AdapterName>) {
-    (rules.regions.listed().cloned().collect(), rules.providers.listed().cloned().collect())
 }

@@ -116,7 +116,7 @@ impl Process {
             clock,
             entropy: entropy.clone(),
             health: Arc::clone(&health),
-            drawer: core.drawer.clone(),
+            directory: Arc::clone(&core.directory),
         };
         let api = Setup {
             handler: Http::build(&config, parts),

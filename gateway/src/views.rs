@@ -147,15 +147,15 @@ pub struct Page<T> {
 }
 
 /// A page of instances with the honesty a partial view needs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct InstancePage {
     /// The items.
     pub items: Vec<Arc<Rendered>>,
     /// Position of the last item when there is more.
     pub next_after: Option<String>,
-    /// Revision of the snapshot.
-    pub revision: u64,
-    /// Regions with no usable data, as `regions/{region}`.
+    /// Up to which write the tenant's instances are shown; none over all tenants, whose writes are counted apart.
+    pub revision: Option<u64>,
+    /// Regions with no usable data, as `regions/{region}`; over all tenants also those, as `tenants/{tenant}`.
     pub unreachable: Vec<String>,
     /// One row per backend.
     pub freshness: Arc<Vec<Freshness>>,

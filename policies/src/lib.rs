@@ -3,6 +3,7 @@
 //! Every function here is a function of its arguments: callers pass the time and a seed. There is no I/O, no
 //! clock, no randomness and no runtime, which is what lets a decision be replayed, explained and simulated.
 
+pub mod access;
 pub mod admit;
 pub mod health;
 mod mix;

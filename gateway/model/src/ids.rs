@@ -148,6 +148,10 @@ id!(
     InstanceName, "instance name", is_dns_label, DNS_LABEL
 );
 id!(
+    /// A part of a tenant that instances and credentials may belong to, unique within the tenant.
+    ProjectName, "project", is_dns_label, DNS_LABEL
+);
+id!(
     /// One account in one region, as the operator named it in the configuration.
     BackendId, "backend", is_dns_label, DNS_LABEL
 );

@@ -68,7 +68,9 @@ fn duplicates(config: &Config, report: &Report<'_>) {
     let keys = config.tenants.iter().enumerate().flat_map(|(i, t)| {
         t.keys.iter().enumerate().map(move |(k, key)| (format!("tenants[{i}].keys[{k}].id"), key.id.as_str()))
     });
-    unique(report, "key", keys);
+    let platform = config.platform.keys.iter().enumerate();
+    let platform = platform.map(|(k, key)| (format!("platform.keys[{k}].id"), key.id.as_str()));
+    unique(report, "key", keys.chain(platform));
 }
 
 fn profiles(config: &Config, report: &Report<'_>) {

@@ -18,6 +18,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
+    keys::{ApiKey, Platform},
     ledger::Ledger,
     profiles::{ImageProfile, NetworkProfile, SecretProfile},
     reader::{Report, Section},
@@ -34,8 +35,6 @@ const fn secs(n: u64) -> Span {
 
 /// Shortest deployment secret, in characters: 32 hexadecimal digits are 128 bits.
 const SECRET_LEN_MIN: usize = 32;
-/// Length of a SHA-256 in hexadecimal.
-const SHA256_HEX_LEN: usize = 64;
 
 pub(super) fn redact<S: Serializer>(_: &SecretString, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_str("[redacted]")
@@ -71,6 +70,8 @@ pub struct Config {
     pub ledger: Ledger,
     /// Customers.
     pub tenants: Vec<Tenant>,
+    /// Who looks after all of them.
+    pub platform: Platform,
     /// Accounts in regions.
     pub backends: Vec<Backend>,
     /// Networks by name.
@@ -108,6 +109,7 @@ impl Config {
         };
         // Every section is read before the first `?`, so that no mistake hides another.
         let tenants: Vec<_> = root.sections("tenants").into_iter().map(Tenant::read).collect();
+        let platform = Platform::read(root.section("platform"));
         let backends: Vec<_> = root.sections("backends").into_iter().map(Backend::read).collect();
         let networks: Vec<_> = root.sections("networkProfiles").into_iter().map(NetworkProfile::read).collect();
         let images: Vec<_> = root.sections("imageProfiles").into_iter().map(ImageProfile::read).collect();
@@ -122,6 +124,7 @@ impl Config {
             server: server?,
             ledger: ledger?,
             tenants: tenants.into_iter().collect::<Option<_>>()?,
+            platform: platform?,
             backends: backends.into_iter().collect::<Option<_>>()?,
             network_profiles: networks.into_iter().collect::<Option<_>>()?,
             image_profiles: images.into_iter().collect::<Option<_>>()?,
@@ -236,7 +239,7 @@ macro_rules! scalars {
         }
 
         impl $name {
-            fn read(section: Option<Section<'_, '_>>) -> Self {
+            pub(super) fn read(section: Option<Section<'_, '_>>) -> Self {
                 let Some(mut s) = section else { return Self::default() };
                 let read = Self { $( $field: s.within($key, $default, ($min, $max)), )+ };
                 read.consistent(s.report, &s.path);
@@ -319,6 +322,24 @@ pub struct Tenant {
 }
 
 impl Tenant {
+    /// A tenant without limits that may use every place and profile but no secret, and has no key.
+    #[must_use]
+    pub fn new(name: TenantId) -> Self {
+        Self {
+            name,
+            keys: Vec::new(),
+            quota: QuotaLimits::default(),
+            rate: Rate::default(),
+            regions: Vec::new(),
+            providers: Vec::new(),
+            network_profiles: Vec::new(),
+            default_network_profile: None,
+            image_profiles: Vec::new(),
+            secret_profiles: Vec::new(),
+            strategy: None,
+        }
+    }
+
     fn read(mut s: Section<'_, '_>) -> Option<Self> {
         let name = s.required("name", "\"acme\"");
         let keys: Vec<_> = s.sections("keys").into_iter().map(ApiKey::read).collect();
@@ -346,42 +367,6 @@ impl Tenant {
             strategy,
         })
     }
-}
-
-/// An API key: the gateway knows only the hash of its secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ApiKey {
-    /// The key's public part.
-    pub id: String,
-    /// SHA-256 of the secret's text, in hexadecimal. Not a secret, but of no use to anyone who reads the
-    /// effective configuration.
-    #[serde(skip)]
-    pub sha256: [u8; 32],
-}
-
-impl ApiKey {
-    fn read(mut s: Section<'_, '_>) -> Option<Self> {
-        let id = s.required::<ProfileName>("id", "\"k1\"").map(String::from);
-        let text = s.required::<String>("sha256", "\"<64 hexadecimal digits>\"");
-        let sha256 = text.as_deref().and_then(parse_sha256);
-        if text.is_some() && sha256.is_none() {
-            let what = format!("not {SHA256_HEX_LEN} hexadecimal digits");
-            s.report.mistake(&s.at("sha256"), what, "print it with `printf %s SECRET | sha256sum`");
-        }
-        s.finish();
-        Some(Self { id: id?, sha256: sha256? })
-    }
-}
-
-fn parse_sha256(text: &str) -> Option<[u8; 32]> {
-    let mut hash = [0; 32];
-    if text.len() != SHA256_HEX_LEN || !text.bytes().all(|c| c.is_ascii_hexdigit()) {
-        return None;
-    }
-    for (i, byte) in hash.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()?;
-    }
-    Some(hash)
 }
 
 scalars! {

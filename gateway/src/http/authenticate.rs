@@ -1,11 +1,10 @@
 //! API keys: who is calling, taken from the credential and from nothing else.
 //!
 //! A key is `mrd_<env>_<id>_<secret><crc>`: the secret is 256 random bits in base 32, the crc (CRC-32 of all that
-//! stands before it) catches typing errors without a look-up. Only the SHA-256 of the secret's text is stored. An
-//! unknown id costs the same hash and compare as a known one.
+//! stands before it) catches typing errors without a look-up. Only the SHA-256 of the secret's text is stored
+//! (`directory::keys`).
 
 use std::{
-    collections::HashMap,
     fmt,
     sync::{Arc, Mutex},
     task::{Context, Poll},
@@ -15,15 +14,16 @@ use http::{HeaderMap, header::AUTHORIZATION};
 use meridian_model::error::ErrorCode;
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
 use tower::{Layer, Service};
 
-use super::{Exchange, LayerFuture, Reply, drawn::Drawer, rate_limit::TenantLimits};
+use super::{Exchange, LayerFuture, Reply};
 use crate::{
     clock::{Clock, Entropy},
-    config::Tenant,
     dialects::Class,
-    operation::Caller,
+    directory::{
+        Directory,
+        keys::{Denied, Identity},
+    },
     refusal::Rejection,
 };
 
@@ -34,15 +34,6 @@ const CRC_LEN: usize = 7;
 /// Longest key we look at.
 const KEY_LEN_MAX: usize = 200;
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-
-/// Who is calling, with what is counted for its tenant.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    /// Tenant and principal.
-    pub caller: Arc<Caller>,
-    /// The tenant's rate limits.
-    pub limits: Arc<TenantLimits>,
-}
 
 /// A new API key.
 pub struct MintedKey {
@@ -103,12 +94,13 @@ fn base32(bytes: &[u8]) -> String {
 }
 
 /// The parts of a well-formed key.
-struct Presented<'k> {
-    id: &'k str,
-    secret: &'k str,
+pub(crate) struct Presented<'k> {
+    pub(crate) id: &'k str,
+    pub(crate) secret: &'k str,
 }
 
-fn parse(key: &str) -> Option<Presented<'_>> {
+/// Takes a key apart; none when it is not of the form, or mistyped.
+pub(crate) fn parse(key: &str) -> Option<Presented<'_>> {
     if key.len() > KEY_LEN_MAX || !key.is_ascii() {
         return None;
     }
@@ -121,58 +113,18 @@ fn parse(key: &str) -> Option<Presented<'_>> {
     (secret.len() == SECRET_LEN).then_some(Presented { id, secret })
 }
 
-/// All API keys, immutable.
-pub struct KeyRing {
-    keys: HashMap<String, ([u8; 32], Identity)>,
-    nobody: [u8; 32],
-}
-
-impl fmt::Debug for KeyRing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyRing({} keys)", self.keys.len())
-    }
-}
-
-impl KeyRing {
-    /// The keys of the configured tenants; all keys of a tenant share its limits, with other gateways too if there is a
-    /// drawer.
-    #[must_use]
-    pub fn new(tenants: &[Tenant], clock: &Clock, drawer: Option<&Arc<Drawer>>) -> Arc<Self> {
-        let mut keys = HashMap::new();
-        for tenant in tenants {
-            let limits = Arc::new(TenantLimits::new(&tenant.name, &tenant.rate, clock.now(), drawer));
-            for key in &tenant.keys {
-                let caller = Caller { tenant: tenant.name.clone(), principal: format!("key:{}", key.id) };
-                let identity = Identity { caller: Arc::new(caller), limits: Arc::clone(&limits) };
-                keys.insert(key.id.clone(), (key.sha256, identity));
-            }
-        }
-        Arc::new(Self { keys, nobody: [0; 32] })
-    }
-
-    /// The owner of a key, if it is one of ours.
-    #[must_use]
-    pub fn identify(&self, key: &str) -> Option<&Identity> {
-        let presented = parse(key)?;
-        let known = self.keys.get(presented.id);
-        let hash: [u8; 32] = Sha256::digest(presented.secret.as_bytes()).into();
-        let expected = known.map_or(&self.nobody, |(hash, _)| hash);
-        let same = bool::from(hash.ct_eq(expected));
-        known.filter(|_| same).map(|(_, identity)| identity)
-    }
-}
-
 /// Makes [`Authenticate`].
 #[derive(Debug, Clone)]
 pub struct AuthenticateLayer {
-    keys: Arc<KeyRing>,
+    directory: Arc<Directory>,
+    clock: Clock,
 }
 
 impl AuthenticateLayer {
-    /// A layer that knows these keys.
+    /// A layer that knows the keys of a directory as it stands at each request.
     #[must_use]
-    pub fn new(keys: Arc<KeyRing>) -> Self {
-        Self { keys }
+    pub fn new(directory: Arc<Directory>, clock: Clock) -> Self {
+        Self { directory, clock }
     }
 
     fn identity(&self, headers: &HeaderMap) -> Result<Identity, Rejection> {
@@ -190,8 +142,12 @@ impl AuthenticateLayer {
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(refused("the Authorization scheme is not Bearer"));
         }
-        // One text for every wrong key: which part is wrong is nobody's business.
-        self.keys.identify(key.trim()).cloned().ok_or_else(|| refused("the API key is not valid"))
+        match self.directory.load().keys().identify(key.trim(), self.clock.now()) {
+            Ok(identity) => Ok(identity.clone()),
+            // One text for every wrong key: which part is wrong is nobody's business.
+            Err(Denied::Unknown) => Err(refused("the API key is not valid")),
+            Err(Denied::Expired(at)) => Err(refused(&format!("the API key expired at {at}"))),
+        }
     }
 }
 
@@ -226,7 +182,9 @@ where
         if exchange.meta.route.class != Class::Public {
             match self.layer.identity(exchange.request.headers()) {
                 Ok(identity) => {
-                    tracing::Span::current().record("meridian.tenant.id", identity.caller.tenant.as_str());
+                    if let Some(tenant) = identity.caller.tenant() {
+                        tracing::Span::current().record("meridian.tenant.id", tenant.as_str());
+                    }
                     exchange.meta.identity = Some(identity);
                 }
                 Err(refused) => return Box::pin(std::future::ready(Err(refused))),

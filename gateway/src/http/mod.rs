@@ -33,6 +33,7 @@ use crate::{
     clock::{Clock, Entropy},
     config::Config,
     dialects::{self, Dialect, Route},
+    directory::{Directory, keys::Identity},
     operation::{Caller, OperationService},
     refusal::Rejection,
     telemetry::Metrics,
@@ -69,7 +70,7 @@ pub struct Meta {
     /// Its identifier; set by [`trace`].
     pub request_id: Arc<str>,
     /// Who sent it; set by [`authenticate`], absent on public routes.
-    pub identity: Option<authenticate::Identity>,
+    pub identity: Option<Identity>,
     /// Set once a mutation was handed to the operation stack.
     pub handed_on: Option<Arc<AtomicBool>>,
 }
@@ -120,8 +121,8 @@ pub struct Parts {
     pub entropy: Entropy,
     /// Health, for `/readyz`.
     pub health: Arc<crate::admin::Health>,
-    /// Draws tokens of limits that gateways share; none when this one has no others (`Core::drawer`).
-    pub drawer: Option<Arc<drawn::Drawer>>,
+    /// Who there is.
+    pub directory: Arc<Directory>,
 }
 
 /// The HTTP stack, its type hidden.
@@ -136,9 +137,8 @@ impl Http {
     /// Builds the stack for a configuration.
     #[must_use]
     pub fn build(config: &Config, parts: Parts) -> Self {
-        let Parts { operations, metrics, clock, entropy, health, drawer } = parts;
+        let Parts { operations, metrics, clock, entropy, health, directory } = parts;
         let limits = &config.server.limits;
-        let keys = authenticate::KeyRing::new(&config.tenants, &clock, drawer.as_ref());
         let dialects = dialects::Dialects::new(config, &clock, health);
         let (service, order) = stack! {
             // First of all, so that even a refused request has an identifier, a span and a place in the metrics.
@@ -151,7 +151,7 @@ impl Http {
             // From here on every stage has the time that is left.
             "deadline" => deadline::DeadlineLayer::new(limits.request_timeout.0, limits.request_timeout_max.0),
             // Identity before anything that is counted per tenant.
-            "authenticate" => authenticate::AuthenticateLayer::new(keys),
+            "authenticate" => authenticate::AuthenticateLayer::new(directory, clock.clone()),
             // The tenant's share, before a byte of the body is read.
             "rate-limit" => rate_limit::RateLimitLayer::new(clock, entropy, metrics),
             ;

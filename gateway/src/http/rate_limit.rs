@@ -12,7 +12,7 @@ use std::{
 };
 
 use http::HeaderValue;
-use meridian_model::{error::ErrorCode, error::Problem, ids::TenantId, time::Time};
+use meridian_model::{error::ErrorCode, error::Problem, time::Time};
 use meridian_policies::rate::{Bucket, Limit, Take};
 use tower::{Layer, Service};
 
@@ -74,7 +74,7 @@ fn limit(quota: u32, burst: u32) -> Limit {
 impl TenantLimits {
     /// Full buckets, or the tenant's part of those that a drawer shares.
     #[must_use]
-    pub fn new(name: &TenantId, rate: &Rate, now: Time, drawer: Option<&Arc<Drawer>>) -> Self {
+    pub fn new(name: &str, rate: &Rate, now: Time, drawer: Option<&Arc<Drawer>>) -> Self {
         let tenant = limit(rate.requests_per_minute, rate.burst);
         let create = limit(rate.creates_per_minute, rate.create_burst);
         let seconds = WINDOW.as_secs();

@@ -36,7 +36,7 @@ use meridian_ledger::{
 use meridian_model::{
     bugs,
     ids::{BackendId, OperationId, TenantId},
-    operation::{OperationRecord, QuotaLimits},
+    operation::OperationRecord,
     time::Time,
 };
 use tokio::time::Instant;
@@ -54,6 +54,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Entropy},
+    directory::Directory,
     status::{fleet::Fleet, poll::Pollers},
 };
 
@@ -102,8 +103,8 @@ pub struct Parts {
     pub entropy: Entropy,
     /// Random part of this gateway's fences.
     pub owner: String,
-    /// Configured tenants and their limits.
-    pub tenants: BTreeMap<TenantId, QuotaLimits>,
+    /// The tenants there are, with their limits.
+    pub directory: Arc<Directory>,
     /// How long an instance of which nothing is known but its name may take to run.
     pub place_timeout: Duration,
 }
@@ -256,7 +257,7 @@ impl Rebuilder {
 
     /// Ends a loss that was none.
     async fn confirm(&self, tenant: &TenantId) -> Result<(), LedgerError> {
-        let limits = self.parts.tenants.get(tenant).copied();
+        let limits = self.parts.directory.load().quota(tenant);
         if let Begun::Yours(token) = self.begin(tenant).await?
             && self.parts.recovery.finish(&token, Finish::Untouched { limits }).await?
         {
@@ -268,7 +269,7 @@ impl Rebuilder {
     /// Asks how all stands, and says that this gateway lives.
     async fn look(&mut self) -> Result<Look, LedgerError> {
         let recovery = &self.parts.recovery;
-        let mut tenants: BTreeSet<TenantId> = self.parts.tenants.keys().cloned().collect();
+        let mut tenants: BTreeSet<TenantId> = self.parts.directory.load().quotas().into_keys().collect();
         let roll = recovery.roll().await?;
         tenants.extend(roll.tenants.iter().cloned());
         tenants.extend(recovery.seen().into_keys());
@@ -434,7 +435,7 @@ impl Rebuilder {
         places: &BTreeMap<BackendId, Place>,
         imports: &Holders,
     ) -> Result<(), LedgerError> {
-        let Parts { recovery, fleet, deployment, clock, tenants, place_timeout, .. } = &self.parts;
+        let Parts { recovery, fleet, deployment, clock, directory, place_timeout, .. } = &self.parts;
         let mut records = fleet.remembered(&token.tenant);
         records.extend(pages(|from| recovery.remaining(token, from, PAGE)).await?);
         records.extend(pages(|from| recovery.contributions(token, from, PAGE)).await?);
@@ -469,7 +470,7 @@ impl Rebuilder {
                 return Err(lost());
             }
         }
-        let limits = tenants.get(&token.tenant).copied().unwrap_or_default();
+        let limits = directory.load().quota(&token.tenant).unwrap_or_default();
         if !recovery.finish(token, Finish::Rebuilt { limits, seq }).await? {
             return Err(lost());
         }

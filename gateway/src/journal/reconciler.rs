@@ -34,6 +34,7 @@ use super::{
 };
 use crate::{
     config::{Orphans, Reconcile},
+    directory::Directory,
     operation::{Refusal, store_refusal},
     regions::Backend,
     status::{board::ms, poll::Poller, sweep::SweepReport},
@@ -53,8 +54,8 @@ pub struct Reconciler(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     driver: Driver,
-    /// Configured tenants with their limits.
-    tenants: BTreeMap<TenantId, QuotaLimits>,
+    /// The tenants there are, with their limits.
+    directory: Arc<Directory>,
     settings: Reconcile,
     gateway: String,
     budget: Budget,
@@ -81,14 +82,14 @@ impl Reconciler {
     #[must_use]
     pub fn new(
         driver: Driver,
-        tenants: BTreeMap<TenantId, QuotaLimits>,
+        directory: Arc<Directory>,
         settings: Reconcile,
         (shared, gateway): (Arc<dyn Shared>, String),
     ) -> Self {
         let budget = Budget::new(Arc::clone(&shared));
         let ignored = Ignored::new(shared, gateway.clone());
         let (began, state) = (Instant::now(), Mutex::default());
-        Self(Arc::new(Inner { driver, tenants, settings, gateway, budget, ignored, began, state }))
+        Self(Arc::new(Inner { driver, directory, settings, gateway, budget, ignored, began, state }))
     }
 
     /// This gateway's name among those that judge.
@@ -114,9 +115,9 @@ impl Reconciler {
         &self.0.driver.0.parts
     }
 
-    /// The configured limits of a tenant; `None` when it is not configured.
+    /// The declared limits of a tenant; `None` when there is no such tenant.
     pub(super) fn limits(&self, tenant: &TenantId) -> Option<QuotaLimits> {
-        self.0.tenants.get(tenant).copied()
+        self.0.directory.load().quota(tenant)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -276,10 +277,11 @@ impl Reconciler {
         }
     }
 
-    /// Configured tenants and those that have instances, by the hash in cloud names.
+    /// The tenants there are and those that have instances, by the hash in cloud names.
     pub(super) fn tenants_by_hash(&self) -> BTreeMap<String, TenantId> {
-        let known = self.parts().fleet.tenants().into_iter().chain(self.0.tenants.keys().cloned());
-        known.map(|tenant| (tenant_hash(&tenant), tenant)).collect()
+        let mut known = self.parts().fleet.tenants();
+        known.extend(self.0.directory.load().tenants().map(|(name, _)| name.clone()));
+        known.into_iter().map(|tenant| (tenant_hash(&tenant), tenant)).collect()
     }
 
     fn rules(&self, backend: &Backend, removes: bool) -> Rules {

@@ -13,24 +13,20 @@ use meridian_model::{
     ids::TenantId,
     validate,
 };
+use meridian_policies::access::Permission;
 use tower::{Layer, Service};
 
-use super::{Action, CreateInstance, Operation, Outcome, Refusal};
-use crate::{core::Core, telemetry::core::ADMISSION_AUTHORIZE};
+use super::{Action, Caller, CreateInstance, Operation, Outcome, Place, Reach, Refusal, Scope};
+use crate::{core::Core, directory::Snapshot, telemetry::core::ADMISSION_AUTHORIZE};
 
 /// An answer under way.
 pub type OutcomeFuture = Pin<Box<dyn Future<Output = Result<Outcome, Refusal>> + Send>>;
 
-/// An operation that passed [`Authorize`]: its tenant is the caller's own, its spec is valid and complete.
+/// An operation that passed [`Authorize`]: what it reaches is the caller's, its spec is valid and complete.
 #[derive(Debug, Clone)]
-pub struct Admitted(Operation);
-
-impl Admitted {
-    /// The operation.
-    #[must_use]
-    pub fn into_inner(self) -> Operation {
-        self.0
-    }
+pub struct Admitted {
+    pub(super) operation: Operation,
+    pub(super) reach: Reach,
 }
 
 /// Refuses what the caller may not do, validates specs, fills in the tenant's defaults.
@@ -79,35 +75,45 @@ where
 }
 
 fn authorize(core: &Core, mut operation: Operation) -> Result<Admitted, Refusal> {
-    let own = &operation.caller.tenant;
-    if named_tenant(&operation.action).is_some_and(|t| t != own) {
-        return Err(Refusal::not_found());
-    }
+    let snapshot = core.directory.load();
+    let (caller, action) = (&operation.caller, &operation.action);
+    // Whose it is comes first: what a caller may do elsewhere says nothing of what is there.
+    let known = |tenant: &TenantId| snapshot.tenant(tenant).is_some() || core.fleet.has_tenant(tenant);
+    let reach = reach(known, caller, action.place())?;
+    permit(caller, action.permission())?;
     if let Action::CreateInstance(create) = &mut operation.action {
-        admit(core, own, create)?;
+        admit(&snapshot, create)?;
     }
-    Ok(Admitted(operation))
+    Ok(Admitted { operation, reach })
 }
 
-/// The tenant in the path, if it names one.
-fn named_tenant(action: &Action) -> Option<&TenantId> {
-    match action {
-        Action::CreateInstance(create) => Some(&create.tenant),
-        Action::GetInstance(i) | Action::ExplainInstance(i) => i.tenant.as_ref(),
-        Action::DeleteInstance(delete) => delete.instance.tenant.as_ref(),
-        Action::ListInstances(list) => list.tenant.as_ref(),
-        Action::GetOperation(t, _) | Action::ListOperations(t, _) | Action::GetQuota(t) | Action::GetTenant(t) => {
-            Some(t)
-        }
-        Action::ListTenants
-        | Action::ListRegions
-        | Action::GetRegion(_)
-        | Action::ListAdapters
-        | Action::ListInstanceTypes(_) => None,
+/// What a caller reaches by an action; what is not the caller's is not there. The platform reaches also tenants that are
+/// declared no more, and what they left behind.
+fn reach(known: impl Fn(&TenantId) -> bool, caller: &Caller, place: Place<'_>) -> Result<Reach, Refusal> {
+    match (&caller.scope, place) {
+        (Scope::Tenant(own), Place::Tenant(named)) if named != own => Err(Refusal::not_found()),
+        (Scope::Tenant(own), _) => Ok(Reach::Tenant(own.clone())),
+        (Scope::Platform, Place::Tenant(named)) if known(named) => Ok(Reach::Tenant(named.clone())),
+        (Scope::Platform, Place::Tenant(_)) => Err(Refusal::not_found()),
+        (Scope::Platform, Place::Any | Place::Nowhere) => Ok(Reach::All),
     }
 }
 
-fn admit(core: &Core, tenant: &TenantId, create: &mut CreateInstance) -> Result<(), Refusal> {
+fn permit(caller: &Caller, permission: Permission) -> Result<(), Refusal> {
+    if caller.may(permission) {
+        return Ok(());
+    }
+    let role = caller.role;
+    let lacks = if role.permissions().contains(permission) {
+        format!("the credential was given only some permissions of its role {role}")
+    } else {
+        format!("{} it, the credential has {role}", permission.roles_text())
+    };
+    Err(Refusal::new(ErrorCode::PermissionDenied, format!("this needs the permission {permission}; {lacks}")))
+}
+
+fn admit(snapshot: &Snapshot, create: &mut CreateInstance) -> Result<(), Refusal> {
+    let tenant = &create.tenant;
     let mut faults = validate::spec(&create.spec);
     faults.extend(validate::labels(&create.labels, &format!("{}/labels", create.metadata_pointer)));
     faults.extend(validate::annotations(&create.annotations, &format!("{}/annotations", create.metadata_pointer)));
@@ -115,8 +121,8 @@ fn admit(core: &Core, tenant: &TenantId, create: &mut CreateInstance) -> Result<
         let detail = format!("{} of the request's fields are not valid", faults.len());
         return Err(Problem::new(ErrorCode::InvalidArgument, detail).with_errors(faults).into());
     }
-    let Some(rules) = core.tenant_rules(tenant) else { return Err(Refusal::not_found()) };
-    match meridian_policies::admit::admit(rules, &create.spec) {
+    let Some(entry) = snapshot.tenant(tenant) else { return Err(Refusal::not_found()) };
+    match meridian_policies::admit::admit(&entry.rules, &create.spec) {
         Ok(admitted) => {
             create.spec = admitted;
             Ok(())

@@ -43,7 +43,7 @@ pub enum Work {
     /// A create whose key is taken: follow its operation.
     Follow(Follow),
     /// Everything else.
-    Perform(Operation),
+    Perform(Admitted),
 }
 
 /// A claimed create.
@@ -95,8 +95,10 @@ where
     }
 
     fn call(&mut self, admitted: Admitted) -> OutcomeFuture {
-        match admitted.into_inner() {
-            Operation { action: Action::CreateInstance(create), deadline, .. } if !create.validate_only => {
+        match admitted {
+            Admitted { operation: Operation { action: Action::CreateInstance(create), deadline, .. }, .. }
+                if !create.validate_only =>
+            {
                 let next = self.inner.clone();
                 let mut ready = std::mem::replace(&mut self.inner, next);
                 let core = Arc::clone(&self.core);
@@ -106,7 +108,7 @@ where
                     ready.call(Work::Follow(work)).await
                 })
             }
-            operation => self.inner.call(Work::Perform(operation)),
+            admitted => self.inner.call(Work::Perform(admitted)),
         }
     }
 }

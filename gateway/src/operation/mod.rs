@@ -3,7 +3,9 @@
 //! A dialect decodes a request into an [`Operation`], the operation stack answers with an [`Outcome`] or a
 //! [`Refusal`], and the dialect encodes it. Nothing here knows a path, a header or a status code.
 
+mod across;
 pub mod authorize;
+pub mod caller;
 pub mod claim;
 pub mod create;
 pub mod delete;
@@ -22,25 +24,18 @@ use meridian_model::{
     instance::{InstanceSpec, Labels},
     operation::{Charge, QuotaLimits},
 };
+use meridian_policies::access::Permission;
 use tower::{Service, ServiceBuilder, util::BoxCloneSyncService};
 
+pub use self::caller::{Caller, Place, Reach, Scope};
 use self::{
-    authorize::{AuthorizeLayer, OutcomeFuture},
+    authorize::{Admitted, AuthorizeLayer, OutcomeFuture},
     claim::{ClaimKeyLayer, Work},
 };
 use crate::{core::Core, views};
 
 /// The operation stack, its type hidden.
 pub type OperationService = BoxCloneSyncService<Operation, Outcome, Refusal>;
-
-/// Who is calling, taken only from the credential.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// The tenant the credential belongs to.
-    pub tenant: TenantId,
-    /// Identifier of the credential, for logs and audit; never the secret.
-    pub principal: String,
-}
 
 /// One request to the gateway.
 #[derive(Debug, Clone)]
@@ -55,7 +50,8 @@ pub struct Operation {
     pub action: Action,
 }
 
-/// What is asked. Every action names the tenant of the path; the operation stack compares it with the caller's.
+/// What is asked. An action says which tenant's objects it speaks of ([`Action::place`]; `None` for `-`) and what it needs
+/// ([`Action::permission`]); the operation stack compares both with the caller.
 #[derive(Debug, Clone)]
 pub enum Action {
     /// Create an instance.
@@ -69,15 +65,15 @@ pub enum Action {
     /// Delete an instance.
     DeleteInstance(DeleteInstance),
     /// Read one operation.
-    GetOperation(TenantId, OperationId),
+    GetOperation(Option<TenantId>, OperationId),
     /// List the tenant's latest operations.
-    ListOperations(TenantId, PageRequest),
+    ListOperations(Option<TenantId>, PageRequest),
     /// Limits and usage of the tenant.
-    GetQuota(TenantId),
+    GetQuota(Option<TenantId>),
     /// The tenants the caller may see.
-    ListTenants,
+    ListTenants(PageRequest),
     /// One tenant.
-    GetTenant(TenantId),
+    GetTenant(Option<TenantId>),
     /// All regions with health and freshness.
     ListRegions,
     /// One region with its zones.
@@ -101,7 +97,7 @@ impl Action {
             Self::GetOperation(..) => "get-operation",
             Self::ListOperations(..) => "list-operations",
             Self::GetQuota(_) => "get-quota",
-            Self::ListTenants => "list-tenants",
+            Self::ListTenants(_) => "list-tenants",
             Self::GetTenant(_) => "get-tenant",
             Self::ListRegions => "list-regions",
             Self::GetRegion(_) => "get-region",
@@ -109,12 +105,47 @@ impl Action {
             Self::ListInstanceTypes(_) => "list-instance-types",
         }
     }
+
+    /// What a caller needs for it.
+    #[must_use]
+    pub const fn permission(&self) -> Permission {
+        match self {
+            Self::CreateInstance(_) => Permission::InstancesCreate,
+            Self::GetInstance(_) | Self::ListInstances(_) | Self::ExplainInstance(_) => Permission::InstancesRead,
+            Self::DeleteInstance(_) => Permission::InstancesDelete,
+            Self::GetOperation(..) | Self::ListOperations(..) => Permission::OperationsRead,
+            Self::GetQuota(_) => Permission::QuotasRead,
+            Self::ListTenants(_) | Self::GetTenant(_) => Permission::TenantsRead,
+            Self::ListRegions | Self::GetRegion(_) | Self::ListAdapters | Self::ListInstanceTypes(_) => {
+                Permission::RegionsRead
+            }
+        }
+    }
+
+    /// Which tenant's objects it speaks of.
+    #[must_use]
+    pub fn place(&self) -> Place<'_> {
+        let named = match self {
+            Self::CreateInstance(create) => Some(&create.tenant),
+            Self::GetInstance(i) | Self::ExplainInstance(i) => i.tenant.as_ref(),
+            Self::DeleteInstance(delete) => delete.instance.tenant.as_ref(),
+            Self::ListInstances(list) => list.tenant.as_ref(),
+            Self::GetOperation(t, _) | Self::ListOperations(t, _) | Self::GetQuota(t) | Self::GetTenant(t) => {
+                t.as_ref()
+            }
+            Self::ListTenants(_) => None,
+            Self::ListRegions | Self::GetRegion(_) | Self::ListAdapters | Self::ListInstanceTypes(_) => {
+                return Place::Nowhere;
+            }
+        };
+        named.map_or(Place::Any, Place::Tenant)
+    }
 }
 
 /// An instance by tenant and name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceRef {
-    /// Tenant of the path; `None` for `-`, which means the caller's own.
+    /// Tenant of the path; `None` for `-`.
     pub tenant: Option<TenantId>,
     /// Name.
     pub name: InstanceName,
@@ -253,6 +284,8 @@ pub enum Outcome {
     Operations(views::Page<views::Operation>),
     /// Limits and usage.
     Quota(Box<views::Quota>),
+    /// The same of several tenants.
+    Quotas(views::Page<views::Quota>),
     /// Tenants.
     Tenants(views::Page<views::Tenant>),
     /// One tenant.
@@ -344,21 +377,23 @@ impl Service<Work> for Perform {
         let core = Arc::clone(&self.0);
         match work {
             Work::Follow(follow) => Box::pin(async move { create::follow(&core, follow).await }),
-            Work::Perform(operation) => match at_once(&core, &operation) {
+            Work::Perform(admitted) => match at_once(&core, &admitted) {
                 Some(answer) => Box::pin(std::future::ready(answer)),
-                None => Box::pin(async move { perform(&core, operation).await }),
+                None => Box::pin(async move { perform(&core, admitted).await }),
             },
         }
     }
 }
 
 /// Reads that need no waiting: the hot path takes no allocation but its future.
-fn at_once(core: &Core, operation: &Operation) -> Option<Result<Outcome, Refusal>> {
-    let own = &operation.caller.tenant;
+fn at_once(core: &Core, admitted: &Admitted) -> Option<Result<Outcome, Refusal>> {
+    let reach = &admitted.reach;
     let page = |items| views::Page { items, next_after: None };
-    match &operation.action {
-        Action::GetInstance(wish) if wish.min_revision.is_none() => Some(read::instance(core, own, wish)),
-        Action::ListInstances(query) if query.min_revision.is_none() => Some(read::instances(core, own, query)),
+    match &admitted.operation.action {
+        Action::GetInstance(wish) if wish.min_revision.is_none() => {
+            Some(reach.one().and_then(|own| read::instance(core, own, wish)))
+        }
+        Action::ListInstances(query) if query.min_revision.is_none() => Some(read::instances(core, reach, query)),
         Action::ListRegions => {
             Some(Ok(Outcome::Regions(views::Page { items: read::regions(core, None), next_after: None })))
         }
@@ -376,27 +411,25 @@ fn at_once(core: &Core, operation: &Operation) -> Option<Result<Outcome, Refusal
     }
 }
 
-async fn perform(core: &Core, operation: Operation) -> Result<Outcome, Refusal> {
-    let own = operation.caller.tenant.clone();
+async fn perform(core: &Core, admitted: Admitted) -> Result<Outcome, Refusal> {
+    let Admitted { operation, reach } = admitted;
     match operation.action {
         Action::CreateInstance(create) => create::validate(core, *create).await,
-        Action::DeleteInstance(wish) => delete::delete(core, &own, wish, operation.deadline).await,
-        Action::ExplainInstance(wish) => read::explain(core, &own, &wish).await,
-        Action::GetOperation(_, id) => read::operation(core, &own, &id).await,
-        Action::ListOperations(_, page) => read::operations(core, &own, &page).await,
-        Action::GetQuota(_) => read::quota(core, &own).await,
-        Action::ListTenants => {
-            let items = vec![read::tenant(core, &own).await];
-            Ok(Outcome::Tenants(views::Page { items, next_after: None }))
-        }
-        Action::GetTenant(_) => Ok(Outcome::Tenant(Box::new(read::tenant(core, &own).await))),
+        Action::DeleteInstance(wish) => delete::delete(core, reach.one()?, wish, operation.deadline).await,
+        Action::ExplainInstance(wish) => read::explain(core, reach.one()?, &wish).await,
+        Action::GetOperation(_, id) => read::operation(core, reach.one()?, &id).await,
+        Action::ListOperations(_, page) => read::operations(core, &reach, &page).await,
+        Action::GetQuota(_) => read::quota(core, &reach).await,
+        Action::ListTenants(page) => Ok(Outcome::Tenants(read::tenants(core, &reach, &page).await)),
+        Action::GetTenant(_) => read::tenant(core, reach.one()?).await.map(|t| Outcome::Tenant(Box::new(t))),
         Action::GetInstance(wish) => {
-            read::shown(core, &own, Some(&wish.name), wish.min_revision, operation.deadline).await?;
-            read::instance(core, &own, &wish)
+            let own = reach.one()?;
+            read::shown(core, own, Some(&wish.name), wish.min_revision, operation.deadline).await?;
+            read::instance(core, own, &wish)
         }
         Action::ListInstances(query) => {
-            read::shown(core, &own, None, query.min_revision, operation.deadline).await?;
-            read::instances(core, &own, &query)
+            read::shown(core, reach.one()?, None, query.min_revision, operation.deadline).await?;
+            read::instances(core, &reach, &query)
         }
         Action::ListRegions | Action::GetRegion(_) | Action::ListAdapters | Action::ListInstanceTypes(_) => {
             Err(Refusal::internal("a read that is answered at once came here"))

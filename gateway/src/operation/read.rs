@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::stream::{self, StreamExt as _};
 use meridian_model::{
     error::{ErrorCode, Problem},
     ids::{InstanceName, OperationId, RegionId, TenantId},
@@ -10,7 +11,11 @@ use meridian_model::{
 };
 use tokio::time::Instant;
 
-use super::{InstanceRef, ListInstances, Outcome, PageRequest, Refusal, quota_view, read_refusal};
+use super::{
+    InstanceRef, ListInstances, Outcome, PageRequest, Reach, Refusal,
+    across::{self, Across},
+    quota_view, read_refusal,
+};
 use crate::{
     core::Core,
     journal::NOTED_WITHIN,
@@ -30,6 +35,9 @@ const REVISION_WITHIN: Duration = Duration::from_secs(2);
 
 /// Longest wait for usage of a read that can be answered without it.
 const USAGE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Usages that one list reads at the same time.
+const USAGES_AT_ONCE: usize = 16;
 
 /// Kept free before the request's deadline to answer.
 const ANSWER_MARGIN: Duration = Duration::from_millis(50);
@@ -93,9 +101,8 @@ pub fn instance(core: &Core, tenant: &TenantId, wish: &InstanceRef) -> Result<Ou
 /// A page of instances, with what is stale said.
 ///
 /// # Errors
-/// A partial answer was not wanted and a region is unreachable.
-pub fn instances(core: &Core, tenant: &TenantId, query: &ListInstances) -> Result<Outcome, Refusal> {
-    let ledger = heard(core, tenant)?;
+/// A partial answer was not wanted and a region is unreachable; of one tenant, also what is known is too old to be shown.
+pub fn instances(core: &Core, reach: &Reach, query: &ListInstances) -> Result<Outcome, Refusal> {
     let freshness: Vec<views::Freshness> = core.pollers.all().iter().map(|p| p.freshness()).collect();
     let mut unreachable: Vec<String> = freshness
         .iter()
@@ -103,21 +110,48 @@ pub fn instances(core: &Core, tenant: &TenantId, query: &ListInstances) -> Resul
         .map(|f| format!("regions/{}", f.region))
         .collect();
     unreachable.dedup();
-    if query.complete_only && !unreachable.is_empty() {
-        let detail = format!("no usable data of {}", unreachable.join(", "));
+    let mut page = match reach {
+        Reach::Tenant(tenant) => of_one(core, tenant, query)?,
+        Reach::All => of_all(core, query),
+    };
+    page.unreachable.splice(0..0, unreachable);
+    page.freshness = Arc::new(freshness);
+    if query.complete_only && !page.unreachable.is_empty() {
+        let detail = format!("no usable data of {}", page.unreachable.join(", "));
         return Err(Problem::new(ErrorCode::RegionUnavailable, detail).with_retry_after(5).into());
     }
+    Ok(Outcome::Instances(Box::new(page)))
+}
+
+fn of_one(core: &Core, tenant: &TenantId, query: &ListInstances) -> Result<views::InstancePage, Refusal> {
+    let ledger = heard(core, tenant)?;
     let (items, more) = core.fleet.page(tenant, query, is_behind(ledger.as_ref()));
     let next_after = items.last().filter(|_| more).map(|i| i.short_name.to_string());
-    let revision = core.fleet.position(tenant);
-    Ok(Outcome::Instances(Box::new(views::InstancePage {
-        items,
-        next_after,
-        revision,
-        unreachable,
-        freshness: Arc::new(freshness),
-        ledger,
-    })))
+    let revision = Some(core.fleet.position(tenant));
+    Ok(views::InstancePage { items, next_after, revision, ledger, ..views::InstancePage::default() })
+}
+
+/// Of a tenant of which nothing can be shown it is said that it is missing; it hides no other.
+fn of_all(core: &Core, query: &ListInstances) -> views::InstancePage {
+    let (mut unreachable, mut ledger) = (Vec::new(), None::<views::LedgerFreshness>);
+    let mut query = query.clone();
+    let wish = std::mem::take(&mut query.page);
+    let across = across::page(&across::everyone(core), &wish, |tenant, page| match heard(core, tenant) {
+        Ok(of_tenant) => {
+            query.page = page;
+            let (items, _) = core.fleet.page(tenant, &query, is_behind(of_tenant.as_ref()));
+            if of_tenant.as_ref().map(|l| l.age_ms) > ledger.as_ref().map(|l| l.age_ms) {
+                ledger = of_tenant;
+            }
+            items.into_iter().map(|item| (item.short_name.to_string(), item)).collect()
+        }
+        Err(_) => {
+            unreachable.push(format!("tenants/{tenant}"));
+            Vec::new()
+        }
+    });
+    let Across { items, next_after } = across;
+    views::InstancePage { items, next_after, ledger, unreachable, ..views::InstancePage::default() }
 }
 
 /// The record of the latest operation under a name, also of one that failed.
@@ -175,15 +209,27 @@ pub async fn operation(core: &Core, tenant: &TenantId, id: &OperationId) -> Resu
     Ok(Outcome::Operation(Box::new(view)))
 }
 
-/// The operations of a tenant's instances, in the order of the instances' names.
+/// The operations of instances, in the order of the tenants' and the instances' names.
 ///
 /// # Errors
-/// The ledger cannot be read.
-pub async fn operations(core: &Core, tenant: &TenantId, page: &PageRequest) -> Result<Outcome, Refusal> {
-    let (ids, next_after) = core.fleet.operations(tenant, page);
+/// Never yet; what cannot be read is left out.
+pub async fn operations(core: &Core, reach: &Reach, page: &PageRequest) -> Result<Outcome, Refusal> {
+    let (ids, next_after) = match reach {
+        Reach::Tenant(tenant) => {
+            let (ids, next_after) = core.fleet.operations(tenant, page);
+            (ids.into_iter().map(|(_, id)| (tenant.clone(), id)).collect(), next_after)
+        }
+        Reach::All => {
+            let across = across::page(&across::everyone(core), page, |tenant, page| {
+                let (ids, _) = core.fleet.operations(tenant, &page);
+                ids.into_iter().map(|(name, id)| (name.to_string(), (tenant.clone(), id))).collect()
+            });
+            (across.items, across.next_after)
+        }
+    };
     let mut items = Vec::with_capacity(ids.len());
-    for id in ids {
-        let Ok(record) = record(core, tenant, &id).await else { continue };
+    for (tenant, id) in ids {
+        let Ok(record) = record(core, &tenant, &id).await else { continue };
         core.driver.vouch(&record, NOTED_WITHIN).await;
         items.push(render::create_operation(&record));
         items.extend(render::delete_operation(&record));
@@ -195,23 +241,55 @@ pub async fn operations(core: &Core, tenant: &TenantId, page: &PageRequest) -> R
 ///
 /// # Errors
 /// The ledger cannot be read.
-pub async fn quota(core: &Core, tenant: &TenantId) -> Result<Outcome, Refusal> {
+pub async fn quota(core: &Core, reach: &Reach) -> Result<Outcome, Refusal> {
+    let tenant = match reach {
+        Reach::Tenant(tenant) => tenant,
+        Reach::All => return Ok(Outcome::Quotas(quotas(core).await)),
+    };
     let usage = core.ledger.usage(tenant).await.map_err(|e| read_refusal(&e))?;
     Ok(Outcome::Quota(Box::new(quota_view(tenant, Some(usage.used), usage.limits))))
+}
+
+/// Of every tenant.
+async fn quotas(core: &Core) -> views::Page<views::Quota> {
+    let names: Vec<TenantId> = core.directory.load().tenants().map(|(name, _)| name.clone()).collect();
+    let items = stream::iter(names).map(async |name| known_quota(core, &name).await);
+    views::Page { items: items.buffered(USAGES_AT_ONCE).collect().await, next_after: None }
 }
 
 /// Limits and usage; the configured limits alone while the ledger does not answer.
 async fn known_quota(core: &Core, tenant: &TenantId) -> views::Quota {
     match tokio::time::timeout(USAGE_WITHIN, core.ledger.usage(tenant)).await {
         Ok(Ok(usage)) => quota_view(tenant, Some(usage.used), usage.limits),
-        Ok(Err(_)) | Err(_) => quota_view(tenant, None, core.tenant_limits(tenant)),
+        Ok(Err(_)) | Err(_) => quota_view(tenant, None, core.directory.load().quota(tenant).unwrap_or_default()),
     }
 }
 
 /// One tenant. It needs no ledger but for its usage.
-pub async fn tenant(core: &Core, tenant: &TenantId) -> views::Tenant {
-    let (regions, providers) = core.tenant_places(tenant);
-    views::Tenant { name: format!("tenants/{tenant}"), quota: known_quota(core, tenant).await, regions, providers }
+///
+/// # Errors
+/// It is in the directory no more.
+pub async fn tenant(core: &Core, tenant: &TenantId) -> Result<views::Tenant, Refusal> {
+    let (regions, providers) = core.directory.load().tenant(tenant).ok_or_else(Refusal::not_found)?.places();
+    Ok(views::Tenant { name: format!("tenants/{tenant}"), quota: known_quota(core, tenant).await, regions, providers })
+}
+
+/// The tenants that the caller may see, in the order of their names.
+pub async fn tenants(core: &Core, reach: &Reach, page: &PageRequest) -> views::Page<views::Tenant> {
+    let names: Vec<TenantId> = match reach {
+        Reach::Tenant(own) => vec![own.clone()],
+        Reach::All => {
+            let after = |name: &TenantId| page.after.as_ref().is_none_or(|after| name.as_str() > after.as_str());
+            let snapshot = core.directory.load();
+            snapshot.tenants().map(|(name, _)| name).filter(|n| after(n)).take(page.size + 1).cloned().collect()
+        }
+    };
+    let more = names.len() > page.size;
+    let next_after = names.iter().take(page.size).next_back().filter(|_| more).map(ToString::to_string);
+    let items = stream::iter(names.into_iter().take(page.size)).map(async |name| tenant(core, &name).await);
+    // One that was removed meanwhile is left out.
+    let items: Vec<_> = items.buffered(USAGES_AT_ONCE).filter_map(async |tenant| tenant.ok()).collect().await;
+    views::Page { items, next_after }
 }
 
 /// All regions, or the one that is named, with health and age.

@@ -439,7 +439,11 @@ impl Fleet {
 
     /// A page of the latest operations per name, in name order, and where the next page starts.
     #[must_use]
-    pub fn operations(&self, tenant: &TenantId, page: &PageRequest) -> (Vec<OperationId>, Option<String>) {
+    pub fn operations(
+        &self,
+        tenant: &TenantId,
+        page: &PageRequest,
+    ) -> (Vec<(InstanceName, OperationId)>, Option<String>) {
         let Some(tenant) = self.tenant(tenant) else { return (Vec::new(), None) };
         let tenant = read(&tenant);
         let live = tenant.instances.iter().map(|(name, e)| (name, &e.record.op_id));
@@ -450,7 +454,7 @@ impl Fleet {
         let mut ids = Vec::with_capacity(page.size);
         let mut last = None;
         for (name, op) in rest.by_ref().take(page.size) {
-            ids.push(op.clone());
+            ids.push((name.clone(), op.clone()));
             last = Some(name.to_string());
         }
         let more = rest.peek().is_some();
@@ -479,6 +483,12 @@ impl Fleet {
         let record = self.record(&tenant, &name)?;
         let current = record.open_attempt().is_some_and(|a| a.backend == *backend && a.cloud_id.as_ref() == Some(id));
         current.then_some(record)
+    }
+
+    /// Whether a tenant has, or had, an instance.
+    #[must_use]
+    pub fn has_tenant(&self, tenant: &TenantId) -> bool {
+        read(&self.tenants).contains_key(tenant)
     }
 
     /// Every tenant that has, or had, an instance.

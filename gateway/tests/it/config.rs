@@ -213,3 +213,21 @@ fn a_file_that_is_not_there_is_one_mistake() {
     let mistakes = Config::load(Path::new("/nowhere/meridian.toml"), &no_check).unwrap_err();
     assert_eq!(mistakes.list.len(), 1);
 }
+
+#[test]
+fn keys_have_roles_that_fit_where_they_stand() {
+    let hash = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let key = |id: &str, rest: &str| format!("{{ id = \"{id}\", sha256 = \"{hash}\"{rest} }}");
+    let (tenant, platform) = (GOOD.replace("[[networkProfiles]]\n", "[[networkProfiles]]  \n"), "[platform]\nkeys = [");
+    let text = format!(
+        "{tenant}\n[[tenants]]\nname = \"team\"\nkeys = [\n{},\n{},\n{},\n{},\n]\n{platform}\n{},\n{},\n{},\n]\n",
+        key("a", ", role = \"platform-admin\""),
+        key("b", ", role = \"viewer\", permissions = [\"instances.read\", \"instances.create\"]"),
+        key("c", ", role = \"owner\", permissions = [\"instances.fly\"]"),
+        key("d", ", expires = \"tomorrow\", project = \"Web\""),
+        key("e", ""),
+        key("f", ", role = \"admin\""),
+        key("a", ", role = \"platform-viewer\", project = \"web\""),
+    );
+    insta::assert_snapshot!(parse(&text).unwrap_err());
+}

@@ -201,7 +201,7 @@ async fn the_operation_stack_sees_the_deadline_and_the_caller() {
     let gateway = Gateway::start(answering(|operation| {
         let left = operation.deadline.saturating_duration_since(tokio::time::Instant::now());
         assert!(left <= Duration::from_millis(700) && left > Duration::from_millis(100), "{left:?}");
-        assert_eq!(operation.caller.tenant.as_str(), "acme");
+        assert_eq!(operation.caller.scope_name(), "acme");
         assert_eq!(operation.caller.principal, "key:acme-1");
         assert_eq!(&*operation.request_id, "r1");
         None
@@ -240,7 +240,7 @@ async fn refusals_of_the_operation_stack_keep_all_they_say() {
                 });
                 refused(problem)
             }
-            Action::ListTenants => {
+            Action::ListTenants(_) => {
                 let mut problem = Problem::new(ErrorCode::DeadlineExceeded, "still being placed");
                 problem.operation = Some(meridian_model::ids::OperationId::new("op1").unwrap());
                 let mut refusal = Refusal::from(problem);

@@ -142,7 +142,7 @@ async fn create_when_it_can(core: &Arc<Core>, tenant: &str, name: &str, spec: &I
 }
 
 async fn used(core: &Arc<Core>, tenant: &str) -> u64 {
-    match ask(core, tenant, Action::GetQuota(tenant.parse().unwrap())).await {
+    match ask(core, tenant, Action::GetQuota(Some(tenant.parse().unwrap()))).await {
         Ok(Outcome::Quota(quota)) => quota.used.unwrap().instances,
         other => panic!("{other:?}"),
     }

@@ -15,6 +15,7 @@ use meridian_gateway::{
     admin::{Admin, Health},
     clock::{Clock, Entropy},
     config::{Config, Sources},
+    directory::{Declared, Directory},
     http::{Http, Parts, authenticate},
     operation::{Action, Operation, OperationService, Outcome, Refusal},
     server::{Drained, Server, Setup},
@@ -108,10 +109,10 @@ impl Gateway {
         let parts = Parts {
             operations: fake(&options, Arc::clone(&seen)),
             metrics: Arc::clone(&metrics),
+            directory: Directory::new(Declared::of(&config), clock.clone(), None),
             clock,
             entropy: entropy.clone(),
             health: Arc::clone(&health),
-            drawer: None,
         };
         let http = Http::build(&config, parts);
         let order = http.order();
@@ -264,7 +265,7 @@ fn fake(options: &Options, seen: Arc<Mutex<Vec<Action>>>) -> OperationService {
 }
 
 fn own(operation: &Operation, tenant: Option<&TenantId>) -> Result<(), Refusal> {
-    if tenant.is_none_or(|t| *t == operation.caller.tenant) { Ok(()) } else { Err(Refusal::not_found()) }
+    if tenant.is_none_or(|t| Some(t) == operation.caller.tenant()) { Ok(()) } else { Err(Refusal::not_found()) }
 }
 
 /// The fake's world: tenant acme has the instances web-0 to web-4.
@@ -300,7 +301,7 @@ fn usual(operation: &Operation) -> Result<Outcome, Refusal> {
             Ok(Outcome::Instances(Box::new(views::InstancePage {
                 items,
                 next_after,
-                revision: 7,
+                revision: Some(7),
                 unreachable: vec!["regions/cn-hangzhou".to_owned()],
                 ledger: None,
                 freshness: Arc::new(vec![views::Freshness {
@@ -318,7 +319,7 @@ fn usual(operation: &Operation) -> Result<Outcome, Refusal> {
             Ok(Outcome::Accepted { operation: Box::new(long_operation()), key: None })
         }
         Action::GetQuota(tenant) => {
-            own(operation, Some(tenant))?;
+            own(operation, tenant.as_ref())?;
             Ok(Outcome::Quota(Box::new(quota())))
         }
         _ => Err(Refusal::not_found()),

@@ -198,7 +198,7 @@ impl Machine {
             clock,
             entropy: entropy.clone(),
             health,
-            drawer: core.drawer.clone(),
+            directory: Arc::clone(&core.directory),
         };
         let setup = Setup {
             handler: Http::build(&self.config, parts),

@@ -108,23 +108,23 @@ impl Rest {
             Endpoint::DeleteInstance => delete(r, &mut plan)?,
             Endpoint::ListOperations => {
                 let query = Query::parse(r.query, &["pageSize", "pageToken"])?;
-                let tenant = r.tenant()?;
+                let tenant = r.tenant_or_all()?;
                 let page = self.page(r, &query, &mut plan, &["operations"])?;
                 Action::ListOperations(tenant, page)
             }
             Endpoint::GetOperation => {
                 Query::parse(r.query, &[])?;
                 let id = OperationId::new(r.param(1)?).map_err(|_| Refusal::not_found())?;
-                Action::GetOperation(r.tenant()?, id)
+                Action::GetOperation(r.tenant_or_all()?, id)
             }
             Endpoint::ListQuotas | Endpoint::GetQuota => {
                 Query::parse(r.query, &[])?;
                 plan.view = if endpoint == Endpoint::ListQuotas { View::ListOfOne } else { View::Whole };
-                Action::GetQuota(r.tenant()?)
+                Action::GetQuota(r.tenant_or_all()?)
             }
             Endpoint::GetTenant => {
                 Query::parse(r.query, &[])?;
-                Action::GetTenant(r.tenant()?)
+                Action::GetTenant(r.tenant_or_all()?)
             }
             Endpoint::GetRegion | Endpoint::ListZones => {
                 Query::parse(r.query, &[])?;
@@ -137,7 +137,10 @@ impl Rest {
                 let bad = |e| Rejection::new(ErrorCode::InvalidArgument, format!("region: {e}"));
                 Action::ListInstanceTypes(region.map_err(bad)?)
             }
-            Endpoint::ListTenants => no_query(r, Action::ListTenants)?,
+            Endpoint::ListTenants => {
+                let query = Query::parse(r.query, &["pageSize", "pageToken"])?;
+                Action::ListTenants(self.page(r, &query, &mut plan, &["tenants"])?)
+            }
             Endpoint::ListRegions => no_query(r, Action::ListRegions)?,
             Endpoint::ListAdapters => no_query(r, Action::ListAdapters)?,
             Endpoint::CreateInstance
@@ -165,7 +168,7 @@ impl Rest {
         Ok(Action::ListInstances(Box::new(list)))
     }
 
-    /// Size and position of a page; a token holds only for the caller's tenant, the path and these words.
+    /// Size and position of a page; a token holds only for the caller's tenant (or the platform), the path and these words.
     fn page(
         &self,
         r: &Reading<'_>,
@@ -177,7 +180,7 @@ impl Rest {
         let size = if size == 0 { PAGE_SIZE_DEFAULT } else { size.min(PAGE_SIZE_MAX) };
         let caller = r.meta.caller()?;
         let mut binding = Vec::with_capacity(r.path.len() + 64);
-        for word in [caller.tenant.as_str(), r.path].iter().chain(words) {
+        for word in [caller.scope_name(), r.path].iter().chain(words) {
             binding.extend_from_slice(&(word.len() as u64).to_be_bytes());
             binding.extend_from_slice(word.as_bytes());
         }
@@ -232,19 +235,10 @@ impl Reading<'_> {
             return Ok(None);
         }
         // The common case is the caller's own name: no second copy of it.
-        let own = &self.meta.caller()?.tenant;
-        if own.as_str() == name {
+        if let Some(own) = self.meta.caller()?.tenant().filter(|own| own.as_str() == name) {
             return Ok(Some(own.clone()));
         }
         TenantId::new(name).map(Some).map_err(|_| Refusal::not_found().into())
-    }
-
-    /// The path's tenant; `-` is the caller's own.
-    fn tenant(&self) -> Result<TenantId, Rejection> {
-        match self.tenant_or_all()? {
-            Some(tenant) => Ok(tenant),
-            None => Ok(self.meta.caller()?.tenant.clone()),
-        }
     }
 
     fn instance(&self) -> Result<InstanceRef, Rejection> {

@@ -99,6 +99,7 @@ impl Rest {
                 self.collection(views::Page { items: vec![quota], next_after: None }, plan)?
             }
             Outcome::Quota(quota) => json(StatusCode::OK, &quota)?,
+            Outcome::Quotas(page) => self.collection(page, plan)?,
             Outcome::Tenants(page) => self.collection(page, plan)?,
             Outcome::Tenant(tenant) => json(StatusCode::OK, &tenant)?,
             Outcome::Regions(page) => self.collection(page, plan)?,
@@ -148,7 +149,8 @@ impl Rest {
         struct Tail<'p> {
             #[serde(skip_serializing_if = "Option::is_none")]
             next_page_token: Option<String>,
-            revision: String,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            revision: Option<String>,
             unreachable: &'p [String],
             freshness: &'p [views::Freshness],
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -157,7 +159,7 @@ impl Rest {
         let next_page_token = self.next_token(page.next_after.as_deref(), plan)?;
         let tail = Tail {
             next_page_token,
-            revision: page.revision.to_string(),
+            revision: page.revision.map(|revision| revision.to_string()),
             unreachable: &page.unreachable,
             freshness: &page.freshness,
             ledger: page.ledger.as_ref(),
@@ -174,7 +176,7 @@ impl Rest {
             body.extend_from_slice(item);
         }
         body.extend_from_slice(b"],");
-        // The tail is an object with at least three members; its opening brace is ours.
+        // The tail is an object with at least two members; its opening brace is ours.
         body.extend_from_slice(tail.get(1..).unwrap_or(b"}"));
         let mut reply = json_bytes(StatusCode::OK, Bytes::from(body));
         if !page.unreachable.is_empty() {

@@ -2,6 +2,7 @@
 
 mod doubt;
 mod proof;
+mod roles;
 pub mod world;
 
 use std::{collections::BTreeSet, sync::Arc};

@@ -12,7 +12,7 @@ use meridian_gateway::{
     journal::intent::{IntentLog, NoIntents},
     operation::{
         self, Action, Caller, CreateInstance, DeleteInstance, InstanceRef, ListInstances, Operation, Outcome,
-        PageRequest, Refusal,
+        PageRequest, Refusal, Scope,
     },
     telemetry::core::CoreMetrics,
     views,
@@ -23,6 +23,7 @@ use meridian_ledger::{
     embedded::{EmbeddedLedger, Options, SealKey},
 };
 use meridian_model::{ids::TenantId, instance::InstanceSpec};
+use meridian_policies::access::Role;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -297,7 +298,7 @@ impl World {
     }
 
     pub async fn used_instances(&self, tenant: &str) -> u64 {
-        match self.ask(tenant, Action::GetQuota(tenant.parse().unwrap())).await {
+        match self.ask(tenant, Action::GetQuota(Some(tenant.parse().unwrap()))).await {
             Ok(Outcome::Quota(q)) => q.used.unwrap().instances,
             other => panic!("{other:?}"),
         }
@@ -324,8 +325,12 @@ pub fn create(tenant: &str, name: &str, key: &str, spec: &InstanceSpec) -> Actio
 }
 
 pub async fn ask(core: &Arc<Core>, tenant: &str, action: Action) -> Result<Outcome, Refusal> {
+    ask_as(core, Caller::new(Scope::Tenant(TenantId::new(tenant).unwrap()), "test", Role::Operator), action).await
+}
+
+pub async fn ask_as(core: &Arc<Core>, caller: Caller, action: Action) -> Result<Outcome, Refusal> {
     let operation = Operation {
-        caller: Arc::new(Caller { tenant: TenantId::new(tenant).unwrap(), principal: "test".to_owned() }),
+        caller: Arc::new(caller),
         request_id: Arc::from("req_test"),
         deadline: tokio::time::Instant::now() + PATIENCE,
         action,

@@ -94,7 +94,7 @@ fn doc(endpoint: Endpoint) -> Doc {
         }
         Endpoint::GetQuota => doc("getQuota", "Read limits and usage", &[], &[("200", "The quota.", One("Quota"))]),
         Endpoint::ListTenants => {
-            doc("listTenants", "List the tenants the caller may see", &[], &[("200", "The tenants.", List("Tenant"))])
+            doc("listTenants", "List the tenants the caller may see", PAGED, &[("200", "The tenants.", List("Tenant"))])
         }
         Endpoint::GetTenant => doc("getTenant", "Read a tenant", &[], &[("200", "The tenant.", One("Tenant"))]),
         Endpoint::ListRegions => doc(
@@ -298,12 +298,15 @@ fn given() -> Map<String, Value> {
         "properties": {
             "items": { "type": "array", "items": reference("Instance") },
             "nextPageToken": text(),
-            "revision": text(),
-            "unreachable": { "type": "array", "items": text(), "description": "Regions with no usable data." },
+            "revision": { "type": "string", "description": "Of one tenant only: what `minRevision` takes." },
+            "unreachable": {
+                "type": "array", "items": text(),
+                "description": "Regions, and over all tenants tenants, with no usable data.",
+            },
             "freshness": { "type": "array", "items": reference("Freshness") },
             "ledger": reference("LedgerFreshness"),
         },
-        "required": ["items", "revision", "unreachable", "freshness"],
+        "required": ["items", "unreachable", "freshness"],
     });
     let problem = json!({
         "type": "object",

@@ -274,7 +274,7 @@ async fn a_rolling_restart_under_load_loses_nothing() {
 }
 
 async fn ask_used(core: &Arc<Core>) -> u64 {
-    match ask(core, "acme", Action::GetQuota("acme".parse().unwrap())).await {
+    match ask(core, "acme", Action::GetQuota(Some("acme".parse().unwrap()))).await {
         Ok(Outcome::Quota(quota)) => quota.used.unwrap().instances,
         other => panic!("{other:?}"),
     }
@@ -333,7 +333,8 @@ async fn while_the_ledger_is_away_reads_go_on_and_say_so_and_what_is_open_ends_a
         assert_eq!(refusal.problem.code, code);
         assert_eq!(world.delete("acme", "before").await.unwrap_err().problem.code, code);
         assert_eq!(names(&world.core, None).await.unwrap(), ["before", "open"]);
-        for action in [Action::ListTenants, Action::GetTenant("acme".parse().unwrap())] {
+        let page = PageRequest { size: 10, after: None };
+        for action in [Action::ListTenants(page), Action::GetTenant(Some("acme".parse().unwrap()))] {
             let quota = match world.ask("acme", action).await {
                 Ok(Outcome::Tenants(page)) => page.items[0].quota.clone(),
                 Ok(Outcome::Tenant(tenant)) => tenant.quota,
@@ -341,7 +342,7 @@ async fn while_the_ledger_is_away_reads_go_on_and_say_so_and_what_is_open_ends_a
             };
             assert_eq!(quota.used, None, "nobody can tell now");
         }
-        let quota = world.ask("acme", Action::GetQuota("acme".parse().unwrap())).await.unwrap_err();
+        let quota = world.ask("acme", Action::GetQuota(Some("acme".parse().unwrap()))).await.unwrap_err();
         assert_eq!(quota.problem.code, code, "it is nothing without what is used");
         let explained = world.explain("acme", "before").await;
         assert_eq!((explained.attempts.len(), explained.quota.used), (1, None));

@@ -1,0 +1,174 @@
+//! Who there is: tenants with their rules and limits, and the credentials that speak for them.
+//!
+//! A [`Snapshot`] is immutable and whole; a request reads the current one with one atomic load and no lock. It is built
+//! from what was declared ([`declared`], pure), and replaced at once by the next: there is no moment with half of a change.
+//! What outlives a change is taken over from the snapshot before: the buckets of a rate that stayed the same are the same
+//! buckets, so that a reload neither empties nor fills them.
+//!
+//! Deliberately absent: the limits' enforcement (the ledger's) and who may do what (`meridian_policies::access`).
+
+pub mod declared;
+pub mod keys;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::{ArcSwap, Guard};
+use meridian_model::{
+    ids::{AdapterName, RegionId, TenantId},
+    operation::QuotaLimits,
+};
+use meridian_policies::tenant::{Allow, TenantRules};
+use tokio::sync::watch;
+
+pub use self::declared::{Declared, Source};
+use self::keys::KeyRing;
+use crate::{
+    clock::Clock,
+    config::{self, Rate},
+    http::{drawn::Drawer, rate_limit::TenantLimits},
+};
+
+/// Stands for the platform where a tenant's name would: no tenant can be called so.
+pub const PLATFORM: &str = "-";
+
+/// One tenant of a snapshot.
+#[derive(Debug)]
+pub struct Entry {
+    /// What was declared of it.
+    pub settings: Arc<config::Tenant>,
+    /// Where.
+    pub source: Source,
+    /// What it may use, as admission and placement read it.
+    pub rules: TenantRules,
+    /// Its rate limits.
+    pub limits: Arc<TenantLimits>,
+}
+
+impl Entry {
+    /// Regions and adapters it may use; all when empty.
+    #[must_use]
+    pub fn places(&self) -> (Vec<RegionId>, Vec<AdapterName>) {
+        (self.rules.regions.listed().cloned().collect(), self.rules.providers.listed().cloned().collect())
+    }
+}
+
+/// Everybody there is at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts the changes since the start.
+    pub generation: u64,
+    tenants: BTreeMap<TenantId, Entry>,
+    keys: KeyRing,
+    platform: (Rate, Arc<TenantLimits>),
+}
+
+impl Snapshot {
+    /// A tenant, if there is one of the name.
+    #[must_use]
+    pub fn tenant(&self, name: &TenantId) -> Option<&Entry> {
+        self.tenants.get(name)
+    }
+
+    /// All tenants in the order of their names.
+    pub fn tenants(&self) -> impl Iterator<Item = (&TenantId, &Entry)> {
+        self.tenants.iter()
+    }
+
+    /// The credentials.
+    #[must_use]
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    /// The declared limits of a tenant; `None` when there is no such tenant.
+    #[must_use]
+    pub fn quota(&self, name: &TenantId) -> Option<QuotaLimits> {
+        self.tenants.get(name).map(|entry| entry.settings.quota)
+    }
+
+    /// The declared limits of all.
+    #[must_use]
+    pub fn quotas(&self) -> BTreeMap<TenantId, QuotaLimits> {
+        self.tenants.iter().map(|(name, entry)| (name.clone(), entry.settings.quota)).collect()
+    }
+}
+
+/// Holds the current snapshot and makes the next.
+#[derive(Debug)]
+pub struct Directory {
+    current: ArcSwap<Snapshot>,
+    generation: watch::Sender<u64>,
+    /// Held while a snapshot is made, so that each is made from the one before it.
+    making: Mutex<()>,
+    clock: Clock,
+    drawer: Option<Arc<Drawer>>,
+}
+
+impl Directory {
+    /// A directory of what is declared; its rate limits are shared with other gateways if there is a drawer.
+    #[must_use]
+    pub fn new(declared: Declared, clock: Clock, drawer: Option<Arc<Drawer>>) -> Arc<Self> {
+        let first = snapshot(declared, None, &clock, drawer.as_ref());
+        let (current, generation) = (ArcSwap::from_pointee(first), watch::Sender::new(0));
+        Arc::new(Self { current, generation, making: Mutex::default(), clock, drawer })
+    }
+
+    /// The current snapshot, for one look.
+    pub fn load(&self) -> Guard<Arc<Snapshot>> {
+        self.current.load()
+    }
+
+    /// Replaces all that was declared.
+    pub fn replace(&self, declared: Declared) {
+        // A poisoned lock means a panic before the swap: the current snapshot is whole.
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = snapshot(declared, Some(&self.current.load()), &self.clock, self.drawer.as_ref());
+        let generation = next.generation;
+        self.current.store(Arc::new(next));
+        self.generation.send_replace(generation);
+    }
+
+    /// Tells of each change after this call; a reader that was slow is told of the last one only.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+}
+
+fn snapshot(declared: Declared, before: Option<&Snapshot>, clock: &Clock, drawer: Option<&Arc<Drawer>>) -> Snapshot {
+    let now = clock.now();
+    let fresh = |name: &str, rate: &Rate| Arc::new(TenantLimits::new(name, rate, now, drawer));
+    let Declared { tenants, platform } = declared;
+    let entry = |(name, (settings, source)): (TenantId, (Arc<config::Tenant>, Source))| {
+        let kept = before.and_then(|b| b.tenants.get(&name)).filter(|e| e.settings.rate == settings.rate);
+        let limits = kept.map_or_else(|| fresh(name.as_str(), &settings.rate), |e| Arc::clone(&e.limits));
+        let rules = rules_of(&settings);
+        (name, Entry { settings, source, rules, limits })
+    };
+    let tenants: BTreeMap<TenantId, Entry> = tenants.into_iter().map(entry).collect();
+    let kept = before.map(|b| &b.platform).filter(|(rate, _)| *rate == platform.rate);
+    let limits = kept.map_or_else(|| fresh(PLATFORM, &platform.rate), |(_, limits)| Arc::clone(limits));
+    let keys = KeyRing::new(&tenants, &platform.keys, &limits);
+    let generation = before.map_or(0, |b| b.generation + 1);
+    Snapshot { generation, tenants, keys, platform: (platform.rate, limits) }
+}
+
+/// A tenant's rules as admission and placement read them.
+fn rules_of(tenant: &config::Tenant) -> TenantRules {
+    TenantRules {
+        regions: Allow::all_when_empty(tenant.regions.iter().cloned()),
+        providers: Allow::all_when_empty(tenant.providers.iter().cloned()),
+        network_profiles: Allow::all_when_empty(tenant.network_profiles.iter().cloned()),
+        image_profiles: Allow::all_when_empty(tenant.image_profiles.iter().cloned()),
+        secret_profiles: Allow::none_when_empty(tenant.secret_profiles.iter().cloned()),
+        default_network_profile: tenant.default_network_profile.clone(),
+        default_strategy: tenant.strategy,
+        ..TenantRules::new(tenant.name.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests;
