@@ -17,6 +17,7 @@ use meridian_model::{
 use meridian_policies::{
     health::{BreakerView, ShapeClass, ZoneKey},
     placement::{self, BackendView, DeadEnd, Demand, Rules, Snapshot, TenantQuota, ZoneView},
+    quota::Beside,
 };
 
 use crate::{
@@ -149,7 +150,7 @@ impl Planner {
     #[must_use]
     pub fn charge(&self, record: &OperationRecord) -> Charge {
         let candidates = record.decision.as_ref().map(|d| d.candidates.as_slice()).unwrap_or_default();
-        placement::charge_of(candidates, record.spec.network.public_ip.is_some())
+        placement::charge_of(candidates, Beside::of(&record.spec))
     }
 
     /// The spec with every profile resolved for one backend.
@@ -173,10 +174,13 @@ fn worse(one: BreakerView, other: BreakerView) -> BreakerView {
 
 /// The answer when the tenant's quota does not hold the instance.
 #[must_use]
-pub fn quota_problem(shortage: QuotaShortage) -> Problem {
-    let QuotaShortage { dimension, limit, used, requested } = &shortage;
-    let detail =
-        format!("the tenant's {dimension} quota of {limit} has {used} in use; {requested} more were asked for");
+pub fn quota_problem(shortage: Box<QuotaShortage>) -> Problem {
+    let QuotaShortage { dimension, node, limit, used, requested, borrowable } = &*shortage;
+    let whose = node.as_ref().map_or_else(|| "the tenant's".to_owned(), |node| format!("project {node}'s"));
+    let mut detail = format!("{whose} {dimension} quota of {limit} has {used} in use; {requested} more were asked for");
+    if let Some(borrowable) = borrowable {
+        detail.push_str(&format!(", and {borrowable} can be borrowed"));
+    }
     Problem { quota: Some(shortage), ..Problem::new(ErrorCode::QuotaExceeded, detail) }
 }
 

@@ -5,12 +5,17 @@
 //! - Only dimensions that grow are checked: a limit set below the usage stops new charges of that dimension
 //!   and hinders nothing else, least of all a release.
 //! - Usage never goes below zero and never wraps; without a limit the largest number we can count is one.
+//!
+//! Where a charge lies says [`parts`]; how a tenant's quota is divided among its projects and places, [`tree`].
+
+pub mod parts;
+pub mod tree;
 
 use meridian_model::{
     error::QuotaShortage,
-    instance::Shape,
+    instance::{InstanceSpec, Shape},
     operation::{Charge, QuotaLimits},
-    quantity::{MemoryMib, MilliCpu},
+    quantity::{MemoryMib, MilliCpu, PricePerHour},
 };
 
 /// One dimension of a quota. The order of [`DIMENSIONS`] is the order in which a shortage is reported.
@@ -42,19 +47,48 @@ fn zip(a: &Charge, b: &Charge, f: impl Fn(u64, u64) -> u64) -> Charge {
         memory: MemoryMib(f(a.memory.0, b.memory.0)),
         gpu: f(a.gpu, b.gpu),
         public_ips: f(a.public_ips, b.public_ips),
+        disk: MemoryMib(f(a.disk.0, b.disk.0)),
+        cost: PricePerHour(f(a.cost.0, b.cost.0)),
     }
 }
 
-/// What one instance of this size costs a quota: one instance, its vCPU (thousandths), memory (MiB), GPUs and,
-/// with `public_ip`, one public address.
+/// What an instance takes beside its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Beside {
+    /// A public address.
+    pub public_ip: bool,
+    /// Disk space that was asked for.
+    pub disk: MemoryMib,
+    /// Its price per hour; nothing where it is not known.
+    pub cost: PricePerHour,
+}
+
+impl Beside {
+    /// What a spec asks for; the price is not known yet.
+    #[must_use]
+    pub fn of(spec: &InstanceSpec) -> Self {
+        Self { public_ip: spec.network.public_ip.is_some(), disk: spec.disk(), cost: PricePerHour::default() }
+    }
+
+    /// The same at a price.
+    #[must_use]
+    pub fn at(self, price: Option<PricePerHour>) -> Self {
+        Self { cost: price.unwrap_or_default(), ..self }
+    }
+}
+
+/// What one instance of this size costs a quota: one instance, its vCPU (thousandths), memory (MiB), GPUs, and what it
+/// takes beside.
 #[must_use]
-pub fn charge_of(shape: &Shape, public_ip: bool) -> Charge {
+pub fn charge_of(shape: &Shape, beside: Beside) -> Charge {
     Charge {
         instances: 1,
         cpu: shape.cpu,
         memory: shape.memory,
         gpu: u64::from(shape.gpu_count),
-        public_ips: u64::from(public_ip),
+        public_ips: u64::from(beside.public_ip),
+        disk: beside.disk,
+        cost: beside.cost,
     }
 }
 
@@ -63,18 +97,19 @@ pub fn charge_of(shape: &Shape, public_ip: bool) -> Charge {
 /// # Errors
 /// The first dimension that `add` would take past its limit, in the order instances, cpu, memory, gpu, public
 /// addresses. Nothing is charged then.
-pub fn charge(used: Charge, add: Charge, limits: &QuotaLimits) -> Result<Charge, QuotaShortage> {
+pub fn charge(used: Charge, add: Charge, limits: &QuotaLimits) -> Result<Charge, Box<QuotaShortage>> {
     for dimension in &DIMENSIONS {
         let (have, more) = ((dimension.amount)(&used), (dimension.amount)(&add));
         let limit = (dimension.limit)(limits).unwrap_or(u64::MAX);
         let fits = more == 0 || have.checked_add(more).is_some_and(|sum| sum <= limit);
         if !fits {
-            return Err(QuotaShortage {
+            return Err(Box::new(QuotaShortage {
                 dimension: dimension.name.to_owned(),
                 limit: (dimension.text)(limit),
                 used: (dimension.text)(have),
                 requested: (dimension.text)(more),
-            });
+                ..QuotaShortage::default()
+            }));
         }
     }
     Ok(zip(&used, &add, u64::saturating_add))
@@ -135,7 +170,7 @@ pub fn difference(from: Charge, to: Charge) -> Change {
 ///
 /// # Errors
 /// The first dimension whose increase passes its limit; nothing is changed then.
-pub fn apply(used: Charge, change: &Change, limits: &QuotaLimits) -> Result<Charge, QuotaShortage> {
+pub fn apply(used: Charge, change: &Change, limits: &QuotaLimits) -> Result<Charge, Box<QuotaShortage>> {
     charge(used, change.increase, limits).map(|grown| release(grown, change.decrease))
 }
 
@@ -151,7 +186,8 @@ mod tests {
 
     fn charges() -> impl Strategy<Value = Charge> {
         (amount(), amount(), amount(), amount(), amount()).prop_map(|(instances, cpu, memory, gpu, public_ips)| {
-            Charge { instances, cpu: MilliCpu(cpu), memory: MemoryMib(memory), gpu, public_ips }
+            let (disk, cost) = (MemoryMib(instances), PricePerHour(gpu));
+            Charge { instances, cpu: MilliCpu(cpu), memory: MemoryMib(memory), gpu, public_ips, disk, cost }
         })
     }
 
@@ -168,7 +204,7 @@ mod tests {
 
     fn web() -> Charge {
         let shape = Shape { cpu: MilliCpu(1500), memory: MemoryMib(2048), gpu_type: Some("T4".into()), gpu_count: 2 };
-        charge_of(&shape, true)
+        charge_of(&shape, Beside { public_ip: true, ..Beside::default() })
     }
 
     #[test]
@@ -194,7 +230,7 @@ mod tests {
     #[test]
     fn exactly_the_quota_is_admitted() {
         let limits = QuotaLimits { instances: Some(37), ..QuotaLimits::default() };
-        let one = charge_of(&Shape::default(), false);
+        let one = charge_of(&Shape::default(), Beside::default());
         let mut used = Charge::default();
         let mut admitted = 0;
         for _ in 0..100 {
@@ -210,7 +246,7 @@ mod tests {
     fn a_lowered_limit_hinders_only_its_own_dimension() {
         let used = Charge { gpu: 8, ..Charge::default() };
         let limits = QuotaLimits { gpu: Some(2), ..QuotaLimits::default() };
-        assert!(charge(used, charge_of(&Shape::default(), false), &limits).is_ok());
+        assert!(charge(used, charge_of(&Shape::default(), Beside::default()), &limits).is_ok());
         assert!(apply(used, &difference(used, Charge { gpu: 7, ..used }), &limits).is_ok(), "shrinking is free");
     }
 

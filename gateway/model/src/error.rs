@@ -2,7 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ids::OperationId, instance::word_enum, operation::AttemptView};
+use crate::{
+    ids::{OperationId, ProjectName},
+    instance::word_enum,
+    operation::AttemptView,
+};
 
 word_enum!(
     /// The public error codes. Each says what the caller should do; see [`ErrorCode::advice`].
@@ -237,7 +241,7 @@ pub struct Problem {
     pub attempts: Vec<AttemptView>,
     /// The exhausted quota.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quota: Option<QuotaShortage>,
+    pub quota: Option<Box<QuotaShortage>>,
     /// The operation whose outcome is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<OperationId>,
@@ -277,16 +281,22 @@ impl Problem {
 }
 
 /// Which dimension of a quota is exhausted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct QuotaShortage {
-    /// `instances`, `cpu`, `memory`, `gpu` or `publicIps`.
+    /// `instances`, `cpu`, `memory`, `gpu` or `publicIps`; of a quota tree a line such as `gpu:T4@region:ap-guangzhou`.
     pub dimension: String,
+    /// The node of the tenant's quota tree whose quota it is; none: the tenant's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<ProjectName>,
     /// The limit, in the dimension's canonical text.
     pub limit: String,
     /// What is used and reserved now.
     pub used: String,
     /// What was asked for on top.
     pub requested: String,
+    /// What could still be borrowed beyond the node's own quota; none where nothing is lent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub borrowable: Option<String>,
 }
 
 word_enum!(

@@ -746,6 +746,20 @@ pub struct Shape {
 pub const SHAPE_DEFAULT: (MilliCpu, MemoryMib) = (MilliCpu(1000), MemoryMib(2048));
 
 impl InstanceSpec {
+    /// The disk space asked for: `ephemeral-storage` of `spec.resources` where given, else the larger of the sum over the
+    /// containers and the largest init container (limits before requests). Zero when nothing is said: what a vendor
+    /// includes with every instance costs nothing and is not counted.
+    #[must_use]
+    pub fn disk(&self) -> MemoryMib {
+        let of = |r: &Resources| r.limits.ephemeral_storage.or(r.requests.ephemeral_storage).map(|m| m.0);
+        if let Some(own) = of(&self.resources) {
+            return MemoryMib(own);
+        }
+        let sum = self.containers.iter().filter_map(|c| of(&c.resources)).fold(0_u64, u64::saturating_add);
+        let peak = self.init_containers.iter().filter_map(|c| of(&c.resources)).max().unwrap_or_default();
+        MemoryMib(sum.max(peak))
+    }
+
     /// The size asked for: `spec.resources` where given, else per resource the larger of the sum over the
     /// containers and the largest init container (limits before requests), else [`SHAPE_DEFAULT`].
     #[must_use]

@@ -13,6 +13,7 @@ pub mod ids;
 pub mod instance;
 pub mod operation;
 pub mod quantity;
+pub mod quota;
 pub mod status;
 pub mod time;
 pub mod validate;

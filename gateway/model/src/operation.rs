@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Effect, FaultKind, Problem},
     ids::{
-        AdapterName, BackendId, ClientToken, CloudId, CloudName, InstanceName, InstanceUid, OperationId, RegionId,
-        TenantId, ZoneId,
+        AdapterName, BackendId, ClientToken, CloudId, CloudName, InstanceName, InstanceUid, OperationId, ProjectName,
+        RegionId, TenantId, ZoneId,
     },
     instance::{InstanceSpec, Labels, Shape, word_enum},
     quantity::{MemoryMib, MilliCpu, PricePerHour},
@@ -36,6 +36,10 @@ pub const IMPORTED: &str = "meridian.dev/imported-from";
 /// Annotation of a record that was found nowhere when a ledger was rebuilt, with what it was made from instead. What was
 /// asked for is not known, so nothing is sent for it.
 pub const REBUILT: &str = "meridian.dev/rebuilt";
+
+/// Annotation of a record that is charged to a project of its tenant, with the project's name. It stands among the
+/// annotations because an older gateway that writes the record keeps those, and would drop a field it does not know.
+pub const PROJECT: &str = "meridian.dev/project";
 
 /// Version of the record's layout, raised when a reader of the last version could misread it.
 pub const RECORD_VERSION: u16 = 1;
@@ -120,6 +124,12 @@ pub struct Charge {
     pub gpu: u64,
     /// Public addresses.
     pub public_ips: u64,
+    /// Disk space that was asked for.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub disk: MemoryMib,
+    /// What it costs per hour; nothing where the price is not known.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cost: PricePerHour,
 }
 
 /// A tenant's hard limits; `None` is no limit.
@@ -195,6 +205,9 @@ pub struct Attempt {
     /// Price the plan reckoned with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<PricePerHour>,
+    /// What the quota holds for it if it exists: of the size that was asked for. None in what an older gateway wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes: Option<Charge>,
     /// State.
     pub state: AttemptState,
     /// When the attempt began.
@@ -409,6 +422,13 @@ impl OperationRecord {
         all.into_iter().map(|(_, view)| view).collect()
     }
 
+    /// The project it is charged to; none: the tenant itself.
+    #[must_use]
+    pub fn project(&self) -> Option<ProjectName> {
+        // What is no name is nobody's project, and the tenant is charged all the same.
+        self.annotations.get(PROJECT).and_then(|name| ProjectName::new(name).ok())
+    }
+
     /// Nothing of it exists at any backend and nothing can appear: its charge is zero and its name is free.
     #[must_use]
     pub fn is_gone(&self) -> bool {
@@ -446,6 +466,10 @@ pub struct AttemptView {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_false(value: &bool) -> bool {
     !*value
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl From<&Attempt> for AttemptView {

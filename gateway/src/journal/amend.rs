@@ -34,7 +34,7 @@ pub enum Amended {
     /// There is no such operation, or only what an expired one left.
     Missing,
     /// The tenant's quota does not hold it; nothing was written.
-    Short(QuotaShortage),
+    Short(Box<QuotaShortage>),
     /// It was changed by others again and again; nothing was written.
     Contended,
 }
@@ -144,6 +144,7 @@ impl Driver {
             name: CloudName::new(observed.name.clone()).ok()?,
             shape: observed.shape.clone(),
             price: None,
+            takes: None,
             state: AttemptState::Removing,
             started_at: observed.created_at.unwrap_or(now),
             armed_at: observed.created_at.unwrap_or(now),

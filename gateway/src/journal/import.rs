@@ -15,7 +15,7 @@ use meridian_model::{
     status::{Observed, ObservedPhase},
     time::Time,
 };
-use meridian_policies::quota;
+use meridian_policies::quota::{self, Beside};
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -326,6 +326,8 @@ fn taken_in(
     // A name that the type does not hold is never looked for: the instance has an id.
     let name = CloudName::new(&seen.name).or_else(|_| deployment.cloud_name(&tenant, &op, n, record.epoch))?;
     let zone = seen.zone.clone().or_else(|| backend.zones.first().cloned());
+    let beside = Beside { public_ip: seen.public_ip.is_some(), ..Beside::default() };
+    let charge = quota::charge_of(&seen.shape, beside);
     record.attempts.push(Attempt {
         n,
         backend: backend.id.clone(),
@@ -336,6 +338,7 @@ fn taken_in(
         name,
         shape: seen.shape.clone(),
         price: None,
+        takes: Some(charge),
         state: AttemptState::Running,
         started_at: now,
         armed_at: now,
@@ -346,7 +349,7 @@ fn taken_in(
         changed_at: now,
     });
     record.state = OperationState::Succeeded;
-    record.charge = quota::charge_of(&seen.shape, seen.public_ip.is_some());
+    record.charge = charge;
     record.ran_at = Some(now);
     record.adopted = Some(seen.clone());
     record.last_seen = Some((now, seen.clone()));

@@ -36,7 +36,11 @@ use meridian_model::{
     status::{ContainerPhase, Observed, ObservedEvent, ObservedPhase},
     time::Time,
 };
-use meridian_policies::{health::ZoneKey, placement, quota};
+use meridian_policies::{
+    health::ZoneKey,
+    placement,
+    quota::{self, Beside},
+};
 
 pub mod condemned;
 
@@ -275,6 +279,7 @@ pub fn arm(
         name: names.name,
         shape: candidate.shape.clone(),
         price: candidate.price,
+        takes: Some(quota::charge_of(&candidate.shape, Beside::of(&record.spec).at(candidate.price))),
         state: AttemptState::Open,
         started_at: now,
         armed_at: now,

@@ -79,7 +79,7 @@ pub(super) enum Stop {
 pub(super) type Driven = Result<Box<OperationRecord>, Stop>;
 
 /// The record as it was, and what the tenant's quota lacks for the change.
-pub(super) type Short = (Box<OperationRecord>, QuotaShortage);
+pub(super) type Short = (Box<OperationRecord>, Box<QuotaShortage>);
 
 /// What became of a wish to open an attempt.
 enum Armed {

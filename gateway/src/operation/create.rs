@@ -6,7 +6,10 @@ use meridian_model::{
     error::{ErrorCode, Problem},
     operation::{OperationRecord, OperationState},
 };
-use meridian_policies::placement::{self, TenantQuota};
+use meridian_policies::{
+    placement::{self, TenantQuota},
+    quota::Beside,
+};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
@@ -100,7 +103,7 @@ pub async fn validate(core: &Core, create: CreateInstance) -> Result<Outcome, Re
     if let Some(problem) = planned.problem {
         return Err(problem.into());
     }
-    let charge = placement::charge_of(&planned.decision.candidates, spec.network.public_ip.is_some());
+    let charge = placement::charge_of(&planned.decision.candidates, Beside::of(&spec));
     let used = meridian_policies::quota::charge(usage.used, charge, &usage.limits)
         .map_err(|shortage| Refusal::from(quota_problem(shortage)))?;
     Ok(Outcome::Validated(Box::new(views::Validation {

@@ -232,12 +232,13 @@ async fn refusals_of_the_operation_stack_keep_all_they_say() {
         match &o.action {
             Action::GetQuota(_) => {
                 let mut problem = Problem::new(ErrorCode::QuotaExceeded, "the quota of instances does not hold it");
-                problem.quota = Some(QuotaShortage {
+                problem.quota = Some(Box::new(QuotaShortage {
                     dimension: "instances".to_owned(),
                     limit: "10".to_owned(),
                     used: "10".to_owned(),
                     requested: "1".to_owned(),
-                });
+                    ..QuotaShortage::default()
+                }));
                 refused(problem)
             }
             Action::ListTenants(_) => {

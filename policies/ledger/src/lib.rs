@@ -146,7 +146,7 @@ pub enum Stepped {
     /// its answer lost; decide again from this record.
     Changed(Box<OperationRecord>),
     /// The quota does not hold the charge; nothing was written.
-    QuotaExceeded(QuotaShortage),
+    QuotaExceeded(Box<QuotaShortage>),
 }
 
 /// The answer to a take-over.

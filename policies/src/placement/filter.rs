@@ -12,7 +12,7 @@ use meridian_model::{
 };
 
 use super::{BackendView, BreakerView, Demand, Rules, ShapeClass, Snapshot, ZoneKey, ZoneView};
-use crate::quota;
+use crate::quota::{self, Beside};
 
 /// Why a zone is ruled out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -270,7 +270,7 @@ fn check_backend(view: &mut View<'_>, demand: &Demand<'_>, now: Time) {
         view.reject(Filter::AccountQuota, detail);
     }
     if let Some(tenant) = &demand.quota {
-        let cost = quota::charge_of(&shape, demand.spec.network.public_ip.is_some());
+        let cost = quota::charge_of(&shape, Beside::of(demand.spec));
         if let Err(short) = quota::charge(tenant.used, cost, &tenant.limits) {
             let detail = format!(
                 "{} quota of {}: {} used, {} more needed",

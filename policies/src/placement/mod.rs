@@ -33,7 +33,7 @@ use meridian_model::{
 
 pub use crate::health::{BreakerView, ShapeClass, ZoneKey};
 use crate::{
-    quota,
+    quota::{self, Beside},
     tenant::{Allow, TenantRules},
 };
 use filter::{Filter, View};
@@ -264,20 +264,21 @@ pub fn dead_end(decision: &Decision) -> Option<DeadEnd> {
 
 /// The shortage of the smallest size that the quota does not hold, for the answer to [`DeadEnd::QuotaExceeded`].
 #[must_use]
-pub fn quota_shortage(demand: &Demand<'_>, snapshot: &Snapshot) -> Option<QuotaShortage> {
+pub fn quota_shortage(demand: &Demand<'_>, snapshot: &Snapshot) -> Option<Box<QuotaShortage>> {
     let tenant = demand.quota?;
     let wish = demand.spec.shape();
-    let public_ip = demand.spec.network.public_ip.is_some();
+    let beside = Beside::of(demand.spec);
     let mut shapes: Vec<_> = snapshot.backends.iter().filter_map(|b| b.capability.round_up(&wish)).collect();
     shapes.sort();
-    let short = |s| quota::charge(tenant.used, quota::charge_of(s, public_ip), &tenant.limits).err();
+    let short = |s| quota::charge(tenant.used, quota::charge_of(s, beside), &tenant.limits).err();
     shapes.iter().find_map(short)
 }
 
 /// The largest charge of any candidate: what an operation must hold to walk through all of them.
 #[must_use]
-pub fn charge_of(candidates: &[RankedCandidate], public_ip: bool) -> Charge {
-    candidates.iter().fold(Charge::default(), |most, c| quota::max(most, quota::charge_of(&c.shape, public_ip)))
+pub fn charge_of(candidates: &[RankedCandidate], beside: Beside) -> Charge {
+    let of = |c: &RankedCandidate| quota::charge_of(&c.shape, beside.at(c.price));
+    candidates.iter().fold(Charge::default(), |most, c| quota::max(most, of(c)))
 }
 
 #[cfg(test)]

@@ -295,7 +295,7 @@ fn dead_ends_are_told_apart() {
     assert_eq!(dead_end(&unknown), Some(DeadEnd::Unplaceable), "no zone fulfils both wishes");
 
     let limits = QuotaLimits { cpu: Some(MilliCpu(3000)), ..QuotaLimits::default() };
-    let used = quota::charge_of(&class(2).shape, false);
+    let used = quota::charge_of(&class(2).shape, Beside::default());
     let demand = Demand { quota: Some(TenantQuota { used, limits }), ..Demand::new(&plain) };
     let decision = plan(&demand, &world(), &Rules::default(), 1, NOW);
     assert_eq!(dead_end(&decision), Some(DeadEnd::QuotaExceeded));
@@ -328,7 +328,7 @@ fn ties_follow_the_seed() {
 #[test]
 fn the_charge_of_a_walk_covers_every_candidate() {
     let decision = decide(&web("{}"), &world());
-    let charge = charge_of(&decision.candidates, true);
+    let charge = charge_of(&decision.candidates, Beside { public_ip: true, ..Beside::default() });
     assert_eq!((charge.instances, charge.cpu, charge.public_ips), (1, MilliCpu(2000), 1));
 }
 

@@ -76,7 +76,7 @@ impl<'p> Body<'p> {
             violated_policies: None,
             errors: &problem.errors,
             attempts: &problem.attempts,
-            quota: problem.quota.as_ref(),
+            quota: problem.quota.as_deref(),
             retry_after_seconds: problem.retry_after_seconds,
         }
     }

@@ -13,7 +13,10 @@ use meridian_model::{
     status::Observed,
     time::Time,
 };
-use meridian_policies::{placement, quota};
+use meridian_policies::{
+    placement,
+    quota::{self, Beside},
+};
 
 use super::{Next, next, set};
 
@@ -79,7 +82,8 @@ pub fn stray(mut record: OperationRecord, stray: &Attempt, charged: bool, now: T
     if is_known || record.is_gone() || stray.cloud_id.is_none() {
         return None;
     }
-    record.condemned.push(Attempt { state: AttemptState::Removing, changed_at: now, ..stray.clone() });
+    let takes = Some(taken_by(&record, stray));
+    record.condemned.push(Attempt { state: AttemptState::Removing, takes, changed_at: now, ..stray.clone() });
     if charged {
         record.charge = quota::max(record.charge, held(&record));
     }
@@ -155,11 +159,16 @@ pub fn first_id(found: &[Observed]) -> Option<CloudId> {
     found.iter().filter(|o| o.id.is_some()).min_by_key(|o| (o.created_at, o.id.clone())).and_then(|o| o.id.clone())
 }
 
+/// What the quota holds for an attempt of the record if it exists.
+fn taken_by(record: &OperationRecord, attempt: &Attempt) -> Charge {
+    let beside = || Beside::of(&record.spec).at(attempt.price);
+    attempt.takes.unwrap_or_else(|| quota::charge_of(&attempt.shape, beside()))
+}
+
 /// What condemned attempts are charged.
 #[must_use]
 pub fn charge(record: &OperationRecord) -> Charge {
-    let public_ip = record.spec.network.public_ip.is_some();
-    record.condemned.iter().fold(Charge::default(), |sum, a| quota::sum(sum, quota::charge_of(&a.shape, public_ip)))
+    record.condemned.iter().fold(Charge::default(), |sum, attempt| quota::sum(sum, taken_by(record, attempt)))
 }
 
 /// What may exist of the operation at this moment or may be made by its plan: more is never charged, and less only if
@@ -171,13 +180,12 @@ pub fn held(record: &OperationRecord) -> Charge {
 
 /// The part of the operation itself.
 fn own(record: &OperationRecord) -> Charge {
-    let public_ip = record.spec.network.public_ip.is_some();
     let open = record.open_attempt();
-    let asked = open.map(|a| quota::charge_of(&a.shape, public_ip)).unwrap_or_default();
+    let asked = open.map(|a| taken_by(record, a)).unwrap_or_default();
     match record.state {
         OperationState::Claimed | OperationState::Placing => {
             let planned = record.decision.as_ref().map(|d| d.candidates.as_slice()).unwrap_or_default();
-            quota::max(asked, placement::charge_of(planned, public_ip))
+            quota::max(asked, placement::charge_of(planned, Beside::of(&record.spec)))
         }
         OperationState::Failed | OperationState::Cancelled => Charge::default(),
         OperationState::Succeeded if open.is_none() => Charge::default(),

@@ -7,7 +7,7 @@ use meridian_model::{
     ids::{BackendId, RegionId, ZoneId},
     instance::{InstanceSpec, OnDoubt, Shape},
     operation::{Fence, RECORD_VERSION, Removal},
-    quantity::{MemoryMib, MilliCpu},
+    quantity::{MemoryMib, MilliCpu, PricePerHour},
     status::EventClass,
 };
 use proptest::prelude::*;
@@ -15,7 +15,15 @@ use proptest::prelude::*;
 use super::*;
 
 const LIMITS: Limits = Limits { place_timeout: Duration::from_secs(60), attempts_max: 6 };
-const CHARGE: Charge = Charge { instances: 1, cpu: MilliCpu(2000), memory: MemoryMib(4096), gpu: 0, public_ips: 0 };
+const CHARGE: Charge = Charge {
+    instances: 1,
+    cpu: MilliCpu(2000),
+    memory: MemoryMib(4096),
+    gpu: 0,
+    public_ips: 0,
+    disk: MemoryMib(0),
+    cost: PricePerHour(0),
+};
 const BOUND: Duration = Duration::from_secs(400);
 
 fn at(seconds: i64) -> Time {

@@ -36,7 +36,7 @@ use meridian_model::{
     status::Observed,
     time::Time,
 };
-use meridian_policies::quota;
+use meridian_policies::quota::{self, Beside};
 
 use crate::journal::{
     identity::{self, Deployment, Identity},
@@ -352,7 +352,7 @@ impl Seen<'_> {
         if let Some(seen) = seen.filter(|o| o.shape.cpu.0 > 0) {
             shape = seen.shape.clone();
         }
-        quota::charge_of(&shape, public_ip)
+        quota::charge_of(&shape, Beside { public_ip, ..Beside::of(&record.spec) }.at(attempt.price))
     }
 }
 
@@ -442,6 +442,7 @@ fn shown_attempt(
         name: CloudName::new(observed.name.clone()).ok()?,
         shape: observed.shape.clone(),
         price: None,
+        takes: None,
         state: if observed.id.is_some() { AttemptState::Applied } else { AttemptState::InDoubt },
         started_at: at,
         armed_at: at,
@@ -464,6 +465,7 @@ fn intended_attempt(intent: &Intent, now: Time) -> Attempt {
         name: intent.cloud_name.clone(),
         shape: intent.shape.clone(),
         price: None,
+        takes: None,
         state: AttemptState::InDoubt,
         started_at: intent.armed_at,
         armed_at: intent.armed_at,

@@ -31,6 +31,7 @@ fn attempt(name: &str, state: AttemptState, cloud_id: Option<&str>) -> Attempt {
         name: name.parse().unwrap(),
         shape: Shape::default(),
         price: None,
+        takes: None,
         state,
         started_at: at(10),
         armed_at: at(10),

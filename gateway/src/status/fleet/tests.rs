@@ -53,6 +53,7 @@ fn record(name: &str, at_backend: &str, rev: u64) -> OperationRecord {
             name: "n".parse().unwrap(),
             shape: Default::default(),
             price: None,
+            takes: None,
             state: AttemptState::Running,
             started_at: at(0),
             armed_at: at(0),

@@ -160,7 +160,14 @@ async fn charges_are_counted_exactly(ledger: Arc<dyn Ledger>) {
     two.charge = one_instance(500);
     let one = write(&*ledger, one).await;
     write(&*ledger, two).await;
-    let sum = Charge { instances: 2, cpu: MilliCpu(2500), memory: MemoryMib(5000), gpu: 2, public_ips: 1 };
+    let sum = Charge {
+        instances: 2,
+        cpu: MilliCpu(2500),
+        memory: MemoryMib(5000),
+        gpu: 2,
+        public_ips: 1,
+        ..Charge::default()
+    };
     assert_eq!(used(&*ledger, "acme").await, sum);
     let mut stale = one.clone();
     stale.rev -= 1;

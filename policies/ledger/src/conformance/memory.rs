@@ -9,7 +9,7 @@ use std::{
 use meridian_model::{
     ids::{InstanceName, OperationId, TenantId},
     operation::{Charge, Fence, OperationRecord, QuotaLimits, Removal},
-    quantity::{MemoryMib, MilliCpu},
+    quantity::{MemoryMib, MilliCpu, PricePerHour},
     time::Time,
 };
 use meridian_policies::quota;
@@ -75,6 +75,8 @@ impl State {
             memory: MemoryMib(sum.memory.0 + r.charge.memory.0),
             gpu: sum.gpu + r.charge.gpu,
             public_ips: sum.public_ips + r.charge.public_ips,
+            disk: MemoryMib(sum.disk.0 + r.charge.disk.0),
+            cost: PricePerHour(sum.cost.0 + r.charge.cost.0),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use meridian_model::{
     operation::Charge,
-    quantity::{MemoryMib, MilliCpu},
+    quantity::{MemoryMib, MilliCpu, PricePerHour},
 };
 
 /// Applies one operation to each dimension of two charges; `None` where any dimension leaves its range.
@@ -13,6 +13,8 @@ fn each(a: &Charge, b: &Charge, op: impl Fn(u64, u64) -> Option<u64>) -> Option<
         memory: MemoryMib(op(a.memory.0, b.memory.0)?),
         gpu: op(a.gpu, b.gpu)?,
         public_ips: op(a.public_ips, b.public_ips)?,
+        disk: MemoryMib(op(a.disk.0, b.disk.0)?),
+        cost: PricePerHour(op(a.cost.0, b.cost.0)?),
     })
 }
 

@@ -93,7 +93,7 @@ fn recharged(
     tenant: &TenantId,
     (old, new): (&Charge, &Charge),
     limits: &QuotaLimits,
-) -> Result<Result<Option<Charge>, QuotaShortage>, Fault> {
+) -> Result<Result<Option<Charge>, Box<QuotaShortage>>, Fault> {
     if old == new {
         return Ok(Ok(None));
     }

@@ -165,7 +165,7 @@ pub(super) fn amounts(charge: &Charge) -> [u64; 5] {
 pub(super) fn charge_of(value: &Value) -> Option<Charge> {
     let all = optional_amounts(value)?.map(Option::unwrap_or_default);
     let [instances, cpu, memory, gpu, public_ips] = all;
-    Some(Charge { instances, cpu: MilliCpu(cpu), memory: MemoryMib(memory), gpu, public_ips })
+    Some(Charge { instances, cpu: MilliCpu(cpu), memory: MemoryMib(memory), gpu, public_ips, ..Charge::default() })
 }
 
 /// The limits in the order of the scripts.

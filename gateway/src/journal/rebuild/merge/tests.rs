@@ -3,7 +3,7 @@
 use meridian_model::{
     ids::CloudId,
     instance::Shape,
-    quantity::{MemoryMib, MilliCpu},
+    quantity::{MemoryMib, MilliCpu, PricePerHour},
     status::ObservedPhase,
 };
 use proptest::prelude::*;
@@ -12,7 +12,15 @@ use super::*;
 use crate::journal::intent::vouched;
 
 const SHAPE: (MilliCpu, MemoryMib) = (MilliCpu(2000), MemoryMib(4096));
-const ONE: Charge = Charge { instances: 1, cpu: SHAPE.0, memory: SHAPE.1, gpu: 0, public_ips: 0 };
+const ONE: Charge = Charge {
+    instances: 1,
+    cpu: SHAPE.0,
+    memory: SHAPE.1,
+    gpu: 0,
+    public_ips: 0,
+    disk: MemoryMib(0),
+    cost: PricePerHour(0),
+};
 const BACKENDS: [&str; 2] = ["gz", "hz"];
 
 fn at(seconds: i64) -> Time {
