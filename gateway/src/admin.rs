@@ -7,7 +7,6 @@ use std::{
     convert::Infallible,
     fmt,
     future::Future,
-    net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
@@ -22,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     core::Core,
     http::Reply,
-    server::Handler,
+    server::{Handler, Peer},
     telemetry::{Metrics, OPENMETRICS},
 };
 
@@ -203,7 +202,7 @@ impl Handler for Admin {
     fn handle(
         &mut self,
         request: Request<Incoming>,
-        _: SocketAddr,
+        _: Peer,
     ) -> impl Future<Output = Result<Reply, Infallible>> + Send + use<> {
         let own = self.route(&request);
         let core = self.core.clone();

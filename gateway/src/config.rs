@@ -6,6 +6,7 @@
 //! [`Config::redacted`] can be shown on the admin port.
 
 mod check;
+mod identity;
 mod keys;
 mod ledger;
 mod profiles;
@@ -22,7 +23,7 @@ use toml::de::DeTable;
 
 pub(crate) use self::reader::nearest;
 use self::reader::{Report, Section};
-pub use self::{keys::*, ledger::*, profiles::*, reconcile::*, sections::*};
+pub use self::{identity::*, keys::*, ledger::*, profiles::*, reconcile::*, sections::*};
 
 /// Larger files are not configuration; the largest sensible one (64 backends, 200 tenants) stays below 200 KiB.
 const FILE_LEN_MAX: u64 = 4 * 1024 * 1024;

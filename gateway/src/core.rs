@@ -29,6 +29,7 @@ use crate::{
     config::{self, Config},
     directory::{Declared, Directory, Snapshot},
     http::drawn::Drawer,
+    identity::Identities,
     journal::{
         driver::{Driver, DriverSettings, Parts},
         identity::Deployment,
@@ -115,6 +116,8 @@ pub struct Core {
     pub recovering: Progress,
     /// Who there is, with which rules and limits.
     pub directory: Arc<Directory>,
+    /// Whose word is taken for who is calling.
+    pub identities: Arc<Identities>,
     is_shared: bool,
     retention: Duration,
     /// Cancelled when nothing is written any more.
@@ -174,6 +177,8 @@ impl Core {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let told = (Arc::clone(&deps.shared), replicas.owner().to_owned());
         let directory = attend(config, &deps, replicas, (&tasks, &stop));
+        let identities = Identities::new(config.identity_rules(), &http, &deps.clock);
+        identities.start(&tasks, &stop);
         let planner =
             Arc::new(Planner::new(pollers.clone(), Arc::clone(&fleet), profiles, Arc::clone(&directory), limits));
         let parts = Parts {
@@ -218,6 +223,7 @@ impl Core {
             driver,
             draining: deps.draining,
             directory,
+            identities,
             retention: config.driver.retention.0,
             written: CancellationToken::new(),
             stop,

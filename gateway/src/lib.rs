@@ -10,6 +10,7 @@ pub mod demo;
 pub mod dialects;
 pub mod directory;
 pub mod http;
+pub mod identity;
 pub mod journal;
 pub mod operation;
 pub mod planner;

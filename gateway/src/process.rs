@@ -117,6 +117,7 @@ impl Process {
             entropy: entropy.clone(),
             health: Arc::clone(&health),
             directory: Arc::clone(&core.directory),
+            identities: Arc::clone(&core.identities),
         };
         let api = Setup {
             handler: Http::build(&config, parts),

@@ -5,6 +5,7 @@
 //! section 3, "HTTP edge"). Every task belongs to the server: connections to a `JoinSet`, HTTP/2 streams to a
 //! tracker; a drain waits for both, up to its bound, and then cuts.
 
+mod tls;
 mod watch;
 
 use std::{
@@ -20,22 +21,24 @@ use std::{
 use http::Request;
 use hyper::{body::Incoming, rt::Executor, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
-use self::watch::{Activity, Watched};
+use self::{
+    tls::Terminator,
+    watch::{Activity, Watched},
+};
 use crate::{
     clock::Entropy,
     config::{Limits, Tls},
     http::{Http, Reply},
+    identity::spiffe::SpiffeId,
     telemetry::{ConnectionLabels, Metrics},
 };
 
@@ -62,13 +65,22 @@ const BACKLOG: u32 = 1024;
 /// A tenth of a connection's age is spread, so that clients do not all come back at once.
 const AGE_SPREAD: u128 = 10;
 
+/// Who opened a connection. Cheap to clone: every request has one.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Where from.
+    pub address: SocketAddr,
+    /// What its certificate proved in the handshake.
+    pub identity: Option<Arc<SpiffeId>>,
+}
+
 /// Serves requests of a listener. Cloned per connection.
 pub trait Handler: Clone + Send + Sync + 'static {
     /// Answers one request.
     fn handle(
         &mut self,
         request: Request<Incoming>,
-        peer: SocketAddr,
+        peer: Peer,
     ) -> impl Future<Output = Result<Reply, Infallible>> + Send + use<Self>;
 }
 
@@ -76,7 +88,7 @@ impl Handler for Http {
     fn handle(
         &mut self,
         request: Request<Incoming>,
-        peer: SocketAddr,
+        peer: Peer,
     ) -> impl Future<Output = Result<Reply, Infallible>> + Send + use<> {
         self.serve(request, peer)
     }
@@ -150,7 +162,7 @@ pub struct Server<H, L = TcpListener> {
 
 struct Shared<H> {
     handler: H,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Terminator>>,
     limits: Limits,
     metrics: Arc<Metrics>,
     entropy: Entropy,
@@ -202,7 +214,7 @@ impl<H: Handler, L: Listen> Server<H, L> {
     /// [`ServeError::Pem`] and [`ServeError::Tls`].
     pub fn over(listener: L, address: SocketAddr, setup: Setup<'_, H>) -> Result<Self, ServeError> {
         let Setup { handler, tls, limits, metrics, entropy, drain } = setup;
-        let tls = tls.map(acceptor).transpose()?;
+        let tls = tls.map(|tls| Terminator::new(tls, Arc::clone(&metrics))).transpose()?.map(Arc::new);
         let streams = TaskTracker::new();
         let peers = Mutex::default();
         let shared = Arc::new(Shared { handler, tls, limits, metrics, entropy, drain, streams, peers });
@@ -222,6 +234,10 @@ impl<H: Handler, L: Listen> Server<H, L> {
     pub async fn run(self) -> Drained {
         let Self { mut listener, shared, .. } = self;
         let mut connections = JoinSet::new();
+        let mut aside = JoinSet::new();
+        if let Some(tls) = &shared.tls {
+            aside.spawn(Arc::clone(tls).follow());
+        }
         loop {
             tokio::select! {
                 biased;
@@ -237,7 +253,7 @@ impl<H: Handler, L: Listen> Server<H, L> {
                 },
             }
         }
-        drop(listener);
+        drop((listener, aside));
         shared.finish(connections).await
     }
 }
@@ -321,15 +337,19 @@ impl<H: Handler> Shared<H> {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Some(tls) = &self.tls else { return self.speak(stream, peer, false).await };
-        let handshake = timeout(self.limits.handshake_timeout.0, tls.accept(stream)).await;
+        let Some(tls) = &self.tls else {
+            return self.speak(stream, Peer { address: peer, identity: None }, false).await;
+        };
+        let handshake = timeout(self.limits.handshake_timeout.0, tls.acceptor().accept(stream)).await;
         let stream = handshake.map_err(|_| "handshake-timeout")?.map_err(|_| "handshake")?;
-        let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let connection = stream.get_ref().1;
+        let h2 = connection.alpn_protocol() == Some(b"h2");
+        let peer = Peer { address: peer, identity: tls::identity(connection) };
         self.speak(stream, peer, h2).await
     }
 
     /// Speaks HTTP on a connection until it ends.
-    async fn speak<S>(self: &Arc<Self>, stream: S, peer: SocketAddr, h2: bool) -> Result<(), &'static str>
+    async fn speak<S>(self: &Arc<Self>, stream: S, peer: Peer, h2: bool) -> Result<(), &'static str>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -342,7 +362,7 @@ impl<H: Handler> Shared<H> {
             let answer = {
                 // Held for the time of building the future only; the handler awaits nothing in it.
                 let mut handler = handler.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                handler.handle(request, peer)
+                handler.handle(request, peer.clone())
             };
             async move {
                 let reply = answer.await;
@@ -415,24 +435,4 @@ where
     fn execute(&self, future: F) {
         self.0.spawn(future.in_current_span());
     }
-}
-
-/// TLS of a certificate and its key: TLS 1.3 preferred, 1.2 with AEAD suites only, HTTP/2 or HTTP/1.1 by ALPN.
-fn acceptor(tls: &Tls) -> Result<TlsAcceptor, ServeError> {
-    let pem = |file: &std::path::Path| {
-        let file = file.display().to_string();
-        move |error: rustls_pki_types::pem::Error| ServeError::Pem { file, reason: error.to_string() }
-    };
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_file_iter(&tls.cert_file).and_then(Iterator::collect).map_err(pem(&tls.cert_file))?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key_file).map_err(pem(&tls.key_file))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(ServeError::Tls)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(ServeError::Tls)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }

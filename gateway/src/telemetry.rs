@@ -60,6 +60,13 @@ pub struct ConnectionLabels {
     pub reason: &'static str,
 }
 
+/// Labels of a look at changed TLS files.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReloadLabels {
+    /// `taken` or `refused`.
+    pub outcome: &'static str,
+}
+
 /// The metrics of the edge; other parts register theirs through [`Metrics::register`].
 pub struct Metrics {
     registry: Mutex<Registry>,
@@ -77,6 +84,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// `meridian_connections_dropped`: connections refused or cut by a bound.
     pub connections_dropped: Family<ConnectionLabels, Counter>,
+    /// `meridian_tls_reloads`: changed certificates on disk, taken or refused.
+    pub tls_reloads: Family<ReloadLabels, Counter>,
 }
 
 impl Debug for Metrics {
@@ -101,6 +110,7 @@ impl Metrics {
         let panics = Counter::default();
         let connections = Gauge::default();
         let connections_dropped = Family::default();
+        let tls_reloads = Family::default();
         registry.register_with_unit(
             "http_server_request_duration",
             "Time from the end of the request's headers to the start of the response",
@@ -117,6 +127,7 @@ impl Metrics {
             "Connections refused or cut by a bound",
             connections_dropped.clone(),
         );
+        registry.register("meridian_tls_reloads", "Changed TLS files that were taken or refused", tls_reloads.clone());
         Arc::new(Self {
             registry: Mutex::new(registry),
             request_duration,
@@ -126,6 +137,7 @@ impl Metrics {
             panics,
             connections,
             connections_dropped,
+            tls_reloads,
         })
     }
 

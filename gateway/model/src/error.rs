@@ -55,6 +55,8 @@ word_enum!(
         StoreUnavailable = "store-unavailable",
         /// The ledger may have lost writes and is being rebuilt.
         StoreRecovering = "store-recovering",
+        /// The issuer of the token cannot be asked for its keys, so whether the token is good is not known.
+        IssuerUnavailable = "issuer-unavailable",
         /// What was asked to be shown is not known here yet.
         RevisionNotReached = "revision-not-reached",
         /// A backend answered in a way that ends the operation.
@@ -70,7 +72,7 @@ word_enum!(
 
 impl ErrorCode {
     /// Every code, in the order of the catalogue.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::InvalidArgument,
         Self::UnknownField,
         Self::PageTokenInvalid,
@@ -93,6 +95,7 @@ impl ErrorCode {
         Self::RegionUnavailable,
         Self::StoreUnavailable,
         Self::StoreRecovering,
+        Self::IssuerUnavailable,
         Self::RevisionNotReached,
         Self::BackendError,
         Self::DeadlineExceeded,
@@ -120,6 +123,7 @@ impl ErrorCode {
             | Self::RegionUnavailable
             | Self::StoreUnavailable
             | Self::StoreRecovering
+            | Self::IssuerUnavailable
             | Self::RevisionNotReached => 503,
             Self::BackendError => 502,
             Self::DeadlineExceeded => 504,
@@ -159,6 +163,7 @@ impl ErrorCode {
             Self::RegionUnavailable => "The region is unavailable",
             Self::StoreUnavailable => "The ledger is unavailable",
             Self::StoreRecovering => "The ledger is being rebuilt",
+            Self::IssuerUnavailable => "The token's issuer is unavailable",
             Self::RevisionNotReached => "The revision is not known here yet",
             Self::BackendError => "A backend refused the request",
             Self::DeadlineExceeded => "The deadline has passed",
@@ -200,6 +205,7 @@ impl ErrorCode {
             Self::StoreUnavailable | Self::StoreRecovering => {
                 "Repeat the request after Retry-After; a create with the same idempotency key."
             }
+            Self::IssuerUnavailable => "Repeat the request after Retry-After, or use an API key.",
             Self::RevisionNotReached => "Repeat the read after Retry-After, or without minRevision.",
             Self::BackendError => "Look at the attempts; if the reason is not in your spec, tell the operator.",
             Self::DeadlineExceeded => {

@@ -254,6 +254,7 @@ pub(super) const fn exit_of(code: ErrorCode) -> Exit {
         | ErrorCode::RegionUnavailable
         | ErrorCode::StoreUnavailable
         | ErrorCode::StoreRecovering
+        | ErrorCode::IssuerUnavailable
         | ErrorCode::RevisionNotReached
         | ErrorCode::BackendError
         | ErrorCode::Internal => Exit::Error,

@@ -33,6 +33,7 @@ pub(super) fn references(config: &Config, report: &Report<'_>) {
     duplicates(config, report);
     profiles(config, report);
     tenants(config, report);
+    super::identity::references(config, report);
     config.ledger.consistent(&config.driver, report);
 }
 

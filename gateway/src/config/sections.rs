@@ -18,6 +18,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
+    identity::{Oidc, Spiffe},
     keys::{ApiKey, Platform},
     ledger::Ledger,
     profiles::{ImageProfile, NetworkProfile, SecretProfile},
@@ -72,6 +73,10 @@ pub struct Config {
     pub tenants: Vec<Tenant>,
     /// Who looks after all of them.
     pub platform: Platform,
+    /// Issuers of tokens.
+    pub oidc: Vec<Oidc>,
+    /// Grants to client certificates.
+    pub spiffe: Vec<Spiffe>,
     /// Accounts in regions.
     pub backends: Vec<Backend>,
     /// Networks by name.
@@ -110,6 +115,8 @@ impl Config {
         // Every section is read before the first `?`, so that no mistake hides another.
         let tenants: Vec<_> = root.sections("tenants").into_iter().map(Tenant::read).collect();
         let platform = Platform::read(root.section("platform"));
+        let oidc: Vec<_> = root.sections("oidc").into_iter().map(Oidc::read).collect();
+        let spiffe: Vec<_> = root.sections("spiffe").into_iter().map(Spiffe::read).collect();
         let backends: Vec<_> = root.sections("backends").into_iter().map(Backend::read).collect();
         let networks: Vec<_> = root.sections("networkProfiles").into_iter().map(NetworkProfile::read).collect();
         let images: Vec<_> = root.sections("imageProfiles").into_iter().map(ImageProfile::read).collect();
@@ -125,6 +132,8 @@ impl Config {
             ledger: ledger?,
             tenants: tenants.into_iter().collect::<Option<_>>()?,
             platform: platform?,
+            oidc: oidc.into_iter().collect::<Option<_>>()?,
+            spiffe: spiffe.into_iter().collect::<Option<_>>()?,
             backends: backends.into_iter().collect::<Option<_>>()?,
             network_profiles: networks.into_iter().collect::<Option<_>>()?,
             image_profiles: images.into_iter().collect::<Option<_>>()?,
@@ -208,20 +217,60 @@ pub struct Tls {
     pub cert_file: PathBuf,
     /// PEM with the private key.
     pub key_file: PathBuf,
+    /// PEM with the authorities whose client certificates are believed; none is asked for without it.
+    pub client_ca_file: Option<PathBuf>,
+    /// PEM with revocation lists of those authorities; every client certificate is then looked for in them.
+    pub client_crl_file: Option<PathBuf>,
+    /// Whether a client has to have one. Default `optional`: others come with a key or a token.
+    pub client_auth: ClientAuth,
+    /// Between two looks whether the files have changed. 10 s: certificates are replaced hours before they end.
+    pub reload_interval: Span,
+}
+
+/// Whether clients have to show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ClientAuth {
+    /// Who shows none may still come with a key or a token.
+    #[default]
+    Optional,
+    /// Who shows none is not spoken to.
+    Required,
 }
 
 impl Tls {
     fn read(mut s: Section<'_, '_>) -> Option<Self> {
         let cert_file = s.required::<PathBuf>("certFile", "\"tls/server.pem\"");
         let key_file = s.required::<PathBuf>("keyFile", "\"tls/server.key\"");
+        let client_ca_file = s.value::<PathBuf>("clientCaFile");
+        let client_crl_file = s.value::<PathBuf>("clientCrlFile");
+        let client_auth: Option<ClientAuth> = s.value("clientAuth");
+        for (key, there) in [("clientCrlFile", client_crl_file.is_some()), ("clientAuth", client_auth.is_some())] {
+            if there && client_ca_file.is_none() {
+                s.report.mistake(&s.at(key), "no client certificate is asked for", "add clientCaFile, or remove it");
+            }
+        }
+        let reload_interval = s.within("reloadInterval", secs(10), (ms(10), secs(3600)));
         let base = s.report.base();
-        for (key, file) in [("certFile", &cert_file), ("keyFile", &key_file)] {
+        for (key, file) in [
+            ("certFile", &cert_file),
+            ("keyFile", &key_file),
+            ("clientCaFile", &client_ca_file),
+            ("clientCrlFile", &client_crl_file),
+        ] {
             if let Some(Err(error)) = file.as_ref().map(|f| std::fs::metadata(base.join(f))) {
                 s.report.mistake(&s.at(key), format!("cannot be read: {error}"), "check the path and its permissions");
             }
         }
         s.finish();
-        Some(Self { cert_file: base.join(cert_file?), key_file: base.join(key_file?) })
+        Some(Self {
+            cert_file: base.join(cert_file?),
+            key_file: base.join(key_file?),
+            client_ca_file: client_ca_file.map(|file| base.join(file)),
+            client_crl_file: client_crl_file.map(|file| base.join(file)),
+            client_auth: client_auth.unwrap_or_default(),
+            reload_interval,
+        })
     }
 }
 

@@ -24,11 +24,13 @@ use meridian_policies::tenant::{Allow, TenantRules};
 use tokio::sync::watch;
 
 pub use self::declared::{Declared, Source};
-use self::keys::KeyRing;
+use self::keys::{Identity, KeyRing};
 use crate::{
     clock::Clock,
     config::{self, Rate},
     http::{drawn::Drawer, rate_limit::TenantLimits},
+    identity::grant::Grant,
+    operation::{Caller, Scope},
 };
 
 /// Stands for the platform where a tenant's name would: no tenant can be called so.
@@ -81,6 +83,17 @@ impl Snapshot {
     #[must_use]
     pub fn keys(&self) -> &KeyRing {
         &self.keys
+    }
+
+    /// What somebody acts as whom a grant speaks for; `None` when the grant's tenant is not there.
+    #[must_use]
+    pub fn identify(&self, grant: &Grant, principal: &str) -> Option<Identity> {
+        let (scope, limits) = match &grant.tenant {
+            Some(name) => (Scope::Tenant(name.clone()), &self.tenants.get(name)?.limits),
+            None => (Scope::Platform, &self.platform.1),
+        };
+        let caller = Caller { project: grant.project.clone(), ..Caller::new(scope, principal, grant.role) };
+        Some(Identity { caller: Arc::new(caller), limits: Arc::clone(limits) })
     }
 
     /// The declared limits of a tenant; `None` when there is no such tenant.

@@ -36,7 +36,7 @@ fn directory(tenants: &str) -> Arc<Directory> {
     Directory::new(declared(tenants), Clock::from_fn(|| NOW), None)
 }
 
-fn identify(directory: &Directory, id: &str) -> Result<Arc<crate::operation::Caller>, Denied> {
+fn identify(directory: &Directory, id: &str) -> Result<Arc<Caller>, Denied> {
     let key = minted(id);
     let snapshot = directory.load();
     snapshot.keys().identify(key.key.expose_secret(), NOW).map(|identity| Arc::clone(&identity.caller))

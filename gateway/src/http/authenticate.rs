@@ -1,4 +1,8 @@
-//! API keys: who is calling, taken from the credential and from nothing else.
+//! Who is calling, taken from the credential and from nothing else: an API key, a token of a trusted issuer, or the
+//! certificate that the connection was opened with.
+//!
+//! An `Authorization` header is the credential if there is one; the certificate counts only without. So a wrong key is
+//! refused whatever came with it, and nobody is silently somebody else. Tokens and certificates are `identity`'s.
 //!
 //! A key is `mrd_<env>_<id>_<secret><crc>`: the secret is 256 random bits in base 32, the crc (CRC-32 of all that
 //! stands before it) catches typing errors without a look-up. Only the SHA-256 of the secret's text is stored
@@ -24,7 +28,14 @@ use crate::{
         Directory,
         keys::{Denied, Identity},
     },
+    identity::{
+        Identities,
+        grant::Grant,
+        issuer::{Checked, Issuer},
+        token::Fault,
+    },
     refusal::Rejection,
+    server::Peer,
 };
 
 /// Length of the secret's text: 256 bits in base 32.
@@ -117,38 +128,106 @@ pub(crate) fn parse(key: &str) -> Option<Presented<'_>> {
 #[derive(Debug, Clone)]
 pub struct AuthenticateLayer {
     directory: Arc<Directory>,
+    identities: Arc<Identities>,
     clock: Clock,
 }
 
 impl AuthenticateLayer {
-    /// A layer that knows the keys of a directory as it stands at each request.
+    /// A layer that knows the keys of a directory as it stands at each request, and these identities.
     #[must_use]
-    pub fn new(directory: Arc<Directory>, clock: Clock) -> Self {
-        Self { directory, clock }
+    pub fn new(directory: Arc<Directory>, identities: Arc<Identities>, clock: Clock) -> Self {
+        Self { directory, identities, clock }
     }
 
-    fn identity(&self, headers: &HeaderMap) -> Result<Identity, Rejection> {
-        let refused = |detail: &str| Rejection::new(ErrorCode::Unauthenticated, detail);
-        let mut values = headers.get_all(AUTHORIZATION).iter();
-        let value = values.next().ok_or_else(|| refused("no Authorization header"))?;
-        if values.next().is_some() {
-            return Err(refused("more than one Authorization header"));
+    /// Who is calling, or the token that says so where that takes waiting.
+    fn prove<'r>(&self, headers: &'r HeaderMap, peer: &Peer) -> Result<Proof<'r>, Rejection> {
+        let bearer = match (bearer(headers)?, &peer.identity) {
+            (Some(bearer), _) => bearer,
+            (None, Some(id)) => {
+                let grant = self.identities.of_spiffe(id).ok_or_else(|| no_grant("client certificate"))?;
+                return self.granted(grant, id.as_str(), "client certificate").map(Proof::Identity);
+            }
+            (None, None) => return Err(refused("no Authorization header")),
+        };
+        // An API key has no dot, and a token always.
+        if bearer.contains('.') && !self.identities.issuers().is_empty() {
+            return match self.identities.issuer_of(bearer) {
+                Ok(issuer) => match issuer.check_now(bearer) {
+                    Checked::Refused(Fault::UnknownKey) | Checked::KeysMissing => {
+                        Ok(Proof::Waits(Arc::clone(issuer), bearer))
+                    }
+                    checked => self.checked(checked).map(Proof::Identity),
+                },
+                Err(fault) => Err(not_valid(&fault)),
+            };
         }
-        let (scheme, key) = value
-            .to_str()
-            .ok()
-            .and_then(|text| text.split_once(' '))
-            .ok_or_else(|| refused("the Authorization header is not of the form 'Bearer KEY'"))?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(refused("the Authorization scheme is not Bearer"));
-        }
-        match self.directory.load().keys().identify(key.trim(), self.clock.now()) {
-            Ok(identity) => Ok(identity.clone()),
+        match self.directory.load().keys().identify(bearer, self.clock.now()) {
+            Ok(identity) => Ok(Proof::Identity(identity.clone())),
             // One text for every wrong key: which part is wrong is nobody's business.
             Err(Denied::Unknown) => Err(refused("the API key is not valid")),
             Err(Denied::Expired(at)) => Err(refused(&format!("the API key expired at {at}"))),
         }
     }
+
+    /// Who a checked token speaks for.
+    fn checked(&self, checked: Checked) -> Result<Identity, Rejection> {
+        match checked {
+            Checked::Subject(subject) => self.granted(&subject.grant, &subject.principal, "token"),
+            Checked::NoGrant => Err(no_grant("token")),
+            Checked::Refused(fault) => Err(not_valid(&fault)),
+            Checked::KeysMissing => {
+                let detail = "the keys of the token's issuer cannot be fetched, so the token cannot be checked";
+                Err(Rejection::new(ErrorCode::IssuerUnavailable, detail))
+            }
+        }
+    }
+
+    fn granted(&self, grant: &Grant, principal: &str, what: &str) -> Result<Identity, Rejection> {
+        self.directory.load().identify(grant, principal).ok_or_else(|| no_grant(what))
+    }
+}
+
+/// What a request's credential proves so far.
+enum Proof<'r> {
+    Identity(Identity),
+    /// The token's key is not known yet.
+    Waits(Arc<Issuer>, &'r str),
+}
+
+fn refused(detail: &str) -> Rejection {
+    Rejection::new(ErrorCode::Unauthenticated, detail)
+}
+
+/// The credential is good and means nothing here. What grants there are, or that one's tenant is gone, is not told.
+fn no_grant(what: &str) -> Rejection {
+    Rejection::new(ErrorCode::PermissionDenied, format!("the {what} is valid, but nothing here is granted to it"))
+}
+
+/// One text for every wrong token but one that has expired, which its sender could read from it.
+fn not_valid(fault: &Fault) -> Rejection {
+    tracing::debug!(%fault, "a token was refused");
+    match fault {
+        Fault::Expired => refused("the token has expired"),
+        _ => refused("the token is not valid"),
+    }
+}
+
+/// The bearer credential of a request, if it has an `Authorization` header.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Rejection> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(refused("more than one Authorization header"));
+    }
+    let (scheme, credential) = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .ok_or_else(|| refused("the Authorization header is not of the form 'Bearer KEY'"))?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(refused("the Authorization scheme is not Bearer"));
+    }
+    Ok(Some(credential.trim()))
 }
 
 impl<S> Layer<S> for AuthenticateLayer {
@@ -168,7 +247,7 @@ pub struct Authenticate<S> {
 
 impl<S> Service<Exchange> for Authenticate<S>
 where
-    S: Service<Exchange, Response = Reply, Error = Rejection, Future = LayerFuture>,
+    S: Service<Exchange, Response = Reply, Error = Rejection, Future = LayerFuture> + Clone + Send + 'static,
 {
     type Response = Reply;
     type Error = Rejection;
@@ -179,19 +258,34 @@ where
     }
 
     fn call(&mut self, mut exchange: Exchange) -> LayerFuture {
-        if exchange.meta.route.class != Class::Public {
-            match self.layer.identity(exchange.request.headers()) {
-                Ok(identity) => {
-                    if let Some(tenant) = identity.caller.tenant() {
-                        tracing::Span::current().record("meridian.tenant.id", tenant.as_str());
-                    }
-                    exchange.meta.identity = Some(identity);
-                }
-                Err(refused) => return Box::pin(std::future::ready(Err(refused))),
-            }
+        if exchange.meta.route.class == Class::Public {
+            return self.inner.call(exchange);
         }
-        self.inner.call(exchange)
+        match self.layer.prove(exchange.request.headers(), &exchange.meta.peer) {
+            Ok(Proof::Identity(identity)) => {
+                identified(&mut exchange, identity);
+                self.inner.call(exchange)
+            }
+            Ok(Proof::Waits(issuer, token)) => {
+                let (layer, token) = (self.layer.clone(), token.to_owned());
+                let next = self.inner.clone();
+                let mut ready = std::mem::replace(&mut self.inner, next);
+                Box::pin(async move {
+                    let identity = layer.checked(issuer.check(&token).await)?;
+                    identified(&mut exchange, identity);
+                    ready.call(exchange).await
+                })
+            }
+            Err(refused) => Box::pin(std::future::ready(Err(refused))),
+        }
     }
+}
+
+fn identified(exchange: &mut Exchange, identity: Identity) {
+    if let Some(tenant) = identity.caller.tenant() {
+        tracing::Span::current().record("meridian.tenant.id", tenant.as_str());
+    }
+    exchange.meta.identity = Some(identity);
 }
 
 /// Locks without the poison: the guarded values are plain numbers that are never half-written.

@@ -17,7 +17,6 @@ pub mod trace;
 use std::{
     convert::Infallible,
     future::Future,
-    net::SocketAddr,
     pin::Pin,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -34,8 +33,10 @@ use crate::{
     config::Config,
     dialects::{self, Dialect, Route},
     directory::{Directory, keys::Identity},
+    identity::Identities,
     operation::{Caller, OperationService},
     refusal::Rejection,
+    server::Peer,
     telemetry::Metrics,
 };
 
@@ -58,7 +59,7 @@ pub struct Exchange {
 #[derive(Debug, Clone)]
 pub struct Meta {
     /// Where it came from.
-    pub peer: SocketAddr,
+    pub peer: Peer,
     /// The dialect it is spoken in.
     pub dialect: Arc<dyn Dialect>,
     /// Its route.
@@ -123,6 +124,8 @@ pub struct Parts {
     pub health: Arc<crate::admin::Health>,
     /// Who there is.
     pub directory: Arc<Directory>,
+    /// Whose word is taken for who is calling.
+    pub identities: Arc<Identities>,
 }
 
 /// The HTTP stack, its type hidden.
@@ -137,7 +140,7 @@ impl Http {
     /// Builds the stack for a configuration.
     #[must_use]
     pub fn build(config: &Config, parts: Parts) -> Self {
-        let Parts { operations, metrics, clock, entropy, health, directory } = parts;
+        let Parts { operations, metrics, clock, entropy, health, directory, identities } = parts;
         let limits = &config.server.limits;
         let dialects = dialects::Dialects::new(config, &clock, health);
         let (service, order) = stack! {
@@ -151,7 +154,7 @@ impl Http {
             // From here on every stage has the time that is left.
             "deadline" => deadline::DeadlineLayer::new(limits.request_timeout.0, limits.request_timeout_max.0),
             // Identity before anything that is counted per tenant.
-            "authenticate" => authenticate::AuthenticateLayer::new(directory, clock.clone()),
+            "authenticate" => authenticate::AuthenticateLayer::new(directory, identities, clock.clone()),
             // The tenant's share, before a byte of the body is read.
             "rate-limit" => rate_limit::RateLimitLayer::new(clock, entropy, metrics),
             ;
@@ -171,7 +174,7 @@ impl Http {
     pub fn serve(
         &mut self,
         request: Request<Incoming>,
-        peer: SocketAddr,
+        peer: Peer,
     ) -> impl Future<Output = Result<Reply, Infallible>> + Send + use<> {
         let (dialect, route) = self.dialects.route(request.method(), request.uri().path());
         let started = Instant::now();

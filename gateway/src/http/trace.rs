@@ -126,7 +126,7 @@ fn span(exchange: &Exchange) -> Span {
                 http.request.method = %method,
                 http.route = meta.route.template,
                 url.path = path,
-                client.address = %meta.peer.ip(),
+                client.address = %meta.peer.address.ip(),
                 meridian.request.id = &*meta.request_id,
                 meridian.dialect = meta.dialect.name(),
                 meridian.tenant.id = Empty,

@@ -12,6 +12,7 @@ mod cli;
 mod config;
 mod create;
 mod edge;
+mod identity;
 mod journeys;
 mod lists;
 mod openapi;

@@ -11,12 +11,14 @@ use std::{
     time::Duration,
 };
 
+use meridian_adapters::http::HttpClient;
 use meridian_gateway::{
     admin::{Admin, Health},
     clock::{Clock, Entropy},
     config::{Config, Sources},
     directory::{Declared, Directory},
     http::{Http, Parts, authenticate},
+    identity::Identities,
     operation::{Action, Operation, OperationService, Outcome, Refusal},
     server::{Drained, Server, Setup},
     telemetry::Metrics,
@@ -34,7 +36,7 @@ use tokio::{
     net::TcpStream,
     task::JoinHandle,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Longest wait for anything in a test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -65,10 +67,19 @@ pub(crate) struct Options {
     pub(crate) server: String,
     /// TOML of the tenants' `rate`.
     pub(crate) rate: String,
+    /// More sections of TOML.
+    pub(crate) extra: String,
     /// Answers instead of the fake, where it gives one.
     pub(crate) answer: Option<Answer>,
     /// The operation stack never answers.
     pub(crate) stuck: bool,
+}
+
+/// Whose word is taken, with keys that are kept fresh as long as the test lasts.
+fn identities(config: &Config, clock: &Clock) -> Arc<Identities> {
+    let identities = Identities::new(config.identity_rules(), &HttpClient::new().unwrap(), clock);
+    identities.start(&TaskTracker::new(), &CancellationToken::new());
+    identities
 }
 
 fn config(options: &Options, keys: [&authenticate::MintedKey; 2]) -> Config {
@@ -84,6 +95,7 @@ fn config(options: &Options, keys: [&authenticate::MintedKey; 2]) -> Config {
             "[[tenants]]\nname = \"{name}\"\nkeys = [{{ id = \"{name}-1\", sha256 = \"{hash}\" }}]\nrate = {rate}\n"
         );
     }
+    text += &options.extra;
     let env = |_: &str| None;
     Config::parse_with(&text, "test.toml", &Sources { base: Path::new("/"), env: &env }, &|_| Vec::new()).unwrap()
 }
@@ -110,6 +122,7 @@ impl Gateway {
             operations: fake(&options, Arc::clone(&seen)),
             metrics: Arc::clone(&metrics),
             directory: Directory::new(Declared::of(&config), clock.clone(), None),
+            identities: identities(&config, &clock),
             clock,
             entropy: entropy.clone(),
             health: Arc::clone(&health),

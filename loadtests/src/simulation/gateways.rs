@@ -199,6 +199,7 @@ impl Machine {
             entropy: entropy.clone(),
             health,
             directory: Arc::clone(&core.directory),
+            identities: Arc::clone(&core.identities),
         };
         let setup = Setup {
             handler: Http::build(&self.config, parts),
