@@ -5,6 +5,7 @@
 //! This module and `main` are the only readers of the environment. Secrets serialise as `[redacted]`, so that
 //! [`Config::redacted`] can be shown on the admin port.
 
+mod audit;
 mod check;
 mod identity;
 mod keys;
@@ -23,7 +24,7 @@ use toml::de::DeTable;
 
 pub(crate) use self::reader::nearest;
 use self::reader::{Report, Section};
-pub use self::{identity::*, keys::*, ledger::*, profiles::*, reconcile::*, sections::*};
+pub use self::{audit::*, identity::*, keys::*, ledger::*, profiles::*, reconcile::*, sections::*};
 
 /// Larger files are not configuration; the largest sensible one (64 backends, 200 tenants) stays below 200 KiB.
 const FILE_LEN_MAX: u64 = 4 * 1024 * 1024;

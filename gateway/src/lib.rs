@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod agreement;
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;

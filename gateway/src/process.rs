@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{Admin, Health},
+    audit::{Audit, OpenError},
     clock::{Clock, Entropy},
     config::Config,
     core::{BuildError, Core, Deps},
@@ -21,7 +22,7 @@ use crate::{
     operation,
     server::{Drained, ServeError, Server, Setup},
     store::{self, StoreError},
-    telemetry::{Metrics, core::CoreMetrics},
+    telemetry::{Metrics, audit::AuditMetrics, core::CoreMetrics},
 };
 
 /// Why a gateway does not start.
@@ -33,6 +34,12 @@ pub enum StartError {
     /// The stacks cannot be built.
     #[error("the configuration cannot be used")]
     Build(#[from] BuildError),
+    /// The audit log does not open.
+    #[error("the audit log cannot be used")]
+    Audit(#[from] OpenError),
+    /// The thread that opens it ended.
+    #[error("opening the audit log was interrupted")]
+    Interrupted,
     /// A listener cannot be made.
     #[error("a listener cannot be made")]
     Serve(#[from] ServeError),
@@ -42,10 +49,13 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Process {
     core: Arc<Core>,
+    audit: Audit,
     api: SocketAddr,
     admin: SocketAddr,
     drain: CancellationToken,
     admin_drain: CancellationToken,
+    end_audit: CancellationToken,
+    keeping: JoinHandle<()>,
     fatal: Arc<OnceLock<String>>,
     serving: JoinHandle<Drained>,
     administering: JoinHandle<Drained>,
@@ -79,6 +89,80 @@ pub fn tell_of(health: &Health, core: &Core) {
     });
 }
 
+/// Shows whether changes can be recorded. A gateway that cannot goes on with its reads, so it stays ready.
+pub fn tell_of_audit(health: &Health, audit: &Audit) {
+    let audit = audit.clone();
+    health.tell("audit", move || match audit.trouble() {
+        None if audit.is_on() => Ok("writable".to_owned()),
+        None => Ok("off".to_owned()),
+        Some(trouble) => {
+            let (why, seconds) = (trouble.why, trouble.since.elapsed().as_secs());
+            Err(format!("changes are refused for {seconds} s now: {why}"))
+        }
+    });
+}
+
+/// Opens the configured audit log, away from the runtime's threads.
+async fn open_audit(
+    config: &Config,
+    (clock, entropy): (&Clock, &Entropy),
+    metrics: &Metrics,
+) -> Result<Audit, StartError> {
+    let Some(settings) = config.audit.settings() else { return Ok(Audit::off()) };
+    let (clock, entropy, metrics) = (clock.clone(), entropy.clone(), AuditMetrics::register(metrics));
+    let opened = tokio::task::spawn_blocking(move || Audit::open(settings, clock, &entropy, metrics)).await;
+    Ok(opened.map_err(|_| StartError::Interrupted)??)
+}
+
+/// What both listeners are made of.
+struct Edge<'a> {
+    core: &'a Arc<Core>,
+    audit: &'a Audit,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    clock: Clock,
+    entropy: Entropy,
+}
+
+impl Edge<'_> {
+    /// Binds the API and the admin listener; each ends with its token.
+    fn bind(
+        self,
+        config: &Config,
+        (drain, admin_drain): (&CancellationToken, &CancellationToken),
+    ) -> Result<(Server<Http>, Server<Admin>), ServeError> {
+        let Self { core, audit, metrics, health, clock, entropy } = self;
+        let parts = Parts {
+            operations: operation::stack(core),
+            metrics: Arc::clone(&metrics),
+            clock,
+            entropy: entropy.clone(),
+            health: Arc::clone(&health),
+            directory: Arc::clone(&core.directory),
+            identities: Arc::clone(&core.identities),
+            audit: audit.clone(),
+        };
+        let api = Setup {
+            handler: Http::build(config, parts),
+            tls: config.server.tls.as_ref(),
+            limits: config.server.limits.clone(),
+            metrics: Arc::clone(&metrics),
+            entropy: entropy.clone(),
+            drain: drain.clone(),
+        };
+        let admin = Setup {
+            handler: Admin::new(health, Arc::clone(&metrics), config.redacted()).over(Arc::clone(core)),
+            tls: None,
+            limits: config.server.limits.clone(),
+            metrics,
+            entropy,
+            drain: admin_drain.clone(),
+        };
+        let api = Server::bind(config.server.listen, api)?;
+        Ok((api, Server::bind(config.server.admin_listen, admin)?))
+    }
+}
+
 impl Process {
     /// Starts a gateway; when this returns, it takes requests.
     ///
@@ -108,35 +192,12 @@ impl Process {
             metrics: CoreMetrics::register(&metrics),
             draining: drain.clone(),
         };
+        let audit = open_audit(&config, (&clock, &entropy), &metrics).await?;
         let core = Core::start(&config, deps).await?;
         tell_of(&health, &core);
-        let parts = Parts {
-            operations: operation::stack(&core),
-            metrics: Arc::clone(&metrics),
-            clock,
-            entropy: entropy.clone(),
-            health: Arc::clone(&health),
-            directory: Arc::clone(&core.directory),
-            identities: Arc::clone(&core.identities),
-        };
-        let api = Setup {
-            handler: Http::build(&config, parts),
-            tls: config.server.tls.as_ref(),
-            limits: config.server.limits.clone(),
-            metrics: Arc::clone(&metrics),
-            entropy: entropy.clone(),
-            drain: drain.clone(),
-        };
-        let admin = Setup {
-            handler: Admin::new(health, Arc::clone(&metrics), config.redacted()).over(Arc::clone(&core)),
-            tls: None,
-            limits: config.server.limits.clone(),
-            metrics,
-            entropy,
-            drain: admin_drain.clone(),
-        };
-        let bound = Server::bind(config.server.listen, api)
-            .and_then(|api| Ok((api, Server::bind(config.server.admin_listen, admin)?)));
+        tell_of_audit(&health, &audit);
+        let edge = Edge { core: &core, audit: &audit, metrics, health, clock, entropy };
+        let bound = edge.bind(&config, (&drain, &admin_drain));
         let (api, admin) = match bound {
             Ok(bound) => bound,
             Err(error) => {
@@ -144,8 +205,12 @@ impl Process {
                 return Err(error.into());
             }
         };
+        let end_audit = CancellationToken::new();
         Ok(Self {
             core,
+            keeping: tokio::spawn(audit.clone().keep(end_audit.clone())),
+            audit,
+            end_audit,
             api: api.local_addr(),
             admin: admin.local_addr(),
             drain,
@@ -178,7 +243,7 @@ impl Process {
     /// # Errors
     /// The ledger had failed; the text says why.
     pub async fn stop(self) -> Result<(), String> {
-        let Self { core, drain, admin_drain, fatal, serving, administering, .. } = self;
+        let Self { core, audit, drain, admin_drain, end_audit, keeping, fatal, serving, administering, .. } = self;
         drain.cancel();
         if let Err(error) = serving.await {
             tracing::error!(%error, "the API listener ended badly");
@@ -188,6 +253,12 @@ impl Process {
         if let Err(error) = administering.await {
             tracing::error!(%error, "the admin listener ended badly");
         }
+        // Last: whatever changes something is recorded.
+        end_audit.cancel();
+        if let Err(error) = keeping.await {
+            tracing::error!(%error, "the keeper of the audit log ended badly");
+        }
+        audit.close().await;
         fatal.get().map_or(Ok(()), |why| Err(why.clone()))
     }
 }

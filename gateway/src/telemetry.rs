@@ -3,6 +3,7 @@
 //! Labels are closed sets: route templates, status codes, error codes. Never an instance, a request or a key.
 //! Logs go to standard error; standard output belongs to the commands.
 
+pub mod audit;
 pub mod core;
 pub mod reconcile;
 pub mod seldom;

@@ -128,6 +128,13 @@ pub(super) enum Verb {
                                         as a request may stay in flight there; `init` spares a new deployment that wait."
     )]
     Ledger(Ledger),
+    /// Check the record of who changed what
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  meridian audit key --config meridian.toml\n  \
+                      meridian audit verify --key PUBLIC_KEY /var/lib/meridian/audit"
+    )]
+    Audit(Audit),
     /// Run gateway and simulated clouds together, with two tenants
     #[command(after_help = "Examples:\n  meridian demo\n  meridian demo --data-dir ./demo\n  \
                             meridian demo --cloudsim http://127.0.0.1:7070\n\nWhen it is ready, the last line on stdout is \
@@ -449,6 +456,46 @@ pub(super) struct LedgerStatus {
     /// Form of the answer
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Format,
+}
+
+/// `audit`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Audit {
+    /// Check that audit logs are as they were written: nothing edited, missing, moved, cut short or forged
+    #[command(after_help = "Exit codes: 0 whole, 1 cannot be read, 3 there is no log, 6 not as it was written.\n\n\
+                            Notes on stderr are no faults: what a crash left at the end, records after the last head.\n\
+                            Give the logs of all gateways at once: each witnesses the heads of the others.")]
+    Verify(AuditVerify),
+    /// Print the public key that signs a log, to be kept where the log is not
+    Key(AuditKey),
+}
+
+/// `audit verify`.
+#[derive(Debug, Args)]
+pub(super) struct AuditVerify {
+    /// Folders of audit logs
+    #[arg(required = true, value_name = "PATH")]
+    pub path: Vec<PathBuf>,
+    /// Public key that signs them, as `meridian audit key` prints it; may be given several times
+    #[arg(long, value_name = "KEY")]
+    pub key: Vec<String>,
+    /// JSON with signed heads that the logs must reach: a list, or an answer of GET /v1/audit
+    #[arg(long, value_name = "FILE")]
+    pub heads: Option<PathBuf>,
+    /// Form of the answer
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// `audit key`.
+#[derive(Debug, Args)]
+pub(super) struct AuditKey {
+    /// The log's folder, or its key file
+    #[arg(value_name = "PATH", required_unless_present = "config")]
+    pub path: Option<PathBuf>,
+    /// Configuration file that says where the log is
+    #[arg(long, value_name = "FILE", conflicts_with = "path")]
+    pub config: Option<PathBuf>,
 }
 
 /// `serve`, `check`.

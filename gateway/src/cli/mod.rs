@@ -7,6 +7,7 @@
 mod admin;
 mod apply;
 mod args;
+mod audit;
 mod client;
 mod context;
 mod explain;
@@ -68,6 +69,7 @@ fn run(cli: &Cli, env: &Environment) -> Result<(), Failure> {
         Verb::Serve(args) => local::serve(args),
         Verb::Check(args) => local::check(args),
         Verb::Ledger(command) => ledger::run(command),
+        Verb::Audit(command) => audit::run(command),
         Verb::Demo(args) => local::demo(args, env),
         Verb::Cloudsim(args) => local::cloudsim(args),
         Verb::Context(command) => context::run(command, &cli.global, env),
@@ -114,6 +116,7 @@ fn ask(cli: &Cli, env: &Environment) -> Result<(), Failure> {
             | Verb::Serve(_)
             | Verb::Check(_)
             | Verb::Ledger(_)
+            | Verb::Audit(_)
             | Verb::Demo(_)
             | Verb::Cloudsim(_)
             | Verb::Context(_)

@@ -18,6 +18,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
+    audit::Audit,
     identity::{Oidc, Spiffe},
     keys::{ApiKey, Platform},
     ledger::Ledger,
@@ -69,6 +70,8 @@ pub struct Config {
     pub server: Server,
     /// Where operations and usage are kept.
     pub ledger: Ledger,
+    /// Who changed what.
+    pub audit: Audit,
     /// Customers.
     pub tenants: Vec<Tenant>,
     /// Who looks after all of them.
@@ -112,6 +115,7 @@ impl Config {
                 None
             }
         };
+        let audit = Audit::read(root.section("audit"), ledger.as_ref());
         // Every section is read before the first `?`, so that no mistake hides another.
         let tenants: Vec<_> = root.sections("tenants").into_iter().map(Tenant::read).collect();
         let platform = Platform::read(root.section("platform"));
@@ -130,6 +134,7 @@ impl Config {
             deployment: deployment?,
             server: server?,
             ledger: ledger?,
+            audit,
             tenants: tenants.into_iter().collect::<Option<_>>()?,
             platform: platform?,
             oidc: oidc.into_iter().collect::<Option<_>>()?,

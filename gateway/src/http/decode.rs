@@ -60,8 +60,14 @@ impl Service<Exchange> for Decode {
                     if let Some(handed_on) = meta.handed_on.as_ref().filter(|_| !plan.validate_only) {
                         handed_on.store(true, Ordering::Release);
                     }
-                    let outcome = operations.oneshot(operation).await?;
-                    dialect.encode(outcome, &plan)?
+                    if let Some(note) = &meta.note {
+                        note.asked(&operation.action, plan.validate_only);
+                    }
+                    let outcome = operations.oneshot(operation).await;
+                    if let Some(note) = &meta.note {
+                        note.answered(&outcome);
+                    }
+                    dialect.encode(outcome?, &plan)?
                 }
             };
             if head {

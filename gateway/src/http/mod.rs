@@ -5,6 +5,7 @@
 //! stack is never cloned per request; nothing in it queues. What a layer refuses travels up as a [`Rejection`] and
 //! becomes a response in [`rescue`], in the words of the route's dialect.
 
+pub mod audit;
 pub mod authenticate;
 pub mod deadline;
 pub mod decode;
@@ -29,6 +30,7 @@ use tokio::time::Instant;
 use tower::{Service as _, util::BoxCloneSyncService};
 
 use crate::{
+    audit::Audit,
     clock::{Clock, Entropy},
     config::Config,
     dialects::{self, Dialect, Route},
@@ -74,6 +76,8 @@ pub struct Meta {
     pub identity: Option<Identity>,
     /// Set once a mutation was handed to the operation stack.
     pub handed_on: Option<Arc<AtomicBool>>,
+    /// What the audit log will say of it; set by [`audit`] for what changes something.
+    pub note: Option<Arc<audit::Note>>,
 }
 
 impl Meta {
@@ -126,6 +130,8 @@ pub struct Parts {
     pub directory: Arc<Directory>,
     /// Whose word is taken for who is calling.
     pub identities: Arc<Identities>,
+    /// Records who changed what.
+    pub audit: Audit,
 }
 
 /// The HTTP stack, its type hidden.
@@ -140,7 +146,7 @@ impl Http {
     /// Builds the stack for a configuration.
     #[must_use]
     pub fn build(config: &Config, parts: Parts) -> Self {
-        let Parts { operations, metrics, clock, entropy, health, directory, identities } = parts;
+        let Parts { operations, metrics, clock, entropy, health, directory, identities, audit } = parts;
         let limits = &config.server.limits;
         let dialects = dialects::Dialects::new(config, &clock, health);
         let (service, order) = stack! {
@@ -148,13 +154,18 @@ impl Http {
             "trace" => trace::TraceLayer::new(Arc::clone(&metrics), clock.clone(), entropy.clone()),
             // Right below it: the one place that turns a refusal, a failure or a panic of anything under it into
             // a response.
-            "rescue" => rescue::RescueLayer::new(Arc::clone(&metrics), entropy.clone()),
+            "rescue" => rescue::RescueLayer::new(Arc::clone(&metrics), entropy.clone(), audit.clone()),
+            // Sees how everything below it ended, a panic and the end of the time included, and holds the answer back
+            // until that is on the disk.
+            "audit" => audit::AuditLayer::new(audit.clone(), &config.deployment.secret),
             // Costs nothing and comes before anything that costs: an overloaded gateway refuses fast.
             "shed" => shed::ShedLayer::new(limits.in_flight_max, Arc::clone(&metrics)),
             // From here on every stage has the time that is left.
             "deadline" => deadline::DeadlineLayer::new(limits.request_timeout.0, limits.request_timeout_max.0),
             // Identity before anything that is counted per tenant.
             "authenticate" => authenticate::AuthenticateLayer::new(directory, identities, clock.clone()),
+            // As soon as it is known who asks, and before anything is done for what could not be recorded.
+            "accountable" => audit::AccountableLayer::new(audit),
             // The tenant's share, before a byte of the body is read.
             "rate-limit" => rate_limit::RateLimitLayer::new(clock, entropy, metrics),
             ;
@@ -187,6 +198,7 @@ impl Http {
             request_id: Arc::clone(&self.dialects.no_id),
             identity: None,
             handed_on: None,
+            note: None,
         };
         // Every layer is always ready: see the module's text.
         self.stack.call(Exchange { request, meta })

@@ -16,6 +16,7 @@ use tower::{Layer, Service};
 
 use super::{Exchange, LayerFuture, Meta, Reply};
 use crate::{
+    audit::Audit,
     clock::Entropy,
     operation::Refusal,
     refusal::Rejection,
@@ -38,13 +39,14 @@ pub(super) fn add_limits(reply: &mut Reply, limits: crate::refusal::LimitHeaders
 pub struct RescueLayer {
     metrics: Arc<Metrics>,
     entropy: Entropy,
+    audit: Audit,
 }
 
 impl RescueLayer {
-    /// A layer that counts refusals and panics.
+    /// A layer that counts refusals and panics, and strangers for the audit log.
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>, entropy: Entropy) -> Self {
-        Self { metrics, entropy }
+    pub fn new(metrics: Arc<Metrics>, entropy: Entropy, audit: Audit) -> Self {
+        Self { metrics, entropy, audit }
     }
 }
 
@@ -111,6 +113,9 @@ impl RescueLayer {
         let code = rejection.code();
         self.metrics.refusals.get_or_create(&RefusalLabels { code: code.as_str() }).inc();
         log(&rejection);
+        if code == ErrorCode::Unauthenticated {
+            self.audit.unauthenticated(meta.peer.address.ip());
+        }
         let problem = &mut rejection.refusal.problem;
         if code.status() == 503 && problem.retry_after_seconds.is_none() {
             let spread = u32::try_from(self.entropy.next() % RETRY_AFTER_SPREAD_S).unwrap_or(0);

@@ -68,9 +68,13 @@ pub async fn settled(
 fn answer(record: &OperationRecord, key: Arc<str>, replayed: bool) -> Result<Outcome, Refusal> {
     match record.state {
         OperationState::Succeeded => match render::created(record) {
-            Some(instance) => {
-                Ok(Outcome::Created { instance: Box::new(instance), key, replayed, revision: record.seq })
-            }
+            Some(instance) => Ok(Outcome::Created {
+                instance: Box::new(instance),
+                key,
+                replayed,
+                revision: record.seq,
+                operation: record.op_id.clone(),
+            }),
             None => Err(Refusal::internal("a succeeded record has no adopted instance")),
         },
         OperationState::Failed | OperationState::Cancelled => {

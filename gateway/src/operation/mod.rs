@@ -260,6 +260,8 @@ pub enum Outcome {
         replayed: bool,
         /// What a read has to know to show it.
         revision: u64,
+        /// The operation that made it.
+        operation: OperationId,
     },
     /// The operation goes on.
     Accepted {

@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod audit;
 mod cli;
 mod config;
 mod create;

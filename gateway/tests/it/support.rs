@@ -14,6 +14,7 @@ use std::{
 use meridian_adapters::http::HttpClient;
 use meridian_gateway::{
     admin::{Admin, Health},
+    audit::Audit,
     clock::{Clock, Entropy},
     config::{Config, Sources},
     directory::{Declared, Directory},
@@ -73,6 +74,8 @@ pub(crate) struct Options {
     pub(crate) answer: Option<Answer>,
     /// The operation stack never answers.
     pub(crate) stuck: bool,
+    /// Records who changed what; off by default.
+    pub(crate) audit: Audit,
 }
 
 /// Whose word is taken, with keys that are kept fresh as long as the test lasts.
@@ -126,6 +129,7 @@ impl Gateway {
             clock,
             entropy: entropy.clone(),
             health: Arc::clone(&health),
+            audit: options.audit.clone(),
         };
         let http = Http::build(&config, parts);
         let order = http.order();
@@ -290,7 +294,8 @@ fn usual(operation: &Operation) -> Result<Outcome, Refusal> {
             let mut instance = instance(create.name.as_str());
             instance.spec = Arc::new(create.spec.clone());
             instance.labels = create.labels.clone();
-            Ok(Outcome::Created { instance: Box::new(instance), key, replayed: false, revision: 7 })
+            let operation = meridian_model::ids::OperationId::new("op1").unwrap();
+            Ok(Outcome::Created { instance: Box::new(instance), key, replayed: false, revision: 7, operation })
         }
         Action::GetInstance(wish) => {
             own(operation, wish.tenant.as_ref())?;

@@ -13,6 +13,7 @@ use meridian_adapters::http::HttpClient;
 use meridian_cloudsim::core::{Rng, Vendor};
 use meridian_gateway::{
     admin::Health,
+    audit::Audit,
     clock::{Clock, Entropy},
     config::Config,
     core::{Core, Deps},
@@ -193,6 +194,7 @@ impl Machine {
         let http = HttpClient::over(Arc::new(host.clone()));
         let core = self.core(&deps, &http).await;
         let parts = Parts {
+            audit: Audit::off(),
             operations: operation::stack(&core),
             metrics: Arc::clone(&metrics),
             clock,

@@ -72,7 +72,7 @@ impl Rest {
     pub(super) fn write(&self, outcome: Outcome, plan: &AnswerPlan) -> Result<Reply, Rejection> {
         let mut reply = match outcome {
             Outcome::Instance(rendered, ledger) => return Ok(instance(&rendered, ledger.as_ref(), plan)),
-            Outcome::Created { instance, key, replayed, revision } => {
+            Outcome::Created { instance, key, replayed, revision, .. } => {
                 let mut reply = created(&instance, &key, replayed)?;
                 set(&mut reply, REVISION, &revision.to_string());
                 reply
