@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod admit;
+pub mod budget;
 pub mod health;
 mod mix;
 pub mod placement;

@@ -144,6 +144,10 @@ id!(
     TenantId, "tenant", is_dns_label, DNS_LABEL
 );
 id!(
+    /// A vendor account, under a name of the operator's choice.
+    AccountName, "account", is_dns_label, DNS_LABEL
+);
+id!(
     /// A tenant's own name for an instance, unique within the tenant.
     InstanceName, "instance name", is_dns_label, DNS_LABEL
 );

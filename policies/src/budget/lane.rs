@@ -1,0 +1,169 @@
+//! One vendor account's calls of one action in one region: tap, queue and meter together.
+
+use std::time::Duration;
+
+use super::{CLASSES, CallRate, Class, Meter, Payer, Purpose, Queue, Refused, Spent, Tap, TicketId, Waiter, Weight};
+
+/// The answer to a wish to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It may leave now.
+    Now,
+    /// It waits under this name.
+    Waits(TicketId),
+}
+
+/// How a call that left was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// In any way but as throttled.
+    Accepted,
+    /// Too many calls; the vendor may have said for how long to stay away.
+    Throttled(Option<Duration>),
+}
+
+/// What a lane shows of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LaneView {
+    /// The most it may ever let out.
+    pub ceiling: CallRate,
+    /// What it lets out now.
+    pub rate: CallRate,
+    /// What throttle answers told of the vendor's rate.
+    pub learned: Option<CallRate>,
+    /// Calls per second lately.
+    pub used_per_second: f64,
+    /// Calls that wait, by class in the order of precedence.
+    pub waiting: [usize; CLASSES],
+    /// Calls since the start, and what they waited.
+    pub spent: Spent,
+    /// Throttle answers since the start.
+    pub throttles: u64,
+    /// Calls that were refused because they would have waited too long or too many waited.
+    pub refused: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Lane {
+    tap: Tap,
+    queue: Queue,
+    meter: Meter,
+    last: u64,
+    refused: u64,
+}
+
+impl Lane {
+    /// A lane nobody used yet.
+    #[must_use]
+    pub fn new(ceiling: CallRate, now: Duration) -> Self {
+        Self { tap: Tap::new(ceiling, now), queue: Queue::default(), meter: Meter::default(), last: 0, refused: 0 }
+    }
+
+    /// Its tap.
+    #[must_use]
+    pub const fn tap(&self) -> &Tap {
+        &self.tap
+    }
+
+    /// Sets another ceiling.
+    pub fn set_ceiling(&mut self, ceiling: CallRate, now: Duration) {
+        self.tap.set_ceiling(ceiling, now);
+    }
+
+    /// Wishes to send a call before `deadline`.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was counted.
+    pub fn ask(
+        &mut self,
+        purpose: &Purpose,
+        weight: Weight,
+        deadline: Duration,
+        now: Duration,
+    ) -> Result<Turn, Refused> {
+        if self.queue.is_empty() && self.tap.take(now) {
+            self.meter.count(&purpose.payer, purpose.class, Duration::ZERO, now);
+            return Ok(Turn::Now);
+        }
+        let ahead = self.queue.ahead(purpose, weight) as u64;
+        let at = self.tap.after(ahead + 1, now);
+        if at > deadline {
+            self.refused += 1;
+            return Err(Refused::Late(at.saturating_sub(now)));
+        }
+        self.last += 1;
+        let id = TicketId(self.last);
+        let waiter = Waiter { id, purpose: purpose.clone(), since: now, deadline };
+        self.queue.push(waiter, weight).inspect_err(|_| self.refused += 1)?;
+        Ok(Turn::Waits(id))
+    }
+
+    /// The next call that may leave now. One whose deadline has passed is left out; its owner knows by itself.
+    pub fn grant(&mut self, now: Duration) -> Option<Waiter> {
+        while !self.queue.is_empty() && self.tap.take(now) {
+            let Some(waiter) = self.queue.pop() else {
+                self.tap.refund();
+                return None;
+            };
+            if waiter.deadline < now {
+                self.tap.refund();
+                self.refused += 1;
+                continue;
+            }
+            let waited = now.saturating_sub(waiter.since);
+            self.meter.count(&waiter.purpose.payer, waiter.purpose.class, waited, now);
+            return Some(waiter);
+        }
+        None
+    }
+
+    /// When [`Self::grant`] is to be called next; none while nobody waits.
+    #[must_use]
+    pub fn next_at(&self, now: Duration) -> Option<Duration> {
+        (!self.queue.is_empty()).then(|| self.tap.next_at(now))
+    }
+
+    /// A call waits no longer; whether it did.
+    pub fn cancel(&mut self, purpose: &Purpose, id: TicketId) -> bool {
+        self.queue.cancel(purpose, id)
+    }
+
+    /// A call that had its turn did not leave.
+    pub fn give_back(&mut self) {
+        self.tap.refund();
+    }
+
+    /// A call leaves without having waited: what must not wait makes others wait.
+    pub fn charge(&mut self, purpose: &Purpose, now: Duration) {
+        self.tap.charge(now);
+        self.meter.count(&purpose.payer, purpose.class, Duration::ZERO, now);
+    }
+
+    /// A call that left at `sent` was answered.
+    pub fn answered(&mut self, answer: Answer, sent: Duration, now: Duration) {
+        match answer {
+            Answer::Accepted => self.tap.accepted(sent),
+            Answer::Throttled(retry_after) => self.tap.throttled(sent, retry_after, now),
+        }
+    }
+
+    /// What each payer used.
+    pub fn payers(&self) -> impl Iterator<Item = (&Payer, &Spent)> {
+        self.meter.payers()
+    }
+
+    /// How it stands.
+    pub fn view(&mut self, now: Duration) -> LaneView {
+        LaneView {
+            ceiling: self.tap.ceiling(),
+            rate: self.tap.rate(),
+            learned: self.tap.learned(),
+            used_per_second: self.meter.per_second(now),
+            waiting: Class::ALL.map(|class| self.queue.waiting(class)),
+            spent: self.meter.total(),
+            throttles: self.tap.throttles(),
+            refused: self.refused,
+        }
+    }
+}
