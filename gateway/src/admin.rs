@@ -1,4 +1,5 @@
-//! The admin listener: liveness, readiness, metrics, effective configuration, drain. It never shares a port with
+//! The admin listener: liveness, readiness, metrics, effective configuration, drain, who used the vendors' calls
+//! (`GET /vendorBudgets`). It never shares a port with
 //! the API. What needs a person is `operators`.
 
 mod operators;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     core::Core,
     http::Reply,
+    regions::budget::attribution,
     server::{Handler, Peer},
     telemetry::{Metrics, OPENMETRICS},
 };
@@ -190,7 +192,11 @@ impl Admin {
                 self.health.drain.cancel();
                 json_answer(StatusCode::ACCEPTED, &json!({ "status": "draining" }))
             }
-            (_, "/livez" | "/readyz" | "/metrics" | "/config" | "/drain") => {
+            (&Method::GET, "/vendorBudgets") => match &self.core {
+                Some(core) => json_answer(StatusCode::OK, &attribution(&core.budget)),
+                None => not_found(),
+            },
+            (_, "/livez" | "/readyz" | "/metrics" | "/config" | "/drain" | "/vendorBudgets") => {
                 json_answer(StatusCode::METHOD_NOT_ALLOWED, &json!({ "status": "method not allowed" }))
             }
             _ => return None,

@@ -40,7 +40,11 @@ use crate::{
     },
     planner::Planner,
     profiles::Profiles,
-    regions::{Backend, BackendParts, market::PriceBook},
+    regions::{
+        Backend, BackendParts,
+        budget::{Budget, Weights},
+        market::PriceBook,
+    },
     replicas::Replicas,
     status::{
         fleet::Fleet,
@@ -119,6 +123,8 @@ pub struct Core {
     /// Whose word is taken for who is calling.
     pub identities: Arc<Identities>,
     is_shared: bool,
+    /// The vendors' calls.
+    pub budget: Budget,
     retention: Duration,
     /// Cancelled when nothing is written any more.
     written: CancellationToken,
@@ -169,10 +175,10 @@ impl Core {
         let (fleet, (ended_tx, ended_rx)) = (Arc::new(Fleet::default()), ended_channel());
         let replicas = Replicas::new(Arc::clone(&deps.shared), format!("{:032x}", deps.entropy.next()));
         replicas.attend().await;
-        let built = backends(config, &profiles, (&deployment, &http, &Outside::of(&deps)))?;
-        let (pollers, reports) = polled(built, poll_settings(config), (&fleet, &deps.clock, &ended_tx), |backend| {
-            leadership(backend, &deps.shared, &replicas, config)
-        });
+        let outside = Outside::of(&deps, &replicas);
+        let built = backends(config, &profiles, (&deployment, &http, &outside))?;
+        let lead = |backend: &Backend| leadership(backend, &deps.shared, &replicas, config);
+        let (pollers, reports) = polled(built, config, (&fleet, &deps.clock, &ended_tx), lead);
         let limits = Limits { place_timeout: config.driver.place_timeout.0, attempts_max: config.driver.max_attempts };
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let told = (Arc::clone(&deps.shared), replicas.owner().to_owned());
@@ -224,6 +230,7 @@ impl Core {
             draining: deps.draining,
             directory,
             identities,
+            budget: outside.budget,
             retention: config.driver.retention.0,
             written: CancellationToken::new(),
             stop,
@@ -455,14 +462,14 @@ fn driver_settings(config: &Config, limits: Limits) -> DriverSettings {
 /// A poller for each backend, and where the reports of their sweeps come out.
 fn polled(
     built: Vec<Arc<Backend>>,
-    settings: PollSettings,
+    config: &Config,
     (fleet, clock, ended): (&Arc<Fleet>, &Clock, &mpsc::Sender<Ended>),
     leadership: impl Fn(&Backend) -> Option<Leadership>,
 ) -> (Pollers, Vec<mpsc::Receiver<SweepReport>>) {
     let pairs = built.into_iter().map(|backend| {
         let (reporting, reported) = report_channel();
         let lead = leadership(&backend);
-        let poller = Poller::new(backend, Arc::clone(fleet), clock.clone(), settings, ended.clone());
+        let poller = Poller::new(backend, Arc::clone(fleet), clock.clone(), poll_settings(config), ended.clone());
         let poller = poller.reporting(reporting);
         (Arc::new(lead.into_iter().fold(poller, Poller::sharing)), reported)
     });
@@ -520,7 +527,6 @@ fn leadership(backend: &Backend, shared: &Arc<dyn Shared>, replicas: &Replicas, 
     if !shared.is_shared() {
         return None;
     }
-    backend.pace.share_among(replicas.clone());
     let task = format!("sweep/{}", backend.id);
     Some(Leadership::new(Arc::clone(shared), replicas.clone(), task, config.status.sweep_interval.0))
 }
@@ -540,11 +546,21 @@ struct Outside {
     clock: Clock,
     entropy: Entropy,
     metrics: Arc<CoreMetrics>,
+    budget: Budget,
 }
 
 impl Outside {
-    fn of(deps: &Deps) -> Self {
-        Self { clock: deps.clock.clone(), entropy: deps.entropy.clone(), metrics: Arc::clone(&deps.metrics) }
+    fn of(deps: &Deps, replicas: &Replicas) -> Self {
+        let outside = Self::new(deps.clock.clone(), deps.entropy.clone(), Arc::clone(&deps.metrics));
+        if deps.shared.is_shared() {
+            outside.budget.share_among(replicas.clone());
+        }
+        outside
+    }
+
+    fn new(clock: Clock, entropy: Entropy, metrics: Arc<CoreMetrics>) -> Self {
+        let budget = Budget::new(Weights::new(), metrics.budget.clone());
+        Self { clock, entropy, metrics, budget }
     }
 }
 
@@ -555,8 +571,7 @@ impl Outside {
 pub fn backends_alone(config: &Config) -> Result<Vec<Arc<Backend>>, BuildError> {
     let deployment = Deployment::new(&config.deployment.id, config.deployment.secret.expose_secret().as_bytes());
     let http = HttpClient::new().map_err(|e| BuildError::Http(e.to_string()))?;
-    let (clock, entropy) = (Clock::system(), Entropy::system());
-    let outside = Outside { clock, entropy, metrics: CoreMetrics::detached() };
+    let outside = Outside::new(Clock::system(), Entropy::system(), CoreMetrics::detached());
     backends(config, &Profiles::new(config), (&deployment, &http, &outside))
 }
 
@@ -581,7 +596,9 @@ fn build_backend(
         adapter: backend.adapter.clone(),
         region: backend.region.clone(),
         priority: backend.priority,
+        account: backend.account.clone(),
         calls_per_second: backend.calls_per_second,
+        budget: outside.budget.clone(),
         price_book: backend.price_book.as_ref().map(PriceBook::from),
         zones: profiles.zones(&backend.id),
         boxed,

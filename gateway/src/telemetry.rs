@@ -4,6 +4,7 @@
 //! Logs go to standard error; standard output belongs to the commands.
 
 pub mod audit;
+pub mod budget;
 pub mod core;
 pub mod reconcile;
 pub mod seldom;

@@ -358,6 +358,46 @@ pub struct BackendStatus {
     pub account_cpu: Option<AccountCpu>,
     /// Zones.
     pub zones: Vec<Zone>,
+    /// This gateway's part of the vendor's calls, by action.
+    pub budget: Vec<ActionBudget>,
+}
+
+/// What may be sent of one action of a vendor, and what was.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ActionBudget {
+    /// The vendor's name of the action.
+    pub action: String,
+    /// Calls a second that are allowed at most: configured or published, divided by the living gateways.
+    pub ceiling: f64,
+    /// Calls a second that are let out now.
+    pub rate: f64,
+    /// Calls a second that the vendor was found to allow; absent before it throttled any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learned: Option<f64>,
+    /// Calls a second over the last ten seconds.
+    pub used_per_second: f64,
+    /// Calls that wait for their turn.
+    pub waiting: ByClass,
+    /// Calls that left since the start.
+    pub calls: ByClass,
+    /// Throttle answers since the start.
+    pub throttles: u64,
+    /// Calls that were not sent because they would have waited too long.
+    pub refused: u64,
+}
+
+/// Numbers of calls by what they are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct ByClass {
+    /// Deletes, and what proves that something is gone.
+    pub delete: u64,
+    /// Attempts after one that failed.
+    pub failover: u64,
+    /// First attempts.
+    pub create: u64,
+    /// Sweeps and everything else.
+    pub read: u64,
 }
 
 /// A vendor account's vCPU.

@@ -10,6 +10,7 @@
 
 pub mod arrivals;
 pub mod bench;
+pub mod budget;
 pub mod chaos;
 pub mod client;
 pub mod direct;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use meridian_loadtests::{
     bench::{self, Options},
-    chaos, hello, simulation,
+    budget, chaos, hello, simulation,
 };
 use meridian_model::quantity::Span;
 use tokio::{
@@ -33,6 +33,8 @@ struct Cli {
 enum Verb {
     /// Measure gateway and bare hyper side by side, and write a report
     Bench(Bench),
+    /// Let many tenants poll and create at a vendor that keeps its limits, and see whether it throttles
+    Budget(budget::Args),
     /// Kill, stop and cut real gateways and a real Redis, and judge them by what the clouds had
     Chaos(chaos::cli::Args),
     /// Measure creates on a Redis that syncs every write, beside the bare script calls
@@ -74,6 +76,10 @@ fn main() -> anyhow::Result<()> {
         Verb::Chaos(args) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(until_signal(chaos::cli::run(args, progress)))
+        }
+        Verb::Budget(args) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(until_signal(budget::run(args, print)))
         }
         Verb::Simulate(args) => simulation::cli::run(&args),
         Verb::Redis(args) => {

@@ -132,6 +132,17 @@ pub struct AccountUsage {
     pub cpu_max: MilliCpu,
 }
 
+/// What a vendor counts together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VendorAction {
+    /// The vendor's name of it. Backends of one account and region that have an action of one name share its limit.
+    pub name: &'static str,
+    /// Verbs that send it ([`Request::verb`]); one call of a verb may be several requests where the vendor pages.
+    pub verbs: &'static [&'static str],
+    /// Calls a minute that the vendor publishes.
+    pub calls_per_minute: u32,
+}
+
 /// A vendor's container-instance API in one region under one account.
 ///
 /// Every verb ends as done, as an error whose effect is `NotApplied`, or as one whose effect is `Unknown`;
@@ -140,6 +151,10 @@ pub struct AccountUsage {
 pub trait RegionAdapter: Debug + Send + Sync + 'static {
     /// What this backend can do.
     fn capability(&self) -> &Arc<Capability>;
+
+    /// The actions by which the vendor counts calls, and the verbs that are made of them. A verb in none of them sends
+    /// nothing.
+    fn actions(&self) -> &'static [VendorAction];
 
     /// Creates one instance; returns the vendor's id, which is not yet capacity.
     fn create(&self, at: CallContext, call: CreateCall) -> impl Future<Output = Result<CloudId, AdapterError>> + Send;

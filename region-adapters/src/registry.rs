@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use meridian_model::capability::Capability;
 use serde::{Deserializer, de::DeserializeOwned};
 
-use crate::{AdapterService, BoxAdapter, RegionAdapter, http::HttpClient};
+use crate::{AdapterService, BoxAdapter, RegionAdapter, VendorAction, http::HttpClient};
 
 /// An adapter that is made from settings.
 pub trait Configure: RegionAdapter + Sized {
@@ -49,6 +49,8 @@ impl ConfigError {
 pub struct BoxedBackend {
     /// What it can do.
     pub capability: Arc<Capability>,
+    /// By what the vendor counts its calls.
+    pub actions: &'static [VendorAction],
     /// The adapter as a tower service.
     pub service: BoxAdapter,
 }
@@ -62,7 +64,11 @@ impl std::fmt::Debug for BoxedBackend {
 impl BoxedBackend {
     /// Hides the type of an adapter.
     pub fn of(adapter: impl RegionAdapter) -> Self {
-        Self { capability: Arc::clone(adapter.capability()), service: AdapterService::boxed(adapter) }
+        Self {
+            capability: Arc::clone(adapter.capability()),
+            actions: adapter.actions(),
+            service: AdapterService::boxed(adapter),
+        }
     }
 }
 
@@ -134,6 +140,26 @@ mod tests {
 
     fn problem(name: &str, settings: serde_json::Value) -> ConfigError {
         build(name, settings, HttpClient::new().unwrap()).unwrap_err()
+    }
+
+    #[test]
+    fn every_verb_is_counted_by_at_most_one_action() {
+        let settings = [
+            ("tencent-eksci", json!({"region": "r", "secretId": "id", "secretKey": "key"})),
+            ("alibaba-eci", json!({"region": "r", "accessKeyId": "id", "accessKeySecret": "key"})),
+        ];
+        assert_eq!(settings.each_ref().map(|(name, _)| *name), names());
+        for (name, settings) in settings {
+            let backend = build(name, settings, HttpClient::new().unwrap()).unwrap();
+            let mut verbs: Vec<_> = backend.actions.iter().flat_map(|a| a.verbs).collect();
+            let all = verbs.len();
+            verbs.sort_unstable();
+            verbs.dedup();
+            assert_eq!(verbs.len(), all, "{name}");
+            for verb in ["create", "delete", "describe", "find", "list", "events"] {
+                assert!(verbs.contains(&&verb), "{name} does not count {verb}");
+            }
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::{
 
 /// What is run, in order: the name of the step and the arguments of `meridian-loadtests`. The long versions are in
 /// `loadtests/README.md`.
-const PROOFS: [(&str, &[&str]); 9] = [
+const PROOFS: [(&str, &[&str]); 10] = [
     ("200 simulated histories", &["simulate", "--seeds", "1..200"]),
     ("planted bugs", &["simulate", "--mutants"]),
     ("chaos", &["chaos", "--rounds", "12", "--jobs", "2", "--max-time", "5m"]),
@@ -24,6 +24,7 @@ const PROOFS: [(&str, &[&str]); 9] = [
     ("one quota at two gateways", &["chaos", "quota", "--limit", "20", "--max-time", "3m"]),
     ("a failover that loses writes", &["chaos", "failover", "--creates", "12", "--max-time", "3m"]),
     ("an outage of Redis", &["chaos", "outage", "--seconds", "8", "--max-time", "3m"]),
+    ("a vendor's budget among 100 tenants", &["budget", "--span", "30s", "--tenants", "100", "--creates", "100"]),
     ("creates beside the bare script calls", &["redis", "--turns", "2", "--creates", "200", "--ratio-min", "0.1"]),
 ];
 

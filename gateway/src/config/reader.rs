@@ -174,6 +174,20 @@ impl<'r, 'i> Section<'r, 'i> {
         }
     }
 
+    /// A value with bounds that may be left out.
+    pub(super) fn optional_within<T>(&mut self, key: &'static str, (min, max): (T, T)) -> Option<T>
+    where
+        T: DeserializeOwned + PartialOrd + Display,
+    {
+        let value = self.value::<T>(key)?;
+        if value < min || value > max {
+            let what = format!("{value} is outside {min} to {max}");
+            self.report.mistake(&self.at(key), what, "choose a value in that range, or leave it out");
+            return None;
+        }
+        Some(value)
+    }
+
     /// A table below this one.
     pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'r, 'i>> {
         let raw = self.take(key)?;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use meridian_model::{
-    ids::{AdapterName, BackendId, ProfileName, RegionId, TenantId},
+    ids::{AccountName, AdapterName, BackendId, ProfileName, RegionId, TenantId},
     instance::Strategy,
     operation::QuotaLimits,
     quantity::{PricePerHour, Span},
@@ -458,9 +458,13 @@ pub struct Backend {
     pub settings: toml::Table,
     /// Prices where the vendor has no price call.
     pub price_book: Option<PriceBook>,
-    /// Vendor calls per second and action that we allow ourselves. Default 16: 80 % of the 20/s both vendors
-    /// publish (RELIABILITY section 3).
-    pub calls_per_second: u32,
+    /// The vendor account, under a name of the operator's choice. Backends of one account and region share what the
+    /// vendor counts per account. Default: its id, an account of its own.
+    pub account: AccountName,
+    /// Vendor calls per second and action that all gateways together allow themselves. Default: 80 % of what the
+    /// adapter knows the vendor to publish for each action (RELIABILITY section 3). A higher number than the vendor
+    /// allows is learned to be too high.
+    pub calls_per_second: Option<u32>,
 }
 
 /// The settings hold credentials in an adapter's own words, so they are left out.
@@ -484,13 +488,17 @@ impl Backend {
             follow_references(&s, &place, value);
         }
         let price_book = s.section("priceBook").map(PriceBook::read);
-        let calls_per_second = s.within("callsPerSecond", 16, (1, 10_000));
+        let account = s.value("account");
+        let calls_per_second = s.optional_within("callsPerSecond", (1, 10_000));
         s.finish();
         let price_book = match price_book {
             None => None,
             Some(book) => Some(book?),
         };
-        Some(Self { id: id?, adapter: adapter?, region: region?, priority, settings, price_book, calls_per_second })
+        let id: BackendId = id?;
+        let account = account.or_else(|| AccountName::new(&id).ok())?;
+        let (adapter, region) = (adapter?, region?);
+        Some(Self { id, adapter, region, priority, settings, price_book, account, calls_per_second })
     }
 }
 

@@ -13,6 +13,7 @@ use meridian_model::{
     operation::{Attempt, OperationRecord},
     time::Time,
 };
+use meridian_policies::budget::{Class, Purpose};
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
@@ -54,7 +55,8 @@ impl Clearing {
         self.findings = Findings::default();
         for attempt in &record.condemned {
             let since = *self.since.entry(attempt.name.clone()).or_insert_with(Instant::now);
-            let work = clear(Arc::clone(inner), attempt.clone(), since);
+            let purpose = Purpose::tenant(&record.tenant, Class::Delete);
+            let work = clear(Arc::clone(inner), attempt.clone(), since, purpose);
             let (findings, running) = (Arc::clone(&self.findings), running.clone());
             self.tasks.spawn(async move {
                 let finding = work.await;
@@ -77,7 +79,7 @@ impl Clearing {
 }
 
 /// Works on one condemned attempt until something is found out about it.
-async fn clear(inner: Arc<Inner>, attempt: Attempt, since: Instant) -> Finding {
+async fn clear(inner: Arc<Inner>, attempt: Attempt, since: Instant, purpose: Purpose) -> Finding {
     let which = Which::of(&attempt);
     let mut backoff = Backoff::new(BACKOFF);
     loop {
@@ -85,7 +87,7 @@ async fn clear(inner: Arc<Inner>, attempt: Attempt, since: Instant) -> Finding {
         if let Ok(poller) = inner.parts.pollers.of(&attempt.backend) {
             let backend = poller.backend();
             if let Some(id) = &attempt.cloud_id {
-                match backend.delete(id.clone()).await {
+                match backend.delete(id.clone(), &purpose).await {
                     Ok(()) if is_gone(poller, id, inner.parts.clock.now()).await => return Finding::Gone(which),
                     Ok(()) => {}
                     Err(error) => tracing::debug!(%error, "delete of a condemned instance failed; it is tried again"),
@@ -94,7 +96,7 @@ async fn clear(inner: Arc<Inner>, attempt: Attempt, since: Instant) -> Finding {
                 let asked = inner.parts.clock.now();
                 let bound = backend.effect_bound();
                 let late = since.elapsed() > bound && asked > attempt.armed_at + bound;
-                if let Ok(sight) = poller.look_up(attempt.name.clone(), late).await {
+                if let Ok(sight) = poller.look_up(attempt.name.clone(), late, &purpose).await {
                     if let Some(id) = first_id(&sight.found) {
                         return Finding::Found(which, id);
                     }
@@ -114,7 +116,7 @@ const GONE_WITHIN: Duration = BACKOFF.1;
 /// Watches an instance whose delete was answered, for a while; true when a complete answer asked for after `since` does
 /// not show it.
 pub(super) async fn is_gone(poller: &Poller, id: &CloudId, since: Time) -> bool {
-    let mut sight = poller.watch(id);
+    let mut sight = poller.watch(id, Class::Delete);
     let watching = async {
         loop {
             match sight.borrow_and_update().clone() {

@@ -21,6 +21,7 @@ use meridian_model::{
     operation::QuotaLimits,
     status::Observed,
 };
+use meridian_policies::budget::{self, Purpose};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +47,12 @@ const READS_MAX: usize = 1000;
 /// How long a deployment id must have been in use at a backend before its orphans are removed unasked
 /// (RELIABILITY 2.8).
 const REPORT_ONLY: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// An orphan is removed for nobody, as other instances are.
+const REMOVAL: Purpose = Purpose::gateway(budget::Class::Delete);
+
+/// Looks before something is removed, lost or imported.
+const LOOK: Purpose = Purpose::gateway(budget::Class::Read);
 
 /// Finds out what runs without an operation, and what does not run although an operation has it.
 #[derive(Debug, Clone)]
@@ -389,7 +396,7 @@ impl Reconciler {
             "an instance without an operation is removed"
         );
         self.parts().metrics.reconcile.removal(backend.id.as_str(), Class::Orphan.as_str());
-        if let Err(error) = backend.delete(id.clone()).await {
+        if let Err(error) = backend.delete(id.clone(), &REMOVAL).await {
             tracing::warn!(backend = %backend.id, cloud.id = %id, %error, "the removal failed; the next sweep repeats it");
         }
     }
@@ -397,7 +404,7 @@ impl Reconciler {
     /// Asks for an adopted instance that sweeps do not show; without it the operation has lost it.
     async fn prove_lost(&self, poller: &Poller, key: Key, id: CloudId) {
         let backend = poller.backend();
-        let Ok(sight) = poller.look_at(&id).await else { return };
+        let Ok(sight) = poller.look_at(&id, &LOOK).await else { return };
         if let Some(seen) = sight.found.first() {
             tracing::warn!(backend = %backend.id, cloud.id = %id, phase = seen.phase.as_str(), "sweeps do not show an instance that is there");
             if let Some(known) = self.state().get_mut(&backend.id) {
@@ -447,7 +454,7 @@ impl Reconciler {
 
     /// What a backend shows of an instance now.
     pub(super) async fn describe(&self, backend: &Backend, id: &CloudId) -> Result<Option<Observed>, Refusal> {
-        let found = backend.describe(vec![id.clone()]).await.map_err(|error| {
+        let found = backend.describe(vec![id.clone()], &LOOK).await.map_err(|error| {
             let code =
                 if error.kind.is_region_fault() { ErrorCode::RegionUnavailable } else { ErrorCode::BackendError };
             Refusal::new(code, format!("backend {} cannot be asked: {error}", backend.id))

@@ -17,9 +17,9 @@ use super::{
     intent::Intent,
     machine::{self, Names, condemned},
     patience::Backoff,
-    task::{Driven, Stop, Task, fault},
+    task::{Driven, Stop, Task, create_purpose, fault},
 };
-use crate::regions::Backend;
+use crate::regions::{Backend, pace::CreateTurn};
 
 /// Records under which an answer is written: what was taken over by this very process meanwhile has another fence.
 const FENCES_MAX: usize = 3;
@@ -105,7 +105,7 @@ impl Task {
         let plan = (self.parts().planner.charge(record), self.parts().settings.limits);
         let armed = machine::arm(record.clone(), candidate, names, plan, self.now())?;
         let attempt = armed.open_attempt()?;
-        Some(self.create(backend, &armed, attempt, attempt.armed_at).await)
+        Some(self.create(backend, &armed, (attempt, attempt.armed_at), None).await)
     }
 
     pub(super) fn names(&self, record: &OperationRecord, n: u32, backend: &BackendId) -> Result<Names, IdError> {
@@ -118,9 +118,10 @@ impl Task {
         &self,
         backend: &Backend,
         record: &OperationRecord,
-        attempt: &Attempt,
-        signed_at: Time,
+        (attempt, signed_at): (&Attempt, Time),
+        turn: Option<&CreateTurn>,
     ) -> Result<CloudId, AdapterError> {
+        let purpose = create_purpose(record, attempt.n);
         let spec = self.parts().planner.resolve(backend, &record.spec)?;
         let call = CreateCall {
             name: attempt.name.clone(),
@@ -130,7 +131,7 @@ impl Task {
             shape: attempt.shape.clone(),
             marks: marks(record),
         };
-        backend.create(call, signed_at).await
+        backend.create(call, signed_at, (&purpose, turn)).await
     }
 }
 

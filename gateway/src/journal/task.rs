@@ -24,6 +24,7 @@ use meridian_model::{
     time::Time,
 };
 use meridian_policies::{
+    budget::{Class, Purpose},
     health::{Outcome, ShapeClass},
     placement::TenantQuota,
     quota,
@@ -419,11 +420,12 @@ impl Task {
             return self.fail(record, &problem).await;
         };
         // The turn comes first: what is journalled must leave at once.
+        let purpose = create_purpose(&record, machine::next_number(&record));
         let turn = tokio::select! {
             biased;
             () = self.inner.stop.cancelled() => return Err(Stop::Draining),
             () = self.running.wake.notified() => return self.reload(record).await,
-            turn = poller.backend().pace.create_turn() => turn,
+            turn = poller.backend().pace.create_turn(&purpose) => turn,
         };
         let Ok(turn) = turn else {
             self.pause(BACKOFF.1).await?;
@@ -458,12 +460,12 @@ impl Task {
             Some(result) => result,
             None => {
                 let signed_at = if bugs::planted(bugs::NO_SEND_FENCE) { self.now() } else { attempt.armed_at };
-                self.create(poller.backend(), &armed, &attempt, signed_at).await
+                self.create(poller.backend(), &armed, (&attempt, signed_at), Some(&turn)).await
             }
         };
         self.learn(poller.backend(), &armed, &attempt, result.as_ref().err());
         let first = match &result {
-            Ok(id) => first_sight(poller, id).await.filter(|seen| seen.phase.proves_capacity()),
+            Ok(id) => first_sight(poller, id, purpose.class).await.filter(|seen| seen.phase.proves_capacity()),
             Err(_) => None,
         };
         if first.is_some() {
@@ -528,7 +530,7 @@ impl Task {
         let in_time = doubt.lasted(attempt.armed_at) <= effect_bound || asked <= attempt.armed_at + effect_bound;
         let mut shows_none = false;
         let concludes = !in_time || bugs::planted(bugs::SILENCE_BELIEVED);
-        if let Ok(sight) = poller.look_up(attempt.name.clone(), concludes).await {
+        if let Ok(sight) = poller.look_up(attempt.name.clone(), concludes, &doubt_purpose(&record, &attempt)).await {
             shows_none = sight.found.is_empty() && (!sight.is_denied() || bugs::planted(bugs::REFUSAL_BELIEVED));
             let look = LookUp {
                 found: &sight.found,
@@ -569,7 +571,7 @@ impl Task {
                 && (record.removal.is_none() || is_late)
                 && record.fence == fence
             {
-                let result = self.create(backend, &record, &attempt, attempt.armed_at).await;
+                let result = self.create(backend, &record, (&attempt, attempt.armed_at), None).await;
                 let settle = if is_late { machine::sent_late } else { machine::sent };
                 let next = self.answered(record, (&attempt, &result), settle).await?;
                 self.pause(backoff.next()).await?;
@@ -595,10 +597,10 @@ impl Task {
             self.pause(BACKOFF.1).await?;
             return self.reload(record).await;
         };
-        let mut sight = poller.watch(&id);
+        let mut sight = poller.watch(&id, create_purpose(&record, attempt.n).class);
         let deadline = Instant::now() + until.since(self.now());
         // Beside the sights, not between them: an answer about events waits for its turn, and no sight may wait with it.
-        let mut no_stock = pin!(no_stock_event(poller.backend(), &id));
+        let mut no_stock = pin!(no_stock_event(poller.backend(), &id, Purpose::tenant(&record.tenant, Class::Read)));
         loop {
             tokio::select! {
                 biased;
@@ -659,7 +661,8 @@ impl Task {
     /// Looks whether an instance runs before it is given up. A region that did not answer says nothing, and what runs
     /// may have been answered for, by a write that the ledger lost: its key names it for good, also when it is deleted.
     async fn last_look(&self, record: Box<OperationRecord>, poller: &Poller, id: &CloudId) -> Result<LastLook, Stop> {
-        let sight = match poller.look_at(id).await {
+        // What is looked at here is to be removed.
+        let sight = match poller.look_at(id, &Purpose::tenant(&record.tenant, Class::Delete)).await {
             Ok(sight) if sight.is_denied() => return Ok(LastLook::Hidden(record)),
             Ok(sight) => sight,
             Err(_) => return Ok(LastLook::Unasked(record)),
@@ -702,7 +705,7 @@ impl Task {
         } else {
             record
         };
-        match poller.backend().delete(id.clone()).await {
+        match poller.backend().delete(id.clone(), &Purpose::tenant(&record.tenant, Class::Delete)).await {
             Ok(()) => {
                 let gone = is_gone(poller, &id, self.now());
                 let gone = tokio::select! {
@@ -731,12 +734,23 @@ fn exists_nowhere(record: &OperationRecord) -> bool {
     record.condemned.is_empty() && record.open_attempt().is_none()
 }
 
+/// For what the `n`th attempt is made: whoever failed over has waited before.
+pub(super) fn create_purpose(record: &OperationRecord, n: u32) -> Purpose {
+    Purpose::tenant(&record.tenant, if n > 1 { Class::Failover } else { Class::Create })
+}
+
+/// For what an attempt in doubt is looked up.
+fn doubt_purpose(record: &OperationRecord, attempt: &Attempt) -> Purpose {
+    let create = create_purpose(record, attempt.n);
+    Purpose { class: if record.removal.is_some() { Class::Delete } else { create.class }, ..create }
+}
+
 /// Reads the events of an instance that does not run yet, again and again, until one says that there is no stock.
-async fn no_stock_event(backend: &Backend, id: &CloudId) -> ObservedEvent {
+async fn no_stock_event(backend: &Backend, id: &CloudId, purpose: Purpose) -> ObservedEvent {
     let mut backoff = Backoff::new(EVENTS_BACKOFF);
     loop {
         tokio::time::sleep(backoff.next()).await;
-        let Ok(events) = backend.events(id.clone()).await else { continue };
+        let Ok(events) = backend.events(id.clone(), &purpose).await else { continue };
         if let Some(event) = events.into_iter().find(|e| e.class == EventClass::NoCapacity) {
             return event;
         }
@@ -745,8 +759,8 @@ async fn no_stock_event(backend: &Backend, id: &CloudId) -> ObservedEvent {
 
 /// What the backend shows of a new instance right away, if it answers at once: an instance that runs already saves a
 /// ledger step. A crash in this short time is a crash before the answer was noted: the attempt is in doubt and found.
-async fn first_sight(poller: &Poller, id: &CloudId) -> Option<Observed> {
-    let mut sight = poller.watch(id);
+async fn first_sight(poller: &Poller, id: &CloudId, class: Class) -> Option<Observed> {
+    let mut sight = poller.watch(id, class);
     tokio::time::timeout(FIRST_SIGHT, sight.changed()).await.ok()?.ok()?;
     match sight.borrow_and_update().clone() {
         Watched::Seen(seen) => Some(seen.observed),

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! retry      repeats writes that certainly were not applied, within a budget
-//! pace       our own limits, outside the breaker so that they never count as the region's faults
+//! pace       the call's turn in the vendor's budget, and calls under way; outside the breaker so that they never count as the region's faults
 //! breaker    closed passes, open refuses, half-open lets one read probe
 //! attempt    the adapter with a timeout; after the first byte a timeout of a write means unknown
 //! ```
 
 pub mod attempt;
 pub mod breaker;
+pub mod budget;
 pub mod market;
 pub mod pace;
 pub mod retry;
@@ -23,20 +24,22 @@ use meridian_model::{
     bugs,
     capability::{Capability, Feature},
     error::{Effect, FaultKind},
-    ids::{AdapterName, BackendId, CloudId, CloudName, RegionId, ZoneId},
+    ids::{AccountName, AdapterName, BackendId, CloudId, CloudName, RegionId, ZoneId},
     instance::Shape,
     quantity::PricePerHour,
     status::{Observed, ObservedEvent},
     time::Time,
 };
+use meridian_policies::budget::Purpose;
 use tower::{Service, ServiceBuilder, util::BoxCloneSyncService};
 use tracing::{Instrument as _, field};
 
 use self::{
     attempt::AttemptTimeoutLayer,
     breaker::{BreakerLayer, Breakers},
+    budget::Budget,
     market::{Market, PriceBook},
-    pace::{Pace, PaceLayer},
+    pace::{CreateTurn, Envelope, Pace, PaceLayer, PaceParts},
     retry::RetryLayer,
 };
 use crate::{
@@ -51,7 +54,7 @@ use crate::{
 pub const STAGES: [&str; 4] = ["retry", "pace", "breaker", "attempt"];
 
 /// A region stack, its type hidden.
-pub type RegionService = BoxCloneSyncService<Call, Reply, AdapterError>;
+pub type RegionService = BoxCloneSyncService<Envelope, Reply, AdapterError>;
 
 /// One account in one region, with its stack and what was learned of it.
 pub struct Backend {
@@ -99,8 +102,12 @@ pub struct BackendParts {
     pub region: RegionId,
     /// The operator's preference.
     pub priority: u32,
-    /// Calls per second and verb that the vendor allows.
-    pub calls_per_second: u32,
+    /// The operator's name of its vendor account.
+    pub account: AccountName,
+    /// Calls per second and action that we allow ourselves; a part of what the vendor publishes when nothing is set.
+    pub calls_per_second: Option<u32>,
+    /// What the process may send to vendors.
+    pub budget: Budget,
     /// Prices where the vendor tells none.
     pub price_book: Option<PriceBook>,
     /// Zones that a network profile reaches.
@@ -127,7 +134,13 @@ impl Backend {
     pub fn new(parts: BackendParts) -> Self {
         let seed = u64::try_from(parts.entropy.next() & u128::from(u64::MAX)).unwrap_or_default();
         let breakers = Arc::new(Breakers::new(parts.clock.clone(), seed));
-        let pace = Arc::new(Pace::new(parts.calls_per_second));
+        let pace = PaceParts {
+            account: &parts.account,
+            region: &parts.region,
+            actions: parts.boxed.actions,
+            calls_per_second: parts.calls_per_second,
+        };
+        let pace = Arc::new(Pace::new(&pace, &parts.budget));
         let stack = ServiceBuilder::new()
             // Outermost: each repetition takes its own turn and its own look at the breaker.
             .layer(RetryLayer::new())
@@ -181,7 +194,16 @@ impl Backend {
         Duration::from_millis(self.capability.effect_bound_ms)
     }
 
-    async fn call(&self, request: Request, signed_at: Time) -> Result<Reply, AdapterError> {
+    async fn read(&self, request: Request, purpose: &Purpose) -> Result<Reply, AdapterError> {
+        self.call(request, self.clock.now(), (purpose, None)).await
+    }
+
+    async fn call(
+        &self,
+        request: Request,
+        signed_at: Time,
+        (purpose, turn): (&Purpose, Option<&CreateTurn>),
+    ) -> Result<Reply, AdapterError> {
         let timeout = if request.is_write() { self.call_timeout } else { self.read_timeout };
         let at = CallContext { signed_at, nonce: self.entropy.next(), timeout };
         let verb = request.verb();
@@ -198,7 +220,8 @@ impl Backend {
         let mut service = self.service.clone();
         let sent = async {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-            service.call(Call { at, request }).await
+            let (purpose, turn) = (purpose.clone(), turn.and_then(CreateTurn::permit));
+            service.call(Envelope { call: Call { at, request }, purpose, turn }).await
         };
         let result = sent.instrument(span.clone()).await;
         if let Err(error) = &result {
@@ -222,12 +245,18 @@ impl Backend {
         result
     }
 
-    /// Creates an instance; its request is signed with the time at which the attempt was journalled.
+    /// Creates an instance; its request is signed with the time at which the attempt was journalled. Without a turn it
+    /// leaves at once, and others wait the longer.
     ///
     /// # Errors
     /// As [`meridian_adapters::RegionAdapter::create`].
-    pub async fn create(&self, call: CreateCall, signed_at: Time) -> Result<CloudId, AdapterError> {
-        match self.call(Request::Create(Box::new(call)), signed_at).await? {
+    pub async fn create(
+        &self,
+        call: CreateCall,
+        signed_at: Time,
+        of: (&Purpose, Option<&CreateTurn>),
+    ) -> Result<CloudId, AdapterError> {
+        match self.call(Request::Create(Box::new(call)), signed_at, of).await? {
             Reply::Created(id) => Ok(id),
             other => Err(mismatch(&other, Effect::Unknown)),
         }
@@ -237,8 +266,8 @@ impl Backend {
     ///
     /// # Errors
     /// As [`meridian_adapters::RegionAdapter::describe`].
-    pub async fn describe(&self, ids: Vec<CloudId>) -> Result<Vec<Observed>, AdapterError> {
-        match self.call(Request::Describe(ids), self.clock.now()).await? {
+    pub async fn describe(&self, ids: Vec<CloudId>, purpose: &Purpose) -> Result<Vec<Observed>, AdapterError> {
+        match self.read(Request::Describe(ids), purpose).await? {
             Reply::Instances(found) => Ok(found),
             other => Err(mismatch(&other, Effect::NotApplied)),
         }
@@ -248,8 +277,8 @@ impl Backend {
     ///
     /// # Errors
     /// As [`meridian_adapters::RegionAdapter::find`].
-    pub async fn find(&self, name: CloudName) -> Result<Vec<Observed>, AdapterError> {
-        match self.call(Request::Find(name), self.clock.now()).await? {
+    pub async fn find(&self, name: CloudName, purpose: &Purpose) -> Result<Vec<Observed>, AdapterError> {
+        match self.read(Request::Find(name), purpose).await? {
             Reply::Instances(found) => Ok(found),
             other => Err(mismatch(&other, Effect::NotApplied)),
         }
@@ -259,8 +288,8 @@ impl Backend {
     ///
     /// # Errors
     /// As [`meridian_adapters::RegionAdapter::list`].
-    pub async fn list(&self, from: Option<Cursor>) -> Result<Page, AdapterError> {
-        match self.call(Request::List(from), self.clock.now()).await? {
+    pub async fn list(&self, from: Option<Cursor>, purpose: &Purpose) -> Result<Page, AdapterError> {
+        match self.read(Request::List(from), purpose).await? {
             Reply::Page(page) => Ok(page),
             other => Err(mismatch(&other, Effect::NotApplied)),
         }
@@ -270,8 +299,8 @@ impl Backend {
     ///
     /// # Errors
     /// As [`meridian_adapters::RegionAdapter::delete`].
-    pub async fn delete(&self, id: CloudId) -> Result<(), AdapterError> {
-        match self.call(Request::Delete(id), self.clock.now()).await? {
+    pub async fn delete(&self, id: CloudId, purpose: &Purpose) -> Result<(), AdapterError> {
+        match self.read(Request::Delete(id), purpose).await? {
             Reply::Deleted => Ok(()),
             other => Err(mismatch(&other, Effect::Unknown)),
         }
@@ -281,8 +310,8 @@ impl Backend {
     ///
     /// # Errors
     /// As [`meridian_adapters::RegionAdapter::events`].
-    pub async fn events(&self, id: CloudId) -> Result<Vec<ObservedEvent>, AdapterError> {
-        match self.call(Request::Events(id), self.clock.now()).await? {
+    pub async fn events(&self, id: CloudId, purpose: &Purpose) -> Result<Vec<ObservedEvent>, AdapterError> {
+        match self.read(Request::Events(id), purpose).await? {
             Reply::Events(events) => Ok(events),
             other => Err(mismatch(&other, Effect::NotApplied)),
         }
@@ -292,8 +321,8 @@ impl Backend {
     ///
     /// # Errors
     /// As [`meridian_adapters::RegionAdapter::zones`].
-    pub async fn zones(&self) -> Result<Option<Vec<ZoneReport>>, AdapterError> {
-        match self.call(Request::Zones, self.clock.now()).await? {
+    pub async fn zones(&self, purpose: &Purpose) -> Result<Option<Vec<ZoneReport>>, AdapterError> {
+        match self.read(Request::Zones, purpose).await? {
             Reply::Zones(zones) => Ok(zones),
             other => Err(mismatch(&other, Effect::NotApplied)),
         }
@@ -303,8 +332,8 @@ impl Backend {
     ///
     /// # Errors
     /// As [`meridian_adapters::RegionAdapter::usage`].
-    pub async fn usage(&self) -> Result<Option<AccountUsage>, AdapterError> {
-        match self.call(Request::Usage, self.clock.now()).await? {
+    pub async fn usage(&self, purpose: &Purpose) -> Result<Option<AccountUsage>, AdapterError> {
+        match self.read(Request::Usage, purpose).await? {
             Reply::Usage(usage) => Ok(usage),
             other => Err(mismatch(&other, Effect::NotApplied)),
         }
@@ -314,8 +343,8 @@ impl Backend {
     ///
     /// # Errors
     /// As [`meridian_adapters::RegionAdapter::price`].
-    pub async fn price(&self, query: PriceQuery) -> Result<Option<PricePerHour>, AdapterError> {
-        match self.call(Request::Price(query), self.clock.now()).await? {
+    pub async fn price(&self, query: PriceQuery, purpose: &Purpose) -> Result<Option<PricePerHour>, AdapterError> {
+        match self.read(Request::Price(query), purpose).await? {
             Reply::Price(price) => Ok(price),
             other => Err(mismatch(&other, Effect::NotApplied)),
         }
@@ -388,6 +417,7 @@ impl Backend {
             instances: zones.iter().map(|z| z.instances).sum(),
             account_cpu: self.market.usage().map(|u| views::AccountCpu { used: u.cpu_used, max: u.cpu_max }),
             zones,
+            budget: self.pace.lanes().into_iter().map(|lane| budget::action_view(lane)).collect(),
         }
     }
 }

@@ -1,141 +1,157 @@
-//! Our own limits towards a vendor, so that it never has to throttle us: a rate per verb and a number of calls
-//! under way. The rate is the account's, so gateways that share it divide it by their number; each has its part in its
-//! own memory, and no call waits for the shared store. They stand outside the breaker, because waiting for our own turn says nothing about the region.
+//! Our own limits towards a vendor, so that it never has to throttle us: the turn of each call in its lane of the
+//! budget (`regions::budget`), and a number of calls under way. They stand outside the breaker, because waiting for our own
+//! turn says nothing about the region. This layer is the last that knows for whom a call is made.
 //!
 //! A create takes its turn before its attempt is journalled ([`Pace::create_turn`]), not in the layer: what is
-//! journalled must leave within two seconds (RELIABILITY 2.3).
+//! journalled must leave within two seconds (RELIABILITY 2.3). A create without a turn (sent again while its attempt is
+//! in doubt, or repeated by `regions::retry`) does not wait either; its lane is charged for it.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    collections::BTreeMap,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use meridian_adapters::{AdapterError, Call, Reply};
-use meridian_model::error::{Effect, FaultKind};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
+use meridian_adapters::{AdapterError, Call, Reply, VendorAction};
+use meridian_model::{
+    error::{Effect, FaultKind},
+    ids::{AccountName, RegionId},
 };
+use meridian_policies::budget::{Answer, CallRate, Class, Purpose};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::{Layer, Service};
 
-use super::attempt::CallFuture;
-use crate::replicas::Replicas;
+use super::{
+    attempt::CallFuture,
+    budget::{Budget, LaneKey, Left, Permit, VendorLane},
+};
 
-/// Calls of one class (reads, writes) under way at once at one backend.
+/// Calls of one kind (reads, creates, deletes) under way at once at one backend.
 const CONCURRENCY_MAX: usize = 64;
 
-/// Longest wait for a turn; a call that cannot be sent by then is refused as throttled by ourselves.
-const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Part of the vendor's published rate that we use, in thousandths; the rest is for others on the same account.
+const PUBLISHED_PART: u64 = 800;
 
-/// Share of the vendor's published rate that we use; the rest is for others on the same account.
-const RATE_SHARE: f64 = 0.8;
+/// The verb whose turn the driver takes.
+const CREATE: &str = "create";
 
-/// Wait after a throttle answer that names none, and the longest that is honoured.
-const THROTTLE_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// Rates and numbers of calls under way of one backend.
-#[derive(Debug)]
-pub struct Pace {
-    interval: Duration,
-    /// Who has a part of the rate; nobody else when it is not set.
-    replicas: OnceLock<Replicas>,
-    /// When the next call of each verb may leave; a bucket that is full when its time lies `burst` in the past.
-    next: Mutex<HashMap<&'static str, Instant>>,
-    throttled_until: Mutex<Option<Instant>>,
-    reads: Arc<Semaphore>,
-    writes: Arc<Semaphore>,
+/// A call, and for whom and what it is made. Below the pace only the call is left: an adapter never sees a tenant.
+#[derive(Debug, Clone)]
+pub struct Envelope {
+    /// The call.
+    pub call: Call,
+    /// Whom it is counted for.
+    pub purpose: Purpose,
+    /// The turn that was taken for it.
+    pub turn: Option<Arc<Permit>>,
 }
 
-/// Calls of a verb that may leave at once after a quiet time: half a second's worth, at least one.
-const BURST: Duration = Duration::from_millis(500);
+/// A create's turn and its place among the creates under way, which it holds until the answer is in.
+#[derive(Debug)]
+pub struct CreateTurn {
+    permit: Option<Arc<Permit>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl CreateTurn {
+    pub(super) fn permit(&self) -> Option<Arc<Permit>> {
+        self.permit.clone()
+    }
+}
+
+/// Turns and calls under way of one backend.
+#[derive(Debug)]
+pub struct Pace {
+    lanes: BTreeMap<&'static str, Arc<VendorLane>>,
+    reads: Arc<Semaphore>,
+    creates: Arc<Semaphore>,
+    deletes: Arc<Semaphore>,
+}
+
+/// Where a backend's calls are counted.
+#[derive(Debug)]
+pub struct PaceParts<'a> {
+    /// The operator's name of the vendor account.
+    pub account: &'a AccountName,
+    /// The vendor's region.
+    pub region: &'a RegionId,
+    /// What the vendor counts together.
+    pub actions: &'a [VendorAction],
+    /// Calls a second and action; a part of what the vendor publishes when nothing is set.
+    pub calls_per_second: Option<u32>,
+}
 
 impl Pace {
-    /// A pace for a backend whose vendor allows this many calls a second and verb.
+    /// The lanes of a backend's actions.
     #[must_use]
-    pub fn new(calls_per_second: u32) -> Self {
-        Self {
-            interval: Duration::from_secs_f64(1.0 / (f64::from(calls_per_second.max(1)) * RATE_SHARE)),
-            replicas: OnceLock::new(),
-            next: Mutex::default(),
-            throttled_until: Mutex::default(),
-            reads: Arc::new(Semaphore::new(CONCURRENCY_MAX)),
-            writes: Arc::new(Semaphore::new(CONCURRENCY_MAX)),
+    pub fn new(parts: &PaceParts<'_>, budget: &Budget) -> Self {
+        let mut lanes = BTreeMap::new();
+        for action in parts.actions {
+            let published = CallRate::per_minute(action.calls_per_minute).part(PUBLISHED_PART);
+            let ceiling = parts.calls_per_second.map_or(published, CallRate::per_second);
+            let (account, region) = (parts.account.clone(), parts.region.clone());
+            let lane = budget.lane(LaneKey { account, region, action: action.name }, ceiling);
+            lanes.extend(action.verbs.iter().map(|verb| (*verb, Arc::clone(&lane))));
         }
+        let places = || Arc::new(Semaphore::new(CONCURRENCY_MAX));
+        Self { lanes, reads: places(), creates: places(), deletes: places() }
     }
 
-    /// Divides the rate among living gateways from now on; a second call changes nothing.
-    pub fn share_among(&self, replicas: Replicas) {
-        let _ = self.replicas.set(replicas);
-    }
-
-    /// Time between two calls of a verb by this gateway.
-    fn interval(&self) -> Duration {
-        self.interval.saturating_mul(self.replicas.get().map_or(1, Replicas::count))
-    }
-
-    /// Waits for the turn of a create and for its place among the writes under way, which it holds until the answer
-    /// is in.
+    /// Waits for the turn of a create and for its place among those under way.
     ///
     /// # Errors
     /// The turn would come too late; nothing was sent.
-    pub async fn create_turn(&self) -> Result<OwnedSemaphorePermit, AdapterError> {
-        self.turn(CREATE).await?;
-        self.place(true).await
+    pub async fn create_turn(&self, purpose: &Purpose) -> Result<CreateTurn, AdapterError> {
+        let permit = self.turn(CREATE, purpose).await?.map(Arc::new);
+        Ok(CreateTurn { permit, _place: self.place(CREATE, Class::Create).await? })
     }
 
-    /// A place among the reads or writes under way.
-    async fn place(&self, write: bool) -> Result<OwnedSemaphorePermit, AdapterError> {
-        let class = if write { &self.writes } else { &self.reads };
-        Arc::clone(class).acquire_owned().await.map_err(|_| {
+    /// Waits for the turn of one call of a verb; none for a verb that sends nothing.
+    ///
+    /// # Errors
+    /// The turn would come too late; nothing was sent.
+    pub async fn turn(&self, verb: &'static str, purpose: &Purpose) -> Result<Option<Permit>, AdapterError> {
+        match self.lanes.get(verb) {
+            Some(lane) => lane.turn(purpose).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// A place among the calls under way: no delete waits for the answer to a create, nor the reads of a delete for that
+    /// to others.
+    async fn place(&self, verb: &'static str, class: Class) -> Result<OwnedSemaphorePermit, AdapterError> {
+        let places = match (verb, class) {
+            (CREATE, _) => &self.creates,
+            (_, Class::Delete) => &self.deletes,
+            _ => &self.reads,
+        };
+        Arc::clone(places).acquire_owned().await.map_err(|_| {
             AdapterError::new(FaultKind::Throttled, Effect::NotApplied, "meridian.closing", "the gateway is closing")
         })
     }
 
-    /// Waits for the turn of one call of a verb.
-    ///
-    /// # Errors
-    /// The turn would come too late; nothing was sent.
-    pub async fn turn(&self, verb: &'static str) -> Result<(), AdapterError> {
-        let now = Instant::now();
-        let at = {
-            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-            let slot = next.entry(verb).or_insert(now);
-            let floor = now.checked_sub(BURST).unwrap_or(now);
-            let mut at = (*slot).max(floor);
-            if let Some(until) = *self.throttled_until.lock().unwrap_or_else(PoisonError::into_inner) {
-                at = at.max(until);
-            }
-            if at.duration_since(now) > WAIT_MAX {
-                let message = format!("the next {verb} may leave in {} s", at.duration_since(now).as_secs());
-                return Err(AdapterError::new(FaultKind::Throttled, Effect::NotApplied, "meridian.paced", message));
-            }
-            *slot = at + self.interval();
-            at
-        };
-        tokio::time::sleep_until(at).await;
-        Ok(())
-    }
-
-    /// Holds every call back after the vendor throttled one.
-    pub fn throttled(&self, asked: Option<Duration>) {
-        let wait = asked.unwrap_or(THROTTLE_WAIT.0).min(THROTTLE_WAIT.1);
-        let until = Instant::now() + wait;
-        let mut held = self.throttled_until.lock().unwrap_or_else(PoisonError::into_inner);
-        *held = Some(held.map_or(until, |h| h.max(until)));
-    }
-
-    /// How much longer calls are held back.
+    /// How much longer creates are held back because the vendor asked for it.
     #[must_use]
     pub fn throttled_for(&self) -> Option<Duration> {
-        let until = (*self.throttled_until.lock().unwrap_or_else(PoisonError::into_inner))?;
-        until.checked_duration_since(Instant::now())
+        self.lanes.get(CREATE)?.held_for()
+    }
+
+    /// The lanes, each once, in the order of their actions.
+    #[must_use]
+    pub fn lanes(&self) -> Vec<&Arc<VendorLane>> {
+        let lanes: BTreeMap<_, _> = self.lanes.values().map(|lane| (lane.key().action, lane)).collect();
+        lanes.into_values().collect()
+    }
+
+    /// A call leaves: by the turn that was taken for it, or, where that is not to be waited for, without.
+    fn leaves(&self, verb: &'static str, purpose: &Purpose, turn: Option<&Permit>) -> Option<Left> {
+        match turn {
+            Some(turn) => Some(turn.leave()),
+            None => self.lanes.get(verb).map(|lane| lane.charge(purpose)),
+        }
     }
 }
-
-/// The verb whose turn the driver takes.
-const CREATE: &str = "create";
 
 /// Makes calls wait for their turn.
 #[derive(Debug, Clone)]
@@ -156,7 +172,7 @@ impl<S> Layer<S> for PaceLayer {
     }
 }
 
-impl<S> Service<Call> for Paced<S>
+impl<S> Service<Envelope> for Paced<S>
 where
     S: Service<Call, Response = Reply, Error = AdapterError> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -169,23 +185,32 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, call: Call) -> CallFuture {
+    fn call(&mut self, Envelope { call, purpose, turn }: Envelope) -> CallFuture {
         let next = self.inner.clone();
         let mut ready = std::mem::replace(&mut self.inner, next);
         let pace = Arc::clone(&self.pace);
         Box::pin(async move {
             let verb = call.request.verb();
-            let _place = if verb == CREATE {
-                None
+            let (left, _place) = if verb == CREATE {
+                (pace.leaves(verb, &purpose, turn.as_deref()), None)
             } else {
-                pace.turn(verb).await?;
-                Some(pace.place(call.request.is_write()).await?)
+                // The turn comes first: places are given in the order in which they were asked for.
+                let turn = pace.turn(verb, &purpose).await?;
+                let place = pace.place(verb, purpose.class).await?;
+                (turn.map(|turn| turn.leave()), Some(place))
             };
             let result = ready.call(call).await;
-            if let Err(error) = &result
-                && error.kind == FaultKind::Throttled
-            {
-                pace.throttled(error.retry_after);
+            if let Some(left) = left {
+                match &result {
+                    Ok(_) => left.answered(Answer::Accepted),
+                    Err(error) => match error.kind {
+                        FaultKind::Throttled => left.answered(Answer::Throttled(error.retry_after)),
+                        FaultKind::BreakerOpen => left.never(),
+                        // Nobody knows whether the vendor counted it.
+                        kind if kind.is_region_fault() => {}
+                        _ => left.answered(Answer::Accepted),
+                    },
+                }
             }
             result
         })
@@ -193,36 +218,4 @@ where
 }
 
 #[cfg(test)]
-mod tests {
-    use meridian_ledger::shared::MemoryShared;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn gateways_that_share_an_account_share_its_rate() {
-        let shared = Arc::new(MemoryShared::new());
-        let mut paces = Vec::new();
-        for n in 0..3 {
-            let pace = Pace::new(20);
-            let replicas = Replicas::new(shared.clone(), format!("g{n}"));
-            replicas.attend().await;
-            pace.share_among(replicas.clone());
-            paces.push((pace, replicas));
-        }
-        for (_, replicas) in &paces {
-            replicas.attend().await;
-            assert_eq!(replicas.count(), 3);
-        }
-        let span = Duration::from_secs(10);
-        let calls = paces.iter().map(|(pace, _)| async {
-            let (started, mut n) = (Instant::now(), 0_u32);
-            while pace.turn("create").await.is_ok() && started.elapsed() < span {
-                n += 1;
-            }
-            n
-        });
-        let calls: u32 = futures_util::future::join_all(calls).await.into_iter().sum();
-        // 80 % of 20 calls a second for 10 s, and a burst of half a second.
-        assert!((150..=171).contains(&calls), "{calls}");
-    }
-}
+mod tests;

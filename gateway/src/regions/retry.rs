@@ -7,12 +7,12 @@ use std::{
     time::Duration,
 };
 
-use meridian_adapters::{AdapterError, Call, Reply};
+use meridian_adapters::{AdapterError, Reply};
 use meridian_model::error::{Effect, FaultKind};
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::attempt::CallFuture;
+use super::{attempt::CallFuture, pace::Envelope};
 
 /// Repetitions of one call.
 const RETRIES_MAX: u32 = 2;
@@ -100,9 +100,9 @@ fn worth_repeating(error: &AdapterError) -> bool {
     error.effect == Effect::NotApplied && matches!(error.kind, FaultKind::Throttled | FaultKind::Temporary)
 }
 
-impl<S> Service<Call> for Retry<S>
+impl<S> Service<Envelope> for Retry<S>
 where
-    S: Service<Call, Response = Reply, Error = AdapterError> + Clone + Send + 'static,
+    S: Service<Envelope, Response = Reply, Error = AdapterError> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Reply;
@@ -113,7 +113,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, call: Call) -> CallFuture {
+    fn call(&mut self, mut envelope: Envelope) -> CallFuture {
         let next = self.inner.clone();
         let mut ready = std::mem::replace(&mut self.inner, next);
         let budget = Arc::clone(&self.budget);
@@ -121,10 +121,12 @@ where
             let mut tries = 0;
             loop {
                 budget.lock().unwrap_or_else(PoisonError::into_inner).earn();
-                let result = ready.call(call.clone()).await;
+                let result = ready.call(envelope.clone()).await;
+                // A turn is good for one call.
+                envelope.turn = None;
                 match result {
                     Err(error)
-                        if call.request.is_write()
+                        if envelope.call.request.is_write()
                             && tries < RETRIES_MAX
                             && worth_repeating(&error)
                             && budget.lock().unwrap_or_else(PoisonError::into_inner).spend() =>

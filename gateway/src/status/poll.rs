@@ -32,6 +32,7 @@ use meridian_model::{
     status::Observed,
     time::Time,
 };
+use meridian_policies::budget::{Class, Purpose};
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::Instant,
@@ -72,6 +73,12 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest wait for the lead to be given up when the process ends.
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Sweeps and the market serve every tenant.
+const SWEEP: Purpose = Purpose::gateway(Class::Read);
+
+/// Until a probe is answered no delete leaves.
+const PROBE: Purpose = Purpose::gateway(Class::Delete);
+
 /// Settings of the pollers.
 #[derive(Debug, Clone, Copy)]
 pub struct PollSettings {
@@ -101,6 +108,8 @@ pub enum Watched {
 #[derive(Debug)]
 struct Watch {
     tell: watch::Sender<Watched>,
+    /// The most urgent of what it is watched for.
+    class: Class,
     due: Instant,
     interval: Duration,
 }
@@ -232,16 +241,19 @@ impl Poller {
         }
     }
 
-    /// Watches an instance closely until the receiver is dropped.
+    /// Watches an instance closely until the receiver is dropped. Watches of several tenants share a call, which is the
+    /// gateway's own and as urgent as the most urgent of them.
     #[must_use]
-    pub fn watch(&self, id: &CloudId) -> watch::Receiver<Watched> {
+    pub fn watch(&self, id: &CloudId, class: Class) -> watch::Receiver<Watched> {
         let mut watches = lock(&self.watches);
         let now = Instant::now();
         let entry = watches.entry(id.clone()).or_insert_with(|| Watch {
             tell: watch::Sender::new(Watched::Unasked),
+            class,
             due: now,
             interval: WATCH_INTERVAL_FIRST,
         });
+        entry.class = entry.class.min(class);
         entry.due = now;
         entry.interval = WATCH_INTERVAL_FIRST;
         let receiver = entry.tell.subscribe();
@@ -322,7 +334,7 @@ impl Poller {
         let mut swept = Swept::default();
         let mut last_total = 0;
         for _ in 0..SWEEP_PAGES_MAX {
-            let Page { items, next, total } = self.backend.list(from).await?;
+            let Page { items, next, total } = self.backend.list(from, &SWEEP).await?;
             // Where pages are counted by offset, a delete between two of them hides an instance.
             swept.hides |= total.is_some_and(|total| total < last_total);
             last_total = total.unwrap_or(0);
@@ -407,7 +419,7 @@ impl Poller {
 
     async fn watch_loop(&self) {
         loop {
-            let due = self.due_ids();
+            let (due, class) = self.due_ids();
             if due.is_empty() {
                 let next = self.next_due();
                 tokio::select! {
@@ -418,15 +430,16 @@ impl Poller {
                 continue;
             }
             let asked_at = self.clock.now();
-            match self.backend.describe(due.clone()).await {
+            match self.backend.describe(due.clone(), &Purpose::gateway(class)).await {
                 Ok(found) => self.tell(&due, asked_at, &found),
                 Err(error) => tracing::debug!(backend = %self.backend.id, %error, "watch failed"),
             }
         }
     }
 
-    /// The watched ids whose turn it is, the longest waiting first; their next turn is set.
-    fn due_ids(&self) -> Vec<CloudId> {
+    /// The watched ids whose turn it is, the longest waiting first, and the most urgent class among them; their next turn
+    /// is set.
+    fn due_ids(&self) -> (Vec<CloudId>, Class) {
         let now = Instant::now();
         let mut watches = lock(&self.watches);
         watches.retain(|_, watch| watch.tell.receiver_count() > 0);
@@ -434,13 +447,15 @@ impl Poller {
             watches.iter().filter(|(_, w)| w.due <= now).map(|(id, w)| (w.due, id.clone())).collect();
         due.sort();
         due.truncate(DESCRIBE_IDS_MAX);
+        let mut class = Class::Read;
         for (_, id) in &due {
             if let Some(watch) = watches.get_mut(id) {
+                class = class.min(watch.class);
                 watch.due = now + watch.interval;
                 watch.interval = (watch.interval * 2).min(self.settings.watch_interval);
             }
         }
-        due.into_iter().map(|(_, id)| id).collect()
+        (due.into_iter().map(|(_, id)| id).collect(), class)
     }
 
     fn next_due(&self) -> Instant {
@@ -486,10 +501,10 @@ impl Poller {
     }
 
     async fn read_market(&self) {
-        if let Ok(Some(zones)) = self.backend.zones().await {
+        if let Ok(Some(zones)) = self.backend.zones(&SWEEP).await {
             self.backend.market.set_zones(&zones);
         }
-        if let Ok(Some(usage)) = self.backend.usage().await {
+        if let Ok(Some(usage)) = self.backend.usage(&SWEEP).await {
             self.backend.market.set_usage(usage);
         }
         self.read_prices().await;
@@ -499,7 +514,7 @@ impl Poller {
     async fn read_prices(&self) {
         for (zone, shape) in self.backend.stale_prices(self.clock.now()) {
             let query = PriceQuery { zone: zone.clone(), shape: shape.clone(), capacity: CapacityType::OnDemand };
-            match self.backend.price(query).await {
+            match self.backend.price(query, &SWEEP).await {
                 Ok(Some(price)) => self.backend.market.set_price(&zone, &shape, price, self.clock.now()),
                 // No such call, or not for this size: the price book answers.
                 Ok(None) => return,
@@ -522,7 +537,7 @@ impl Poller {
             tick.tick().await;
             if self.backend.breakers.awaits_probe() {
                 // What it shows does not matter: the breakers hear whether it is answered.
-                let _ = self.backend.list(None).await;
+                let _ = self.backend.list(None, &PROBE).await;
             }
         }
     }

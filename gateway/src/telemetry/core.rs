@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::Unit,
 };
 
-use super::{Metrics, reconcile::ReconcileMetrics};
+use super::{Metrics, budget::BudgetMetrics, reconcile::ReconcileMetrics};
 
 /// Span of one call to a backend: `otel.kind=client`, `cloud.region`, `meridian.backend`, `meridian.verb`; at its end
 /// `meridian.effect` (`applied`, `not-applied` or `unknown`) and `error.type`.
@@ -92,6 +92,8 @@ pub struct CoreMetrics {
     limits_differ: Gauge,
     /// Those of the reconciler.
     pub reconcile: ReconcileMetrics,
+    /// Those of the vendors' budget.
+    pub budget: BudgetMetrics,
 }
 
 impl fmt::Debug for CoreMetrics {
@@ -127,6 +129,7 @@ impl CoreMetrics {
             journal_unwritable: Gauge::default(),
             limits_differ: Gauge::default(),
             reconcile: ReconcileMetrics::register(metrics),
+            budget: BudgetMetrics::register(metrics),
         };
         metrics.register(|r| {
             r.register("meridian_vendor_calls", "Calls to backends by verb and outcome", core.calls.clone());

@@ -9,6 +9,7 @@
 
 mod admin;
 mod audit;
+mod budget;
 mod cli;
 mod config;
 mod create;

@@ -34,7 +34,7 @@ use meridian_model::{
 use serde_json::{Value, json};
 
 use crate::{
-    journeys::world::{World, ask, at, core_beside, create, spec_from, until},
+    journeys::world::{LOOK, World, ask, at, core_beside, create, spec_from, until},
     replicas::flaky::{Answers, Flaky},
 };
 
@@ -80,7 +80,7 @@ async fn plant(world: &World, region: &str, name: CloudName) -> CloudId {
         shape: backend.capability.round_up(&shape).unwrap(),
         marks: Default::default(),
     };
-    backend.create(call, world.core.clock.now()).await.unwrap()
+    backend.create(call, world.core.clock.now(), (&LOOK, None)).await.unwrap()
 }
 
 async fn exists(world: &World, id: &CloudId) -> bool {
@@ -344,7 +344,7 @@ async fn an_instance_deleted_behind_our_back_is_lost_and_charged_no_longer() {
         ids.push(run(&world, &format!("i-{n}"), EKSCI).await);
     }
     sweeps(&world, 1).await;
-    backend(&world, EKSCI).delete(ids.remove(0)).await.unwrap();
+    backend(&world, EKSCI).delete(ids.remove(0), &LOOK).await.unwrap();
     until("its charge ends", || async { world.used_instances("acme").await == 4 }).await;
     until("it is said", || async { world.get("acme", "i-0").await.unwrap().status.phase == Phase::Failed }).await;
     sweeps(&world, 2).await;
@@ -385,10 +385,10 @@ async fn of_two_one_is_called_lost_and_the_last_of_a_backend_that_hides_is_not()
     let world = world(REMOVE).await;
     let (first, last) = (run(&world, "i-0", ECI).await, run(&world, "i-1", ECI).await);
     sweeps(&world, 1).await;
-    backend(&world, ECI).delete(first).await.unwrap();
+    backend(&world, ECI).delete(first, &LOOK).await.unwrap();
     until("its charge ends", || async { world.used_instances("acme").await == 1 }).await;
     // An empty list is what this vendor answers who may not list, too.
-    backend(&world, ECI).delete(last).await.unwrap();
+    backend(&world, ECI).delete(last, &LOOK).await.unwrap();
     until("it is gone", || async { world.existing().await.is_empty() }).await;
     sweeps(&world, 8).await;
     assert_eq!(world.used_instances("acme").await, 1);
@@ -494,7 +494,7 @@ async fn an_import_is_not_taken_for_an_interrupted_one_while_it_is_written() {
     let foreign = plant(&world, ECI, "legacy-db".parse().unwrap()).await;
     let wish = import(ECI, &foreign, "old");
     until("it runs", || async {
-        let found = backend(&world, ECI).describe(vec![foreign.clone()]).await.unwrap();
+        let found = backend(&world, ECI).describe(vec![foreign.clone()], &LOOK).await.unwrap();
         found.iter().any(|o| o.phase.proves_capacity())
     })
     .await;
@@ -518,7 +518,7 @@ async fn an_import_gives_way_to_another_tenants_that_was_claimed_at_once() {
     let foreign = plant(&world, ECI, "legacy-db".parse().unwrap()).await;
     let (wish, source) = (import(ECI, &foreign, "old"), format!("{ECI}/{foreign}"));
     until("it runs", || async {
-        let found = backend(&world, ECI).describe(vec![foreign.clone()]).await.unwrap();
+        let found = backend(&world, ECI).describe(vec![foreign.clone()], &LOOK).await.unwrap();
         found.iter().any(|o| o.phase.proves_capacity())
     })
     .await;

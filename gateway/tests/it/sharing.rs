@@ -15,7 +15,7 @@ use meridian_policies::health::BreakerView;
 use serde_json::{Value, json};
 use tokio::{runtime::Runtime, time::Instant};
 
-use crate::journeys::world::{World, ask, core_beside, create, spec, until};
+use crate::journeys::world::{LOOK, World, ask, core_beside, create, spec, until};
 
 /// The sweep interval of these tests' gateways.
 const SWEEP: Duration = Duration::from_millis(300);
@@ -108,7 +108,7 @@ async fn each_backend_is_read_once(ledger: Arc<dyn Ledger>, shared: [Arc<dyn Sha
     let existing = world.existing().await;
     for poller in world.core.pollers.all().into_iter().chain(other.core.pollers.all()) {
         let id = &poller.backend().id;
-        let sight = poller.look_at(&"nothing-of-ours".parse().unwrap()).await.unwrap();
+        let sight = poller.look_at(&"nothing-of-ours".parse().unwrap(), &LOOK).await.unwrap();
         let tells = !poller.backend().capability.denies_silently
             || existing.iter().any(|instance| instance["region"] == id.as_str());
         assert_eq!((sight.found.len(), sight.proves_absence()), (0, tells), "{id}");
@@ -178,7 +178,7 @@ async fn a_gateway_that_follows_probes_a_region_by_itself() {
     world.fault(json!({"kind": "serverError", "when": "before", "action": "Delete*", "region": "cn-hangzhou"})).await;
     for backend in &gateways {
         while backend.breakers.state(true) == BreakerView::Closed {
-            assert!(backend.delete("eci-nobody".parse().unwrap()).await.is_err());
+            assert!(backend.delete("eci-nobody".parse().unwrap(), &LOOK).await.is_err());
         }
     }
     world.control("DELETE", "/v1/faults", Value::Null).await;

@@ -12,7 +12,7 @@
 //!   their weights, but for one call each.
 //! - *Bounds.* Queues are bounded in all and per tenant; who cannot be served before its deadline is told at once.
 //!
-//! Time is a [`Duration`] since an origin of the caller's choice that never goes back. Deliberately absent: the wait
+//! Time is a `Duration` since an origin of the caller's choice that never goes back. Deliberately absent: the wait
 //! itself, and calls under way at once, which are the owner's (`gateway/src/regions`).
 
 mod lane;

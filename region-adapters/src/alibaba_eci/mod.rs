@@ -33,7 +33,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     AccountUsage, AdapterError, CallContext, CreateCall, Cursor, DESCRIBE_IDS_MAX, Page, PriceQuery, RegionAdapter,
-    ZoneReport,
+    VendorAction, ZoneReport,
     http::HttpClient,
     registry::{ConfigError, Configure},
 };
@@ -172,9 +172,27 @@ async fn within<T>(
     })
 }
 
+/// Calls a minute of actions whose limit is not documented: the least of those that are, of reading actions.
+const UNSTATED_PER_MINUTE: u32 = 500;
+
+/// Calls a minute from vendor-api README 4.7.
+const ACTIONS: &[VendorAction] = &[
+    VendorAction { name: CREATE.name, verbs: &["create"], calls_per_minute: 1000 },
+    VendorAction { name: DELETE.name, verbs: &["delete"], calls_per_minute: 1000 },
+    VendorAction { name: DESCRIBE.name, verbs: &["describe", "find", "list", "events"], calls_per_minute: 2000 },
+    VendorAction { name: PRICE.name, verbs: &["price"], calls_per_minute: 1000 },
+    // Sent with `DescribeRegions`, once each for every family of sizes.
+    VendorAction { name: AVAILABLE.name, verbs: &["zones"], calls_per_minute: UNSTATED_PER_MINUTE },
+    VendorAction { name: USAGE.name, verbs: &["usage"], calls_per_minute: UNSTATED_PER_MINUTE },
+];
+
 impl RegionAdapter for AlibabaEci {
     fn capability(&self) -> &Arc<Capability> {
         &self.capability
+    }
+
+    fn actions(&self) -> &'static [VendorAction] {
+        ACTIONS
     }
 
     async fn create(&self, at: CallContext, call: CreateCall) -> Result<CloudId, AdapterError> {

@@ -28,7 +28,8 @@ use meridian_model::{
 use serde::de::DeserializeOwned;
 
 use crate::{
-    AccountUsage, AdapterError, CallContext, CreateCall, Cursor, Page, PriceQuery, RegionAdapter, ZoneReport,
+    AccountUsage, AdapterError, CallContext, CreateCall, Cursor, Page, PriceQuery, RegionAdapter, VendorAction,
+    ZoneReport,
     http::HttpClient,
     registry::{ConfigError, Configure},
 };
@@ -259,9 +260,27 @@ fn misplaced(mut error: AdapterError) -> AdapterError {
 /// Bytes of a foreign error page kept as text: enough to recognise what sent it.
 const ERROR_BODY_SHOWN: usize = 200;
 
+/// Calls a minute: 20 a second and action (vendor-api README 1, from the actions' documents).
+const CALLS_PER_MINUTE: u32 = 20 * 60;
+
+const ACTIONS: &[VendorAction] = &[
+    VendorAction { name: "CreateEKSContainerInstances", verbs: &["create"], calls_per_minute: CALLS_PER_MINUTE },
+    VendorAction { name: "DeleteEKSContainerInstances", verbs: &["delete"], calls_per_minute: CALLS_PER_MINUTE },
+    VendorAction {
+        name: "DescribeEKSContainerInstances",
+        verbs: &["describe", "find", "list"],
+        calls_per_minute: CALLS_PER_MINUTE,
+    },
+    VendorAction { name: "DescribeEKSContainerInstanceEvent", verbs: &["events"], calls_per_minute: CALLS_PER_MINUTE },
+];
+
 impl RegionAdapter for TencentEksci {
     fn capability(&self) -> &Arc<Capability> {
         &self.capability
+    }
+
+    fn actions(&self) -> &'static [VendorAction] {
+        ACTIONS
     }
 
     async fn create(&self, at: CallContext, call: CreateCall) -> Result<CloudId, AdapterError> {

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use meridian_adapters::{AdapterError, Page};
 use meridian_model::{ids::BackendId, status::Observed};
+use meridian_policies::budget::{Class, Purpose};
 
 use super::merge::Place;
 use crate::{
@@ -18,6 +19,9 @@ const TRIES: u32 = 5;
 const WAIT: Duration = Duration::from_millis(500);
 /// Pages of one sweep, as for the pollers.
 const PAGES_MAX: usize = 20_000;
+
+/// While a ledger is rebuilt nobody is served: nothing is more urgent.
+const SWEEP: Purpose = Purpose::gateway(Class::Delete);
 
 /// Sweeps every backend at once.
 pub(super) async fn all(pollers: &Pollers) -> BTreeMap<BackendId, Place> {
@@ -54,7 +58,7 @@ async fn place(poller: &Arc<Poller>) -> Place {
 pub(crate) async fn complete(backend: &Backend) -> Result<Option<Vec<Observed>>, AdapterError> {
     let (mut ours, mut from, mut total_last) = (Vec::new(), None, 0);
     for _ in 0..PAGES_MAX {
-        let Page { items, next, total } = backend.list(from).await?;
+        let Page { items, next, total } = backend.list(from, &SWEEP).await?;
         let total = total.unwrap_or(0);
         if total < total_last {
             return Ok(None);

@@ -13,6 +13,7 @@ use meridian_model::{
     ids::{CloudId, CloudName},
     status::Observed,
 };
+use meridian_policies::budget::Purpose;
 
 use super::{Poller, lock};
 
@@ -79,11 +80,11 @@ impl Poller {
     ///
     /// # Errors
     /// The backend cannot be asked for it.
-    pub async fn look_up(&self, name: CloudName, concludes: bool) -> Result<Sight, AdapterError> {
-        let before = if concludes { self.tells_by_canaries().await } else { Silence::Unknown };
-        let found = self.backend.find(name).await?;
+    pub async fn look_up(&self, name: CloudName, concludes: bool, purpose: &Purpose) -> Result<Sight, AdapterError> {
+        let before = if concludes { self.tells_by_canaries(purpose).await } else { Silence::Unknown };
+        let found = self.backend.find(name, purpose).await?;
         let silence = match before {
-            Silence::Proof if found.is_empty() => self.tells_by_canaries().await,
+            Silence::Proof if found.is_empty() => self.tells_by_canaries(purpose).await,
             told => told,
         };
         Ok(Sight { found, silence: self.in_trusted_company(silence) })
@@ -93,7 +94,7 @@ impl Poller {
     ///
     /// # Errors
     /// The backend cannot be asked.
-    pub async fn look_at(&self, id: &CloudId) -> Result<Sight, AdapterError> {
+    pub async fn look_at(&self, id: &CloudId, purpose: &Purpose) -> Result<Sight, AdapterError> {
         let mut asked = lock(&self.canaries).clone();
         // It is one itself if it was shown before: not to be shown now is no proof then, unless others are.
         let canaries = asked.len();
@@ -101,15 +102,15 @@ impl Poller {
             asked.push(id.clone());
         }
         let (found, others): (Vec<_>, Vec<_>) =
-            self.backend.describe(asked).await?.into_iter().partition(|o| o.id.as_ref() == Some(id));
+            self.backend.describe(asked, purpose).await?.into_iter().partition(|o| o.id.as_ref() == Some(id));
         Ok(Sight { found, silence: self.in_trusted_company(self.told_by(canaries, others.len())) })
     }
 
     /// What silence means now, by what is known to be there.
-    async fn tells_by_canaries(&self) -> Silence {
+    async fn tells_by_canaries(&self, purpose: &Purpose) -> Silence {
         let canaries = lock(&self.canaries).clone();
         let asked = canaries.len();
-        let shown = if asked == 0 { Ok(Vec::new()) } else { self.backend.describe(canaries).await };
+        let shown = if asked == 0 { Ok(Vec::new()) } else { self.backend.describe(canaries, purpose).await };
         // Whoever is not answered learns nothing.
         shown.map_or(Silence::Unknown, |shown| self.told_by(asked, shown.len()))
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     created, in_region,
-    world::{World, ask, create, until},
+    world::{LOOK, World, ask, create, until},
 };
 
 /// Hides what is there from who may not list.
@@ -87,9 +87,9 @@ async fn what_is_not_shown_is_gone_only_beside_something_that_is() {
     let (no_id, no_name) = (CloudId::new("eci-none").unwrap(), CloudName::new("m1-none").unwrap());
     let told = async || {
         let sights = [
-            poller.look_up(no_name.clone(), true).await.unwrap(),
-            poller.look_at(&no_id).await.unwrap(),
-            poller.look_at(&stays).await.unwrap(),
+            poller.look_up(no_name.clone(), true, &LOOK).await.unwrap(),
+            poller.look_at(&no_id, &LOOK).await.unwrap(),
+            poller.look_at(&stays, &LOOK).await.unwrap(),
         ];
         sights.map(|sight| (sight.found.len(), sight.silence))
     };
@@ -99,6 +99,6 @@ async fn what_is_not_shown_is_gone_only_beside_something_that_is() {
     world.fault(json!({"kind": "emptyList", "region": HIDES})).await;
     assert_eq!(told().await, [(0, Silence::Hidden); 3], "nor is what was shown itself");
     assert!(poller.trusts_sweeps());
-    let unproven = poller.look_up(no_name, false).await.unwrap();
+    let unproven = poller.look_up(no_name, false, &LOOK).await.unwrap();
     assert_eq!(unproven.silence, Silence::Unknown, "nobody asked what it means");
 }

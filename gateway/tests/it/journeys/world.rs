@@ -23,13 +23,19 @@ use meridian_ledger::{
     embedded::{EmbeddedLedger, Options, SealKey},
 };
 use meridian_model::{ids::TenantId, instance::InstanceSpec};
-use meridian_policies::access::Role;
+use meridian_policies::{
+    access::Role,
+    budget::{Class, Purpose},
+};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 /// Longest wait for anything in a test.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// For what a test looks at a backend itself.
+pub const LOOK: Purpose = Purpose::gateway(Class::Read);
 
 /// How long a create is waited for, and the regions' effect bound in milliseconds.
 struct Pace(&'static str, u64);
