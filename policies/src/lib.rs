@@ -6,10 +6,14 @@
 pub mod access;
 pub mod admit;
 pub mod budget;
+pub mod expr;
 pub mod health;
+pub mod image;
+pub mod library;
 mod mix;
 pub mod placement;
 pub mod quota;
 pub mod rate;
+pub mod rules;
 pub mod share;
 pub mod tenant;

@@ -78,12 +78,19 @@ impl Metadata {
 
     /// Names of everything a package is built with, directly or not, tests and build scripts apart.
     pub fn closure(&self, name: &str) -> BTreeSet<&str> {
+        self.closure_up_to(name, &[])
+    }
+
+    /// The same without what only the crates of these names bring in.
+    pub fn closure_up_to(&self, name: &str, ends: &[&str]) -> BTreeSet<&str> {
         let nodes: BTreeMap<&str, &Node> = self.resolve.nodes.iter().map(|n| (n.id.as_str(), n)).collect();
         let names: BTreeMap<&str, &str> = self.packages.iter().map(|p| (p.id.as_str(), p.name.as_str())).collect();
         let mut open: Vec<&str> = self.packages.iter().filter(|p| p.name == name).map(|p| p.id.as_str()).collect();
         let mut seen = BTreeSet::new();
         while let Some(id) = open.pop() {
-            let Some(node) = nodes.get(id) else { continue };
+            let Some(node) = nodes.get(id).filter(|_| names.get(id).is_none_or(|n| !ends.contains(n))) else {
+                continue;
+            };
             for dep in node.deps.iter().filter(|d| d.dep_kinds.iter().any(|k| k.kind.is_none())) {
                 if seen.insert(dep.pkg.as_str()) {
                     open.push(&dep.pkg);
