@@ -15,6 +15,7 @@ pub mod identity;
 pub mod journal;
 pub mod operation;
 pub mod planner;
+pub mod policies;
 pub mod process;
 pub mod profiles;
 pub mod refusal;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use meridian_model::{ids::BackendId, quantity::Span};
 
-use super::admin::Admin;
+use super::{admin::Admin, policy::Policy};
 
 /// How long `--wait` and `wait` look before they give up: covers six attempts of the default 60 s driver budget
 /// only in part, because a person who waits longer has left.
@@ -135,6 +135,15 @@ pub(super) enum Verb {
                       meridian audit verify --key PUBLIC_KEY /var/lib/meridian/audit"
     )]
     Audit(Audit),
+    /// Check policies, and find ready ones
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  meridian policy check -f policies.d\n  meridian policy library\n  \
+                      meridian policy library required-labels > policies.d/required-labels.yaml\n\nRules are in CEL. \
+                      Variables: object (the instance as in the REST API), shape (its\nsize), request (operation, \
+                      principal, roles, time), tenant (name), params (the document's)."
+    )]
+    Policy(Policy),
     /// Run gateway and simulated clouds together, with two tenants
     #[command(after_help = "Examples:\n  meridian demo\n  meridian demo --data-dir ./demo\n  \
                             meridian demo --cloudsim http://127.0.0.1:7070\n\nWhen it is ready, the last line on stdout is \

@@ -18,6 +18,7 @@ mod life;
 mod local;
 mod manifest;
 mod output;
+mod policy;
 mod progress;
 mod risks;
 mod tree;
@@ -70,6 +71,7 @@ fn run(cli: &Cli, env: &Environment) -> Result<(), Failure> {
         Verb::Check(args) => local::check(args),
         Verb::Ledger(command) => ledger::run(command),
         Verb::Audit(command) => audit::run(command),
+        Verb::Policy(command) => policy::local(command),
         Verb::Demo(args) => local::demo(args, env),
         Verb::Cloudsim(args) => local::cloudsim(args),
         Verb::Context(command) => context::run(command, &cli.global, env),
@@ -117,6 +119,7 @@ fn ask(cli: &Cli, env: &Environment) -> Result<(), Failure> {
             | Verb::Check(_)
             | Verb::Ledger(_)
             | Verb::Audit(_)
+            | Verb::Policy(_)
             | Verb::Demo(_)
             | Verb::Cloudsim(_)
             | Verb::Context(_)

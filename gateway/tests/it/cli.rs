@@ -5,6 +5,7 @@ mod demo;
 mod examples;
 mod harness;
 mod ledger;
+mod policy;
 
 use std::process::Stdio;
 
