@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use meridian_ledger::{
-    Ledger as LedgerTrait, LedgerError,
+    Ledger as LedgerTrait, LedgerError, Quota,
     recovery::{Begun, Finish, Recovery, TenantStanding},
     redis::{CheckError, RedisLedger, Warning},
 };
@@ -83,7 +83,7 @@ async fn init(config: &Config, recovery: &Arc<dyn Recovery>, nothing_at: &[Backe
         let Begun::Yours(token) = begun else {
             return Err(refused("a gateway rebuilds this ledger already", "wait for it; see `meridian ledger status`"));
         };
-        let how = Finish::Rebuilt { limits: tenant.quota, seq: 0 };
+        let how = Finish::Rebuilt { quota: Quota { limits: tenant.quota, ..Quota::default() }, seq: 0 };
         if !recovery.finish(&token, how).await.map_err(unanswered)? {
             return Err(refused("a gateway has begun to rebuild this ledger", "wait for it"));
         }

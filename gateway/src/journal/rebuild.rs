@@ -30,7 +30,7 @@ use std::{
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use meridian_ledger::{
-    Ledger, LedgerError,
+    Ledger, LedgerError, Quota,
     recovery::{Begun, Confirmation, Finish, Member, Recovery, RemainingPage, TenantStanding, Token},
 };
 use meridian_model::{
@@ -257,9 +257,10 @@ impl Rebuilder {
 
     /// Ends a loss that was none.
     async fn confirm(&self, tenant: &TenantId) -> Result<(), LedgerError> {
-        let limits = self.parts.directory.load().quota(tenant);
+        let quota = self.parts.directory.load().quota(tenant);
+        let quota = quota.map(|limits| Quota { limits, ..Quota::default() });
         if let Begun::Yours(token) = self.begin(tenant).await?
-            && self.parts.recovery.finish(&token, Finish::Untouched { limits }).await?
+            && self.parts.recovery.finish(&token, Finish::Untouched { quota }).await?
         {
             tracing::info!(%tenant, "every gateway confirms that nothing is missing; the ledger goes on");
         }
@@ -471,7 +472,8 @@ impl Rebuilder {
             }
         }
         let limits = directory.load().quota(&token.tenant).unwrap_or_default();
-        if !recovery.finish(token, Finish::Rebuilt { limits, seq }).await? {
+        let quota = Quota { limits, ..Quota::default() };
+        if !recovery.finish(token, Finish::Rebuilt { quota, seq }).await? {
             return Err(lost());
         }
         tracing::warn!(tenant = %token.tenant, records = count, "rebuilt; the ledger takes writes again");

@@ -23,14 +23,14 @@ use meridian_gateway::{
     store,
 };
 use meridian_ledger::{
-    Claim, Claimed, Ledger, Step, Stepped,
+    Claim, Claimed, Ledger, Quota, Step, Stepped,
     embedded::SealKey,
     recovery::{Begun, Finish, Recovery as _},
     redis,
 };
 use meridian_model::{
     ids::TenantId,
-    operation::{OperationRecord, QuotaLimits},
+    operation::OperationRecord,
 };
 use serde_json::json;
 use tokio::{task::JoinSet, time::Instant};
@@ -263,7 +263,7 @@ async fn open(server: &Redis) -> anyhow::Result<Arc<dyn Ledger>> {
     let Begun::Yours(token) = ledger.begin(&tenant, "init", "init", INIT_LEASE).await? else {
         bail!("an empty Redis is not empty")
     };
-    let how = Finish::Rebuilt { limits: QuotaLimits::default(), seq: 0 };
+    let how = Finish::Rebuilt { quota: Quota::default(), seq: 0 };
     ensure!(ledger.finish(&token, how).await?, "the bare ledger is not begun");
     ledger.enlist(std::iter::once(tenant).collect()).await?;
     Ok(Arc::new(ledger))

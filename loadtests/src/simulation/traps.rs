@@ -11,12 +11,13 @@ use std::{
 };
 
 use meridian_ledger::{
-    Claim, Claimed, Feed, FeedPosition, Known, Ledger, LedgerFuture, RecordPage, Standing, Step, Stepped, TakeOver,
-    TakenOver, Usage,
+    Books, Claim, Claimed, Feed, FeedPosition, Known, Ledger, LedgerFuture, RecordPage, Standing, Step, Stepped,
+    TakeOver, TakenOver, Usage,
 };
 use meridian_model::{
     ids::{BackendId, InstanceName, OperationId, TenantId},
     operation::{AttemptState, OperationRecord, QuotaLimits},
+    quota::QuotaTree,
     time::Time,
 };
 
@@ -185,6 +186,14 @@ impl Ledger for Trapped {
 
     fn set_limits(&self, tenant: &TenantId, limits: QuotaLimits) -> LedgerFuture<'_, ()> {
         self.inner.set_limits(tenant, limits)
+    }
+
+    fn books(&self, tenant: &TenantId) -> LedgerFuture<'_, Books> {
+        self.inner.books(tenant)
+    }
+
+    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree) -> LedgerFuture<'_, ()> {
+        self.inner.set_tree(tenant, tree)
     }
 
     fn expire(&self, keep_until: Time, forget_until: Time, limit: usize) -> LedgerFuture<'_, usize> {

@@ -13,11 +13,12 @@ use std::{sync::Arc, time::Duration};
 
 use meridian_model::{
     ids::{InstanceName, InstanceUid, OperationId, TenantId},
-    instance::{Container, EnvVar, InstanceSpec},
-    operation::{Charge, OperationRecord, OperationState},
+    instance::{Container, EnvVar, InstanceSpec, Shape},
+    operation::{Attempt, AttemptState, Charge, OperationRecord, OperationState, PROJECT},
     quantity::{MemoryMib, MilliCpu},
     time::Time,
 };
+use meridian_policies::quota::{Beside, charge_of};
 
 pub use self::{memory::MemoryLedger, shared::shared_suite};
 use crate::{Claim, Claimed, Ledger, Step, Stepped};
@@ -75,6 +76,55 @@ pub fn sample_claim(tenant: &str, op: &str, name: &str) -> Claim {
         now: START,
         lease: Duration::from_secs(10),
     }
+}
+
+/// An attempt that runs in a region of an adapter; of the size and price of [`one_instance`] of a core.
+#[must_use]
+pub fn attempt_at(n: u32, provider: &str, region: &str, gpu_model: Option<&str>) -> Attempt {
+    let shape = Shape {
+        cpu: MilliCpu(1000),
+        memory: MemoryMib(2000),
+        gpu_type: gpu_model.map(str::to_owned),
+        gpu_count: u32::from(gpu_model.is_some()),
+    };
+    Attempt {
+        n,
+        backend: id(provider),
+        adapter: id(provider),
+        region: id(region),
+        zone: id(region),
+        token: id("token"),
+        name: id(&format!("cloud-{n}")),
+        takes: Some(charge_of(&shape, Beside::default())),
+        shape,
+        price: None,
+        state: AttemptState::Running,
+        started_at: START,
+        armed_at: START,
+        sends: 1,
+        cloud_id: None,
+        place_until: None,
+        fault: None,
+        changed_at: START,
+    }
+}
+
+/// The record with an attempt in a region, charged to a project.
+#[must_use]
+pub fn placed(
+    mut record: Box<OperationRecord>,
+    (project, provider, region): (Option<&str>, &str, &str),
+    charge: Charge,
+) -> Box<OperationRecord> {
+    record.annotations.extend(project.map(|name| (PROJECT.to_owned(), name.to_owned())));
+    let n = u32::try_from(record.attempts.len()).unwrap_or_default() + 1;
+    for attempt in &mut record.attempts {
+        attempt.state = AttemptState::Absent;
+    }
+    record.attempts.push(attempt_at(n, provider, region, (charge.gpu > 0).then_some("T4")));
+    record.state = OperationState::Placing;
+    record.charge = charge;
+    record
 }
 
 /// A charge of one instance of so many thousandths of a core.

@@ -14,6 +14,7 @@
 mod amounts;
 mod check;
 mod leases;
+mod pots;
 #[cfg(test)]
 mod power;
 mod steps;
@@ -37,11 +38,12 @@ use std::{
 use meridian_model::{
     ids::{InstanceName, OperationId, TenantId},
     operation::{OperationRecord, QuotaLimits},
+    quota::QuotaTree,
     time::Time,
 };
 use redb::{
     Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, StorageError,
-    backends::FileBackend,
+    TableHandle, backends::FileBackend,
 };
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -52,14 +54,14 @@ pub use self::{
 use self::{
     leases::Leases,
     tables::{
-        DUE, Fault, LIMITS, META, META_SCHEMA, META_SEAL, META_STORE, NAMES, OPERATIONS, SCHEMA_VERSION, SPECS,
-        TOMBSTONES, Tables, USAGE,
+        DUE, Fault, LIMITS, META, META_SCHEMA, META_SEAL, META_STORE, NAMES, OPERATIONS, POTS, SCHEMA_VERSION, SPECS,
+        TOMBSTONES, TREES, Tables, USAGE,
     },
     writer::{Job, Store},
 };
 pub use crate::seal::{KeyError, SealKey};
 use crate::{
-    Claim, Claimed, Ledger, LedgerError, LedgerFuture, RecordPage, Step, Stepped, TakeOver, TakenOver, Usage,
+    Books, Claim, Claimed, Ledger, LedgerError, LedgerFuture, RecordPage, Step, Stepped, TakeOver, TakenOver, Usage,
     seal::{self, Sealer},
 };
 
@@ -210,7 +212,8 @@ impl EmbeddedLedger {
         let (db, incarnation, report) = opened.unwrap_or_else(|_| {
             Err(OpenError::Damaged { path: path.clone(), detail: "the store panicked".to_owned() })
         })?;
-        let store = Arc::new(Store { db, sealer, incarnation, failure: OnceLock::new() });
+        let store =
+            Arc::new(Store { db, sealer, trees: pots::Trees::default(), incarnation, failure: OnceLock::new() });
         let (queue, waiting) = mpsc::channel(writer::QUEUE_MAX);
         let writer = std::thread::Builder::new()
             .name("ledger-writer".to_owned())
@@ -364,6 +367,23 @@ impl Ledger for EmbeddedLedger {
         Box::pin(self.write(move |t| steps::set_limits(t, &tenant, &limits)))
     }
 
+    fn books(&self, tenant: &TenantId) -> LedgerFuture<'_, Books> {
+        let tenant = tenant.clone();
+        Box::pin(self.read(move |tx, _| {
+            let usage = Usage {
+                used: tables::read_json(&tx.open_table(USAGE)?, "usage", &tenant)?,
+                limits: tables::read_json(&tx.open_table(LIMITS)?, "limits", &tenant)?,
+            };
+            let lie = pots::read(&tx.open_table(POTS)?, &tenant)?;
+            Ok(Books { usage, pots: lie, tree: pots::read_tree(&tx.open_table(TREES)?, &tenant)? })
+        }))
+    }
+
+    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree) -> LedgerFuture<'_, ()> {
+        let (tenant, tree) = (tenant.clone(), tree.clone());
+        Box::pin(self.write(move |t| pots::set_tree(t, &tenant, &tree)))
+    }
+
     fn expire(&self, keep_until: Time, forget_until: Time, limit: usize) -> LedgerFuture<'_, usize> {
         Box::pin(self.write(move |t| steps::expire(t, keep_until, forget_until, limit)))
     }
@@ -486,6 +506,8 @@ fn write_meta(tx: &redb::WriteTransaction, store: &str, seal: &[u8]) -> Result<(
     tx.open_table(tables::EXPIRY)?;
     tx.open_table(USAGE)?;
     tx.open_table(LIMITS)?;
+    tx.open_table(POTS)?;
+    tx.open_table(TREES)?;
     Ok(())
 }
 
@@ -494,9 +516,12 @@ fn check_all(path: &Path, db: &Database, sealer: &Sealer, store: &str) -> Result
     let damaged = |detail: String| OpenError::Damaged { path: path.to_owned(), detail };
     let mut tx = db.begin_write().map_err(|e| damaged(e.to_string()))?;
     writer::make_durable(&mut tx, false).map_err(damaged)?;
+    // A file of an older version lacks some.
+    let is_whole = tx.list_tables().map_err(|e| damaged(e.to_string()))?.any(|table| table.name() == POTS.name());
     let (report, dirty) = {
-        let mut tables = Tables::open(&tx, sealer, store).map_err(|f| damaged(writer::reason(f)))?;
-        (check::check(&mut tables).map_err(|f| damaged(writer::reason(f)))?, tables.dirty)
+        let trees = pots::Trees::default();
+        let mut tables = Tables::open(&tx, (sealer, &trees), store).map_err(|f| damaged(writer::reason(f)))?;
+        (check::check(&mut tables).map_err(|f| damaged(writer::reason(f)))?, tables.dirty || !is_whole)
     };
     if dirty {
         tx.commit().map_err(|e| damaged(e.to_string()))?;

@@ -29,8 +29,10 @@ use meridian_model::{
     ids::{InstanceName, InstanceUid, OperationId, TenantId},
     instance::{InstanceSpec, Labels},
     operation::{Charge, OperationRecord, QuotaLimits},
+    quota::QuotaTree,
     time::Time,
 };
+use meridian_policies::quota::parts::Pots;
 
 pub use self::known::Known;
 pub use self::rules::{broken_rule, tombstone};
@@ -169,6 +171,26 @@ pub struct Usage {
     pub limits: QuotaLimits,
 }
 
+/// A tenant's quota as it is configured.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Quota {
+    /// Limits of the tenant itself.
+    pub limits: QuotaLimits,
+    /// How it is divided among projects and places.
+    pub tree: QuotaTree,
+}
+
+/// Where a tenant's charges lie, and how its quota is divided.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Books {
+    /// The sums, and the tenant's own limits.
+    pub usage: Usage,
+    /// The sums by project and place; all of them together are `usage.used`.
+    pub pots: Pots,
+    /// The quota tree.
+    pub tree: QuotaTree,
+}
+
 /// One page of a walk over all records.
 #[derive(Debug, Clone, Default)]
 pub struct RecordPage {
@@ -249,6 +271,16 @@ pub trait Ledger: Debug + Send + Sync + 'static {
 
     /// Sets a tenant's limits. Limits below the usage stop new charges and remove nothing.
     fn set_limits(&self, tenant: &TenantId, limits: QuotaLimits) -> LedgerFuture<'_, ()>;
+
+    /// A tenant's usage by project and place, and its quota tree.
+    fn books(&self, tenant: &TenantId) -> LedgerFuture<'_, Books>;
+
+    /// Sets a tenant's quota tree. What is in use already is not touched: a node that is over its quota takes nothing
+    /// more, and what belongs to a node that is gone counts on the root.
+    ///
+    /// # Errors
+    /// [`LedgerError::Invalid`] when the tree is not valid ([`meridian_policies::quota::tree::Tree::new`]).
+    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree) -> LedgerFuture<'_, ()>;
 
     /// Forgets tombstones of records whose last write was before `forget_until`, then shrinks gone records whose
     /// last write was before `keep_until` to tombstones (RELIABILITY 2.6); oldest first, at most `limit` and at

@@ -21,13 +21,10 @@ use std::{
     time::Duration,
 };
 
-use meridian_model::{
-    ids::TenantId,
-    operation::{OperationRecord, QuotaLimits},
-};
+use meridian_model::{ids::TenantId, operation::OperationRecord};
 use serde::{Deserialize, Serialize};
 
-use crate::LedgerFuture;
+use crate::{LedgerFuture, Quota};
 
 /// In place of an incarnation: somebody saw more of the data than is there.
 pub const BEHIND: &str = "behind";
@@ -147,18 +144,18 @@ pub enum Begun {
 }
 
 /// How a rebuild ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finish {
     /// No record was lost: all stays as it is, fences included. Limits have no place among the writes that gateways
     /// can miss, so they are set again.
     Untouched {
-        /// The tenant's limits; none leaves what is there.
-        limits: Option<QuotaLimits>,
+        /// The tenant's quota; none leaves what is there.
+        quota: Option<Quota>,
     },
     /// The records were restored: the usage is recomputed from their charges, and what was handed in is forgotten.
     Rebuilt {
-        /// The tenant's limits, which are lost with the rest.
-        limits: QuotaLimits,
+        /// The tenant's quota, which is lost with the rest.
+        quota: Quota,
         /// The next write has a place above it.
         seq: u64,
     },

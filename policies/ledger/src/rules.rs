@@ -2,9 +2,14 @@
 
 use std::sync::Arc;
 
-use meridian_model::operation::{Charge, Fence, OperationRecord, OperationState, RECORD_VERSION};
+use meridian_model::{
+    ids::TenantId,
+    operation::{Charge, Fence, OperationRecord, OperationState, RECORD_VERSION},
+    quota::QuotaTree,
+};
+use meridian_policies::quota::tree::Tree;
 
-use crate::Claim;
+use crate::{Claim, LedgerError};
 
 /// Counter of the fence that a claim gives out.
 const FIRST_COUNTER: u64 = 1;
@@ -37,6 +42,14 @@ pub fn broken_rule(old: &OperationRecord, next: &OperationRecord) -> Option<&'st
         !next.is_gone() || next.charge == Charge::default(),
     ];
     RULES.into_iter().zip(kept).find(|(_, kept)| !kept).map(|(rule, _)| rule)
+}
+
+/// The tree ready for checks, or all that is wrong with it.
+pub(crate) fn valid_tree(tenant: &TenantId, tree: &QuotaTree) -> Result<Tree, LedgerError> {
+    Tree::new(tree).map_err(|faults| {
+        let all: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        LedgerError::Invalid { place: format!("{tenant}/tree"), detail: all.join("; ") }
+    })
 }
 
 /// What is left of a record that is gone for long: enough to replay its final answer, no secret, no size.

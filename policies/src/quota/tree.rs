@@ -23,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use meridian_model::{
     error::QuotaShortage,
     ids::ProjectName,
+    operation::OperationRecord,
     quota::{Line, LineQuota, QuotaTree, Resource, Scope},
 };
 
@@ -138,6 +139,12 @@ fn signed(amount: u64) -> i64 {
 
 fn unsigned(amount: i64) -> u64 {
     u64::try_from(amount).unwrap_or_default()
+}
+
+/// Who a record asks for: an epoch above the first is a replacement.
+#[must_use]
+pub const fn class_of(record: &OperationRecord) -> Class {
+    if record.epoch > 1 { Class::Failover } else { Class::First }
 }
 
 /// Whether a limit of a line counts what lies in a pot.

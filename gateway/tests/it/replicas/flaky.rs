@@ -11,12 +11,13 @@ use std::{
 };
 
 use meridian_ledger::{
-    Claim, Claimed, Feed, FeedPosition, Known, Ledger, LedgerError, LedgerFuture, RecordPage, Standing, Step, Stepped,
-    TakeOver, TakenOver, Usage,
+    Books, Claim, Claimed, Feed, FeedPosition, Known, Ledger, LedgerError, LedgerFuture, RecordPage, Standing, Step,
+    Stepped, TakeOver, TakenOver, Usage,
 };
 use meridian_model::{
     ids::{InstanceName, OperationId, TenantId},
     operation::{OperationRecord, OperationState, QuotaLimits},
+    quota::QuotaTree,
     time::Time,
 };
 use tokio::sync::watch;
@@ -179,6 +180,16 @@ impl Ledger for Flaky {
     fn set_limits(&self, tenant: &TenantId, limits: QuotaLimits) -> LedgerFuture<'_, ()> {
         let tenant = tenant.clone();
         self.or(|| self.inner.set_limits(&tenant, limits))
+    }
+
+    fn books(&self, tenant: &TenantId) -> LedgerFuture<'_, Books> {
+        let tenant = tenant.clone();
+        self.or(|| self.inner.books(&tenant))
+    }
+
+    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree) -> LedgerFuture<'_, ()> {
+        let (tenant, tree) = (tenant.clone(), tree.clone());
+        self.or(|| self.inner.set_tree(&tenant, &tree))
     }
 
     fn expire(&self, keep_until: Time, forget_until: Time, limit: usize) -> LedgerFuture<'_, usize> {

@@ -5,11 +5,13 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use meridian_model::{
     operation::{Charge, OperationRecord, OperationState, QuotaLimits},
-    quantity::{MemoryMib, MilliCpu},
+    quantity::{MemoryMib, MilliCpu, PricePerHour},
+    quota::{LineQuota, QuotaNode, QuotaTree},
 };
+use meridian_policies::quota::parts::{Pot, Pots, total};
 
-use super::{at, claim_new, failed, id, one_instance, sample_claim, write};
-use crate::{Claimed, FeedPosition, Known, Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver, Usage};
+use super::{at, claim_new, failed, id, one_instance, placed, sample_claim, write};
+use crate::{Books, Claimed, FeedPosition, Known, Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver, Usage};
 
 type Case = fn(Arc<dyn Ledger>) -> Pin<Box<dyn Future<Output = ()>>>;
 
@@ -32,6 +34,10 @@ cases! {
     the_quota_is_never_oversold,
     lowered_limits_stop_growth_only,
     only_a_step_over_the_quota_passes_it,
+    charges_lie_where_they_are_made,
+    a_tree_holds_every_place_and_project,
+    parallel_creates_share_what_is_lent,
+    a_tree_that_is_not_valid_is_refused,
     broken_rules_are_refused,
     a_removal_is_asked_for_once,
     a_lease_is_waited_for,
@@ -256,6 +262,132 @@ async fn only_a_step_over_the_quota_passes_it(ledger: Arc<dyn Ledger>) {
     assert_eq!(ledger.step(Step::over_quota(fenced)).await.expect("step"), Stepped::Fenced);
     write(&*ledger, failed(second, at(2))).await;
     assert_eq!(used(&*ledger, "acme").await, one_instance(1000));
+}
+
+async fn charges_lie_where_they_are_made(ledger: Arc<dyn Ledger>) {
+    let acme = id("acme");
+    let one = Charge { gpu: 1, disk: MemoryMib(10), cost: PricePerHour(7), ..one_instance(1000) };
+    let first = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
+    let first = write(&*ledger, placed(first, (Some("shop"), "cloud-a", "r1"), one)).await;
+    let second = claim_new(&*ledger, sample_claim("acme", "op2", "db")).await;
+    write(&*ledger, placed(second, (None, "cloud-b", "r2"), one_instance(500))).await;
+    let unplaced = claim_new(&*ledger, sample_claim("acme", "op3", "job")).await;
+    write(&*ledger, Box::new(OperationRecord { charge: one_instance(10), ..*unplaced })).await;
+    let books = ledger.books(&acme).await.expect("books");
+    let pot = |text: &str| text.parse::<Pot>().expect("a pot");
+    let lie: Pots =
+        [(pot("shop|cloud-a|r1|T4"), one), (pot("|cloud-b|r2|"), one_instance(500)), (pot("|||"), one_instance(10))]
+            .into();
+    assert_eq!(books.pots, lie);
+    assert_eq!((books.usage, total(lie.values())), (ledger.usage(&acme).await.expect("usage"), books.usage.used));
+    // Moved elsewhere, while what was given up is charged where it is.
+    let mut moved = first.clone();
+    let condemned = moved.attempts.pop().expect("an attempt");
+    moved.condemned.push(condemned);
+    let both = Charge { gpu: 0, ..one_instance(2000) };
+    let moved = write(&*ledger, placed(moved, (None, "cloud-a", "r3"), Charge { instances: 2, ..both })).await;
+    let books = ledger.books(&acme).await.expect("books");
+    assert_eq!(
+        books.pots.get(&pot("shop|cloud-a|r1|T4")).copied().unwrap_or_default(),
+        Charge { gpu: 0, memory: MemoryMib(2000), ..one_instance(1000) }
+    );
+    assert_eq!(books.pots.get(&pot("shop|cloud-a|r3|")), Some(&one_instance(1000)));
+    let moved = OperationRecord { condemned: Vec::new(), attempts: Vec::new(), ..*moved };
+    write(&*ledger, failed(Box::new(moved), at(2))).await;
+    assert_eq!(ledger.books(&acme).await.expect("books").pots.len(), 2);
+}
+
+/// Root, `team` with `shop` and `blog` below it, `lab`.
+fn sample_tree(lines: &[(&str, &str, LineQuota)]) -> QuotaTree {
+    let node = |(name, parent): (&str, &str)| QuotaNode {
+        name: (!name.is_empty()).then(|| id(name)),
+        parent: (!parent.is_empty()).then(|| id(parent)),
+        lines: lines
+            .iter()
+            .filter(|(node, ..)| *node == name)
+            .map(|(_, line, quota)| (line.parse().expect("a line"), *quota))
+            .collect(),
+    };
+    let nodes = [("", ""), ("team", ""), ("shop", "team"), ("blog", "team"), ("lab", "")];
+    QuotaTree { nodes: nodes.into_iter().map(node).collect() }
+}
+
+async fn a_tree_holds_every_place_and_project(ledger: Arc<dyn Ledger>) {
+    let acme = id("acme");
+    let limit = |n| LineQuota { limit: Some(n), ..LineQuota::default() };
+    let tree = sample_tree(&[
+        ("", "instances", limit(4)),
+        ("team", "cpu@region:r1", limit(1500)),
+        ("shop", "cost@provider:cloud-b", limit(10)),
+        ("lab", "gpu:T4", limit(1)),
+    ]);
+    ledger.set_tree(&acme, &tree).await.expect("tree");
+    assert_eq!(ledger.books(&acme).await.expect("books").tree, tree);
+    let priced = |cost| Charge { cost: PricePerHour(cost), ..one_instance(1000) };
+    let gpu = Charge { gpu: 1, ..one_instance(1) };
+    let wishes = [
+        ("shop", "cloud-a", "r1", priced(99), None),
+        ("blog", "cloud-a", "r1", priced(0), Some(("cpu@region:r1", Some("team")))),
+        ("blog", "cloud-a", "r2", priced(0), None),
+        ("shop", "cloud-b", "r2", priced(11), Some(("cost@provider:cloud-b", Some("shop")))),
+        ("lab", "cloud-b", "r2", gpu, None),
+        ("lab", "cloud-b", "r2", gpu, Some(("gpu:T4", Some("lab")))),
+        ("nobody", "cloud-b", "r2", priced(11), None),
+        ("shop", "cloud-b", "r2", priced(1), Some(("instances", None))),
+    ];
+    for (n, (project, provider, region, charge, short)) in wishes.into_iter().enumerate() {
+        let record = claim_new(&*ledger, sample_claim("acme", &format!("op{n}"), &format!("n{n}"))).await;
+        let next = placed(record, (Some(project), provider, region), charge);
+        let answer = ledger.step(Step::within(next.clone())).await.expect("step");
+        match (answer, short) {
+            (Stepped::Written(_), None) => {}
+            (Stepped::QuotaExceeded(shortage), Some((line, node))) => {
+                assert_eq!((&*shortage.dimension, shortage.node), (line, node.map(id)), "wish {n}");
+                if n == 7 {
+                    let forced = ledger.step(Step::over_quota(next)).await.expect("step");
+                    assert!(matches!(forced, Stepped::Written(_)), "an operator's word passes a tree as well");
+                }
+            }
+            (answer, short) => panic!("wish {n}: {answer:?}, not {short:?}"),
+        }
+    }
+    ledger.set_tree(&acme, &QuotaTree::default()).await.expect("tree");
+    let record = claim_new(&*ledger, sample_claim("acme", "free", "free")).await;
+    write(&*ledger, placed(record, (Some("shop"), "cloud-b", "r2"), priced(11))).await;
+    assert_eq!(ledger.books(&acme).await.expect("books").tree, QuotaTree::default());
+}
+
+async fn parallel_creates_share_what_is_lent(ledger: Arc<dyn Ledger>) {
+    let of = |nominal| LineQuota { nominal: Some(nominal), ..LineQuota::default() };
+    let tree = sample_tree(&[
+        ("shop", "instances", of(10)),
+        ("blog", "instances", LineQuota { lending_limit: Some(2), ..of(6) }),
+        ("lab", "instances", LineQuota { borrowing_limit: Some(1), ..of(3) }),
+    ]);
+    ledger.set_tree(&id("acme"), &tree).await.expect("tree");
+    let creates = async |project: &'static str, count: usize| {
+        let ledger = &ledger;
+        let answers = (0..count).map(|n| async move {
+            let name = format!("{project}-{n}");
+            let record = claim_new(&**ledger, sample_claim("acme", &name, &name)).await;
+            let next = placed(record, (Some(project), "cloud-a", "r1"), one_instance(1));
+            matches!(ledger.step(Step::within(next)).await, Ok(Stepped::Written(_)))
+        });
+        join_all(answers).await.into_iter().filter(|written| *written).count()
+    };
+    assert_eq!(creates("lab", 9).await, 4, "its own three and one that is borrowed");
+    assert_eq!(creates("shop", 30).await, 11, "ten, and of blog's two that are lent one is left");
+    assert_eq!(creates("blog", 9).await, 4, "what it does not lend");
+}
+
+async fn a_tree_that_is_not_valid_is_refused(ledger: Arc<dyn Ledger>) {
+    let mut tree = sample_tree(&[]);
+    tree.nodes.remove(1);
+    match ledger.set_tree(&id("acme"), &tree).await {
+        Err(LedgerError::Invalid { detail, .. }) => assert!(detail.contains("there is no node team"), "{detail}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(ledger.books(&id("acme")).await.expect("books"), Books::default());
 }
 
 async fn broken_rules_are_refused(ledger: Arc<dyn Ledger>) {

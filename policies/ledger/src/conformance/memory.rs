@@ -10,14 +10,21 @@ use meridian_model::{
     ids::{InstanceName, OperationId, TenantId},
     operation::{Charge, Fence, OperationRecord, QuotaLimits, Removal},
     quantity::{MemoryMib, MilliCpu, PricePerHour},
+    quota::QuotaTree,
     time::Time,
 };
-use meridian_policies::quota;
+use meridian_policies::quota::{
+    self,
+    parts::{Pots, move_parts, parts},
+    tree::{self, Tree},
+};
 use tokio::sync::Notify;
 
 use crate::{
-    Claim, Claimed, Feed, FeedPosition, Known, Ledger, LedgerError, LedgerFuture, RecordPage, Step, Stepped, TakeOver,
-    TakenOver, Usage, broken_rule, rules::first_record, tombstone,
+    Books, Claim, Claimed, Feed, FeedPosition, Known, Ledger, LedgerError, LedgerFuture, RecordPage, Step, Stepped,
+    TakeOver, TakenOver, Usage, broken_rule,
+    rules::{first_record, valid_tree},
+    tombstone,
 };
 
 type Key = (TenantId, OperationId);
@@ -39,6 +46,7 @@ struct State {
     records: BTreeMap<Key, OperationRecord>,
     tombstones: BTreeMap<Key, OperationRecord>,
     limits: BTreeMap<TenantId, QuotaLimits>,
+    trees: BTreeMap<TenantId, QuotaTree>,
     leases: BTreeMap<String, Time>,
     seqs: BTreeMap<TenantId, u64>,
 }
@@ -78,6 +86,14 @@ impl State {
             disk: MemoryMib(sum.disk.0 + r.charge.disk.0),
             cost: PricePerHour(sum.cost.0 + r.charge.cost.0),
         })
+    }
+
+    fn pots(&self, tenant: &TenantId) -> Pots {
+        let mut pots = Pots::new();
+        for record in self.records.values().filter(|r| r.tenant == *tenant) {
+            move_parts(&mut pots, &Pots::new(), &parts(record));
+        }
+        pots
     }
 
     fn holder(&self, tenant: &TenantId, name: &InstanceName) -> Option<&OperationRecord> {
@@ -148,6 +164,13 @@ impl MemoryLedger {
         let kept = quota::release(state.used(&next.tenant), change.decrease);
         let limits = state.limits.get(&next.tenant).filter(|_| !step.over_quota).copied().unwrap_or_default();
         if let Err(shortage) = quota::charge(kept, change.increase, &limits) {
+            return Ok(Stepped::QuotaExceeded(shortage));
+        }
+        if !step.over_quota
+            && let Some(tree) = state.trees.get(&next.tenant).and_then(|tree| Tree::new(tree).ok())
+            && let Err(shortage) =
+                tree.admit(&state.pots(&next.tenant), &parts(old), &parts(&next), tree::class_of(&next))
+        {
             return Ok(Stepped::QuotaExceeded(shortage));
         }
         next.rev += 1;
@@ -301,6 +324,21 @@ impl Ledger for MemoryLedger {
 
     fn set_limits(&self, tenant: &TenantId, limits: QuotaLimits) -> LedgerFuture<'_, ()> {
         self.state().limits.insert(tenant.clone(), limits);
+        ready(Ok(()))
+    }
+
+    fn books(&self, tenant: &TenantId) -> LedgerFuture<'_, Books> {
+        let state = self.state();
+        let limits = state.limits.get(tenant).copied().unwrap_or_default();
+        let tree = state.trees.get(tenant).cloned().unwrap_or_default();
+        ready(Ok(Books { usage: Usage { used: state.used(tenant), limits }, pots: state.pots(tenant), tree }))
+    }
+
+    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree) -> LedgerFuture<'_, ()> {
+        if let Err(error) = valid_tree(tenant, tree) {
+            return ready(Err(error));
+        }
+        self.state().trees.insert(tenant.clone(), tree.clone());
         ready(Ok(()))
     }
 

@@ -7,14 +7,20 @@ use meridian_model::{
     ids::TenantId,
     operation::{Charge, OperationRecord},
 };
+use meridian_policies::quota::parts::{Pots, move_parts, parts};
 use redb::{ReadableTable, ReadableTableMetadata};
 
 use super::{
-    amounts,
+    amounts, pots,
     tables::{
         Expiring, Fault, Tables, attach_spec, damaged, decode_record, encode, expiry_key, name_key, pair_key, read_json,
     },
 };
+
+/// Charges by tenant.
+type Sums = BTreeMap<TenantId, Charge>;
+/// Where they lie.
+type Lie = BTreeMap<TenantId, Pots>;
 
 /// Most differences that are told one by one; the rest is counted.
 const DIFFERENCES_MAX: usize = 100;
@@ -67,21 +73,28 @@ impl OpenReport {
 /// Walks over everything and repairs what is derived.
 pub(super) fn check(t: &mut Tables<'_>) -> Result<OpenReport, Fault> {
     let mut report = OpenReport::default();
-    let sums = check_records(t, &mut report)?;
+    let (sums, lie) = check_records(t, &mut report)?;
     if !report.is_clean() {
         rebuild_indexes(t)?;
     }
     check_usage(t, &sums, &mut report)?;
+    for wrong in pots::check(t, &lie)? {
+        report.note_index(wrong);
+    }
     for entry in t.limits.iter()? {
         let tenant = tenant_of("limits", entry?.0.value())?;
         t.limits(&tenant)?;
+    }
+    for entry in t.trees.iter()? {
+        let tenant = tenant_of("trees", entry?.0.value())?;
+        pots::read_tree(&t.trees, &tenant)?;
     }
     Ok(report)
 }
 
 /// Reads every record, adds up the charges and compares the indexes, without writing.
-fn check_records(t: &Tables<'_>, report: &mut OpenReport) -> Result<BTreeMap<TenantId, Charge>, Fault> {
-    let mut sums = BTreeMap::<TenantId, Charge>::new();
+fn check_records(t: &Tables<'_>, report: &mut OpenReport) -> Result<(Sums, Lie), Fault> {
+    let (mut sums, mut lie) = (Sums::new(), Lie::new());
     let (mut names, mut due, mut expiry) = (0, 0, 0);
     for entry in t.operations.iter()? {
         let (key, bytes) = entry?;
@@ -92,6 +105,10 @@ fn check_records(t: &Tables<'_>, report: &mut OpenReport) -> Result<BTreeMap<Ten
         let sum = sums.entry(record.tenant.clone()).or_default();
         *sum = amounts::sum(sum, &record.charge)
             .ok_or_else(|| damaged("operations", key, "the tenant's charges exceed what can be counted"))?;
+        let parts = parts(&record);
+        if !parts.is_empty() {
+            move_parts(lie.entry(record.tenant.clone()).or_default(), &Pots::new(), &parts);
+        }
         let gone = record.is_gone();
         names += u64::from(!gone);
         due += u64::from(record.due.is_some());
@@ -120,7 +137,7 @@ fn check_records(t: &Tables<'_>, report: &mut OpenReport) -> Result<BTreeMap<Ten
             report.note_index(format!("{table} has {have} entries and should have {want}"));
         }
     }
-    Ok(sums)
+    Ok((sums, lie))
 }
 
 /// Compares the index entries of one record.
@@ -188,8 +205,8 @@ fn rebuild_indexes(t: &mut Tables<'_>) -> Result<(), Fault> {
 }
 
 /// Compares each tenant's usage with the sum of its charges and writes the sum where they differ.
-fn check_usage(t: &mut Tables<'_>, sums: &BTreeMap<TenantId, Charge>, report: &mut OpenReport) -> Result<(), Fault> {
-    let mut tenants: BTreeMap<TenantId, Charge> = sums.clone();
+fn check_usage(t: &mut Tables<'_>, sums: &Sums, report: &mut OpenReport) -> Result<(), Fault> {
+    let mut tenants = sums.clone();
     for entry in t.usage.iter()? {
         tenants.entry(tenant_of("usage", entry?.0.value())?).or_default();
     }

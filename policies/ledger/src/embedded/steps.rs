@@ -15,6 +15,7 @@ use redb::ReadableTable;
 use super::{
     amounts,
     leases::Leases,
+    pots,
     tables::{
         Expiring, Fault, Tables, damaged, decode_op, decode_record, encode, encode_record, expiry_bound, expiry_key,
         invalid, name_key, record_key, record_of_expiry,
@@ -70,12 +71,17 @@ pub(super) fn step(t: &mut Tables<'_>, step: Step) -> Result<Stepped, Fault> {
         Ok(usage) => usage,
         Err(shortage) => return Ok(Stepped::QuotaExceeded(shortage)),
     };
+    let moves = match pots::moves(t, (&old, &next), over_quota)? {
+        Ok(moves) => moves,
+        Err(shortage) => return Ok(Stepped::QuotaExceeded(shortage)),
+    };
     next.v = RECORD_VERSION;
     next.rev = old.rev.saturating_add(1);
     next.seq = t.next_seq(&next.tenant)?;
     let bytes = encode_record(&mut next)?;
     let spec = t.changed_spec(&key, &next.spec)?;
     let usage = usage.map(|u| encode(&u)).transpose()?;
+    pots::carry_out(t, moves)?;
     if let Some(usage) = usage {
         t.usage.insert(next.tenant.as_str(), usage.as_slice())?;
     }

@@ -9,10 +9,12 @@
 //! | `due` | tenant 0 operation | owner part of the fence; only of records with something to do |
 //! | `expiry` | kind, last write, tenant 0 operation | nothing; only of gone records (0) and tombstones (1) |
 //! | `usage`, `limits` | tenant | charge and limits as JSON |
+//! | `pots` | tenant 0 project, provider, region, GPU model | the charges that lie there, as JSON |
+//! | `trees` | tenant | quota tree as JSON; only of tenants that have one |
 //! | `seqs` | tenant | place of its last write |
 //! | `meta` | name | see the constants |
 //!
-//! `names`, `due`, `expiry` and `usage` follow from the rest; they are checked at every start. Identifiers hold no
+//! `names`, `due`, `expiry`, `usage` and `pots` follow from the rest; they are checked at every start. Identifiers hold no
 //! byte 0, so keys of one tenant lie together and in order of the second part.
 
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use meridian_model::{
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::pots::Trees;
 use crate::{LedgerError, seal::Sealer};
 
 /// Bytes of a record with its spec, far above what a request body (1 MiB) and its journal can fill.
@@ -41,6 +44,8 @@ pub(super) const DUE: TableDefinition<'static, Bytes, Bytes> = TableDefinition::
 pub(super) const EXPIRY: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new("expiry");
 pub(super) const USAGE: TableDefinition<'static, &str, Bytes> = TableDefinition::new("usage");
 pub(super) const LIMITS: TableDefinition<'static, &str, Bytes> = TableDefinition::new("limits");
+pub(super) const POTS: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new("pots");
+pub(super) const TREES: TableDefinition<'static, &str, Bytes> = TableDefinition::new("trees");
 pub(super) const SEQS: TableDefinition<'static, &str, u64> = TableDefinition::new("seqs");
 pub(super) const META: TableDefinition<'static, &str, Bytes> = TableDefinition::new("meta");
 
@@ -216,8 +221,12 @@ pub(super) struct Tables<'t> {
     pub(super) expiry: Table<'t, Bytes, Bytes>,
     pub(super) usage: Table<'t, &'static str, Bytes>,
     pub(super) limits: Table<'t, &'static str, Bytes>,
+    pub(super) pots: Table<'t, Bytes, Bytes>,
+    pub(super) trees: Table<'t, &'static str, Bytes>,
     pub(super) seqs: Table<'t, &'static str, u64>,
     pub(super) sealer: &'t Sealer,
+    /// Trees that are ready for checks.
+    pub(super) made: &'t Trees,
     /// Incarnation of the store.
     pub(super) store: &'t str,
     /// Something was written; without it there is nothing to commit.
@@ -225,7 +234,11 @@ pub(super) struct Tables<'t> {
 }
 
 impl<'t> Tables<'t> {
-    pub(super) fn open(tx: &'t WriteTransaction, sealer: &'t Sealer, store: &'t str) -> Result<Self, Fault> {
+    pub(super) fn open(
+        tx: &'t WriteTransaction,
+        (sealer, made): (&'t Sealer, &'t Trees),
+        store: &'t str,
+    ) -> Result<Self, Fault> {
         Ok(Self {
             operations: tx.open_table(OPERATIONS)?,
             specs: tx.open_table(SPECS)?,
@@ -235,8 +248,11 @@ impl<'t> Tables<'t> {
             expiry: tx.open_table(EXPIRY)?,
             usage: tx.open_table(USAGE)?,
             limits: tx.open_table(LIMITS)?,
+            pots: tx.open_table(POTS)?,
+            trees: tx.open_table(TREES)?,
             seqs: tx.open_table(SEQS)?,
             sealer,
+            made,
             store,
             dirty: false,
         })

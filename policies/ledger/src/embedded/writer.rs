@@ -14,7 +14,10 @@ use std::{
 use redb::{Database, Durability, WriteTransaction};
 use tokio::sync::mpsc;
 
-use super::tables::{Fault, Tables};
+use super::{
+    pots::Trees,
+    tables::{Fault, Tables},
+};
 use crate::{LedgerError, seal::Sealer};
 
 /// Commands that wait for the writer; further callers wait for room. Two full transactions: enough that the writer
@@ -40,6 +43,8 @@ pub type FatalHook = Box<dyn FnOnce(&str) + Send>;
 pub(super) struct Store {
     pub(super) db: Database,
     pub(super) sealer: Sealer,
+    /// Quota trees that are ready for checks.
+    pub(super) trees: Trees,
     /// Incarnation of the store.
     pub(super) incarnation: String,
     /// Why the ledger cannot go on.
@@ -113,7 +118,7 @@ fn transact(
     let mut tx = store.db.begin_write().map_err(|e| text(e.into()))?;
     make_durable(&mut tx, quick_repair)?;
     let dirty = {
-        let mut tables = Tables::open(&tx, &store.sealer, &store.incarnation).map_err(reason)?;
+        let mut tables = Tables::open(&tx, (&store.sealer, &store.trees), &store.incarnation).map_err(reason)?;
         for job in jobs {
             answers.push(job(&mut tables)?);
         }

@@ -7,9 +7,11 @@
 //! | key | type | what |
 //! |---|---|---|
 //! | `T:meta` | hash | `incarnation`: `run_id` of the server under which all this is whole, or `behind` when somebody saw more of it; `generation`: how often it was confirmed or rebuilt; `seq`: place of the last write; `joining` while the tenant is being made |
-//! | `T:op:OP` | hash | a record: `b` JSON without spec, `s` sealed spec, `h` digest of the spec, `r` revision, `q` place, `f` fence (store, counter, owner in lines), `d` due or empty, `m` last write, `x` removal asked for or empty, `u` uid, `i` creation, name, fingerprint in lines, `w` gone, epoch, five charges in words; `z` in what an expired record left, which has no `s h w d` |
+//! | `T:op:OP` | hash | a record: `b` JSON without spec, `s` sealed spec, `h` digest of the spec, `r` revision, `q` place, `f` fence (store, counter, owner in lines), `d` due or empty, `m` last write, `x` removal asked for or empty, `u` uid, `i` creation, name, fingerprint in lines, `w` gone, epoch, five charges in words, `p` where its charge lies in rows; `z` in what an expired record left, which has no `s h w d p` |
 //! | `T:names` | hash | name -> operation that is not gone |
 //! | `T:usage`, `T:limits` | hash | dimension 1 to 5 (instances, cpu, memory, gpu, public addresses) -> amount |
+//! | `T:pots` | hash | where the charges lie: project, provider, region and GPU model -> seven amounts (and disk, price) in words; `#`: the generation under which they were added up (`lua/pots.lua`) |
+//! | `T:tree` | hash | the quota tree: `json` as it was given, `plan` as scripts read it; not there without one |
 //! | `T:changed` | zset | operation by place: the feed |
 //! | `T:ops` | zset | operations, all of score 0: the order of pages |
 //! | `T:open:OWNER` | zset | operations that are due and have this owner, all of score 0 |
@@ -40,6 +42,7 @@ mod keys;
 mod leases;
 mod link;
 mod options;
+mod pots;
 mod record;
 mod recovery;
 mod scripts;
@@ -59,9 +62,11 @@ use std::{
 
 use meridian_model::{
     ids::{InstanceName, OperationId, TenantId},
-    operation::{OperationRecord, QuotaLimits},
+    operation::{Charge, OperationRecord, QuotaLimits},
+    quota::QuotaTree,
     time::Time,
 };
+use meridian_policies::quota::parts;
 use redis::Value;
 use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
@@ -75,8 +80,8 @@ pub use self::{
 };
 use self::{keys::Keys, scripts::Scripts};
 use crate::{
-    Claim, Claimed, Feed, FeedPosition, Known, Ledger, LedgerError, LedgerFuture, RecordPage, Standing, Step, Stepped,
-    TakeOver, TakenOver, Usage,
+    Books, Claim, Claimed, Feed, FeedPosition, Known, Ledger, LedgerError, LedgerFuture, RecordPage, Standing, Step,
+    Stepped, TakeOver, TakenOver, Usage,
     recovery::Mark,
     seal::{SealKey, Sealer},
 };
@@ -254,10 +259,29 @@ impl RedisLedger {
     }
 
     async fn read_usage(&self, tenant: &TenantId) -> Result<Usage, LedgerError> {
-        let Some(reply) = self.ask(&self.scripts.usage, tenant, &[]).await? else { return Ok(Usage::default()) };
+        self.read_books(tenant).await.map(|books| books.usage)
+    }
+
+    async fn read_books(&self, tenant: &TenantId) -> Result<Books, LedgerError> {
+        let Some(reply) = self.ask(&self.scripts.books, tenant, &[]).await? else { return Ok(Books::default()) };
         let usage = record::charge_of(reply.part(0)).zip(record::limits_of(reply.part(1)));
         let (used, limits) = usage.ok_or_else(|| record::damaged(format!("{tenant}/usage"), "not five numbers"))?;
-        Ok(Usage { used, limits })
+        let lie =
+            pots::pots_of(reply.part(2)).ok_or_else(|| record::damaged(format!("{tenant}/pots"), "not in rows"))?;
+        // Older gateways count five dimensions; the other two are only in the pots.
+        let Charge { disk, cost, .. } = parts::total(lie.values());
+        let tree = pots::tree_of(reply.part(3))?;
+        Ok(Books { usage: Usage { used: Charge { disk, cost, ..used }, limits }, pots: lie, tree })
+    }
+
+    async fn write_tree(&self, tenant: &TenantId, tree: &QuotaTree) -> Result<(), LedgerError> {
+        let texts = pots::tree_texts(tenant, tree)?;
+        let args = [texts[0].as_bytes(), texts[1].as_bytes()];
+        if self.run(&self.scripts.tree, tenant, &args, false).await?.is_none() {
+            self.enrol(tenant).await?;
+            self.run(&self.scripts.tree, tenant, &args, false).await?.ok_or_else(tenants::lost)?;
+        }
+        Ok(())
     }
 
     async fn write_limits(&self, tenant: &TenantId, limits: &QuotaLimits) -> Result<(), LedgerError> {
@@ -371,6 +395,16 @@ impl Ledger for RedisLedger {
     fn set_limits(&self, tenant: &TenantId, limits: QuotaLimits) -> LedgerFuture<'_, ()> {
         let tenant = tenant.clone();
         Box::pin(async move { self.write_limits(&tenant, &limits).await })
+    }
+
+    fn books(&self, tenant: &TenantId) -> LedgerFuture<'_, Books> {
+        let tenant = tenant.clone();
+        Box::pin(async move { self.read_books(&tenant).await })
+    }
+
+    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree) -> LedgerFuture<'_, ()> {
+        let (tenant, tree) = (tenant.clone(), tree.clone());
+        Box::pin(async move { self.write_tree(&tenant, &tree).await })
     }
 
     fn expire(&self, keep_until: Time, forget_until: Time, limit: usize) -> LedgerFuture<'_, usize> {

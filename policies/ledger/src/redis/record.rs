@@ -11,11 +11,12 @@ use meridian_model::{
     quantity::{MemoryMib, MilliCpu},
     time::Time,
 };
+use meridian_policies::quota::parts;
 use redis::Value;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::values;
+use super::{pots, values};
 use crate::{LedgerError, seal::Sealer};
 
 /// Bytes of a record, and of its spec, far above what a request body (1 MiB) and its journal can fill.
@@ -36,6 +37,8 @@ pub(super) struct Encoded {
     pub(super) identity: String,
     /// Gone, epoch, charge.
     pub(super) standing: String,
+    /// Where its charge lies, in rows.
+    pub(super) parts: String,
     /// When a removal was asked for, or nothing.
     pub(super) removal: String,
     /// When it is due, or nothing.
@@ -67,7 +70,8 @@ pub(super) fn encode(record: &mut OperationRecord, sealer: &Sealer) -> Result<En
         return Err(invalid(record, "the record is larger than a record may be"));
     }
     let charge = amounts(&record.charge);
-    if charge.iter().any(|amount| *amount > EXACT_MAX) {
+    let beside = [record.charge.disk.0, record.charge.cost.0];
+    if charge.iter().chain(&beside).any(|amount| *amount > EXACT_MAX) {
         return Err(invalid(record, "the charge is larger than can be counted"));
     }
     let [instances, cpu, memory, gpu, ips] = charge;
@@ -78,6 +82,7 @@ pub(super) fn encode(record: &mut OperationRecord, sealer: &Sealer) -> Result<En
         spec,
         identity: format!("{}\n{}\n{}", record.created_at.unix_ms(), record.name, record.fingerprint),
         standing: format!("{gone} {} {instances} {cpu} {memory} {gpu} {ips}", record.epoch),
+        parts: pots::rows(&parts::parts(record)),
         removal: record.removal.as_ref().map(|r| r.requested_at.unix_ms().to_string()).unwrap_or_default(),
         due: record.due.map(|t| t.unix_ms().to_string()).unwrap_or_default(),
     })

@@ -20,7 +20,7 @@ use meridian_model::{ids::TenantId, operation::OperationRecord};
 use redis::Value;
 
 use super::{
-    LAYOUT, RedisLedger, Script,
+    LAYOUT, RedisLedger, Script, pots,
     record::{self, damaged},
     scripts::LACKS,
     status,
@@ -242,7 +242,7 @@ impl RedisLedger {
         let sealed = encoded.seal(&record, &self.sealer)?;
         let [counter, rev, seq] = [record.fence.counter, record.rev, record.seq].map(|n| n.to_string());
         let updated = record.updated_at.unix_ms().to_string();
-        let args: [&[u8]; 16] = [
+        let args: [&[u8]; 17] = [
             b"restore",
             token.nonce.as_bytes(),
             record.op_id.as_str().as_bytes(),
@@ -259,21 +259,24 @@ impl RedisLedger {
             &encoded.body,
             &encoded.digest,
             &sealed,
+            encoded.parts.as_bytes(),
         ];
         let (status, _) = self.recover(&token.tenant, &args).await?;
         Ok(status == "done")
     }
 
     async fn end_rebuild(&self, token: &Token, how: Finish) -> Result<bool, LedgerError> {
-        let (seq, limits) = match how {
-            Finish::Untouched { limits } => (None, limits),
-            Finish::Rebuilt { limits, seq } => (Some(seq.to_string()), Some(limits)),
+        let (seq, quota) = match how {
+            Finish::Untouched { quota } => (None, quota),
+            Finish::Rebuilt { quota, seq } => (Some(seq.to_string()), Some(quota)),
         };
         let verb: &[u8] = if seq.is_some() { b"rebuilt" } else { b"untouched" };
         let seq = seq.unwrap_or_default();
         let mut args: Vec<&[u8]> = vec![verb, token.nonce.as_bytes(), seq.as_bytes()];
-        let limits = limits.as_ref().map(record::limit_texts);
+        let limits = quota.as_ref().map(|quota| record::limit_texts(&quota.limits));
+        let tree = quota.as_ref().map(|quota| pots::tree_texts(&token.tenant, &quota.tree)).transpose()?;
         args.extend(limits.iter().flatten().map(|l| l.as_bytes()));
+        args.extend(tree.iter().flatten().map(|l| l.as_bytes()));
         let (status, _) = self.recover(&token.tenant, &args).await?;
         Ok(status == "done")
     }

@@ -5,13 +5,16 @@ use super::Script;
 /// Compares the data with what the caller saw of it; the first part of whatever works on a tenant.
 pub(super) const LACKS: &str = include_str!("lua/lacks.lua");
 const PRELUDE: &str = include_str!("lua/prelude.lua");
+/// What lies where, for scripts that change or tell it.
+const POTS: &str = include_str!("lua/pots.lua");
 
 macro_rules! scripts {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+    ($($name:ident),* $(,)?; with pots: $($counting:ident),* $(,)?) => {
         /// Scripts on one tenant, behind the incarnation guard.
         #[derive(Debug)]
         pub(super) struct Scripts {
-            $($(#[$doc])* pub(super) $name: Script,)*
+            $(pub(super) $name: Script,)*
+            $(pub(super) $counting: Script,)*
             /// On the leases of owners; loses nothing, needs no guard.
             pub(super) leases: Script,
             /// On the list of tenants.
@@ -24,6 +27,12 @@ macro_rules! scripts {
             pub(super) fn new() -> Self {
                 Self {
                     $($name: Script::new(&[LACKS, PRELUDE, include_str!(concat!("lua/", stringify!($name), ".lua"))]),)*
+                    $($counting: Script::new(&[
+                        LACKS,
+                        PRELUDE,
+                        POTS,
+                        include_str!(concat!("lua/", stringify!($counting), ".lua")),
+                    ]),)*
                     leases: Script::new(&[include_str!("lua/leases.lua")]),
                     tenants: Script::new(&[include_str!("lua/tenants.lua")]),
                     join: Script::new(&[include_str!("lua/join.lua")]),
@@ -34,7 +43,8 @@ macro_rules! scripts {
 }
 
 scripts! {
-    claim, step, remove, fence, take,
-    read, name, usage, limits, page, feed, owners, open,
-    aged, bury, forget,
+    claim, remove, fence, take,
+    read, name, limits, page, feed, owners, open,
+    aged, forget;
+    with pots: step, bury, tree, books,
 }

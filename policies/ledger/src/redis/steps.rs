@@ -5,10 +5,13 @@ use meridian_model::{
     operation::{OperationRecord, QuotaLimits, RECORD_VERSION},
     time::Time,
 };
-use meridian_policies::quota;
+use meridian_policies::quota::{
+    self, parts,
+    tree::{self, Tree},
+};
 use redis::Value;
 
-use super::{RedisLedger, Reply, record, tenants, values};
+use super::{RedisLedger, Reply, pots, record, tenants, values};
 use crate::{Claim, Claimed, LedgerError, Step, Stepped, TakeOver, TakenOver, rules};
 
 /// How often a take-over looks again because the record changed between its look and its write.
@@ -105,6 +108,8 @@ impl RedisLedger {
                 Err(record::invalid(&next, rule.copied().unwrap_or("a rule that this version does not know")))
             }
             "quota" => shortage(&next, over_quota, &reply),
+            "full" => full(&next, &reply),
+            "uncountable" => Err(uncountable(&next)),
             _ => Err(reply.unexpected()),
         }
     }
@@ -117,7 +122,7 @@ impl RedisLedger {
     ) -> Result<Option<Reply>, LedgerError> {
         let (fence, rev) = (record::fence_text(&next.fence), next.rev.to_string());
         let updated = next.updated_at.unix_ms().to_string();
-        let args: [&[u8]; 14] = [
+        let args: [&[u8]; 15] = [
             next.op_id.as_str().as_bytes(),
             next.uid.as_str().as_bytes(),
             fence.as_bytes(),
@@ -132,6 +137,7 @@ impl RedisLedger {
             next.name.as_str().as_bytes(),
             encoded.standing.as_bytes(),
             if over_quota { b"1" } else { b"" },
+            encoded.parts.as_bytes(),
         ];
         self.run(&self.scripts.step, &next.tenant, &args, true).await
     }
@@ -205,6 +211,22 @@ fn shortage(next: &OperationRecord, over_quota: bool, reply: &Reply) -> Result<S
     match quota::charge(quota::release(used, change.decrease), change.increase, &limits) {
         Err(shortage) => Ok(Stepped::QuotaExceeded(shortage)),
         // Without a limit the script stops where its numbers are not exact any more.
-        Ok(_) => Err(record::invalid(next, "the tenant's usage would be larger than can be counted")),
+        Ok(_) => Err(uncountable(next)),
+    }
+}
+
+fn uncountable(next: &OperationRecord) -> LedgerError {
+    record::invalid(next, "the tenant's usage would be larger than can be counted")
+}
+
+/// Says in the tree's own words what the script found no room for.
+fn full(next: &OperationRecord, reply: &Reply) -> Result<Stepped, LedgerError> {
+    let parts = pots::pots_of(reply.part(0)).zip(values::text(reply.part(1)).as_deref().and_then(pots::parsed));
+    let tree = pots::tree_of(reply.part(2))?;
+    let Some((held, old)) = parts else { return Err(reply.unexpected()) };
+    let tree = Tree::new(&tree).map_err(|_| record::damaged(format!("{}/tree", next.tenant), "it is not valid"))?;
+    match tree.admit(&held, &old, &parts::parts(next), tree::class_of(next)) {
+        Err(shortage) => Ok(Stepped::QuotaExceeded(shortage)),
+        Ok(()) => Err(record::damaged(format!("{}/tree", next.tenant), "its two forms differ")),
     }
 }

@@ -4,15 +4,16 @@
 use std::{path::Path, time::Duration};
 
 use meridian_ledger::{
-    Claimed, FeedPosition, Known, Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver, Usage,
-    conformance::{MemoryLedger, at, id, redis_server::RedisServer, sample_claim},
+    Books, Claimed, FeedPosition, Known, Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver, Usage,
+    conformance::{MemoryLedger, at, id, placed, redis_server::RedisServer, sample_claim},
     embedded::EmbeddedLedger,
     redis::{LeaseTime, Options as RedisOptions, Redis, RedisLedger},
 };
 use meridian_model::{
     ids::{OperationId, TenantId},
     operation::{Charge, OperationRecord, OperationState, QuotaLimits, Removal},
-    quantity::MilliCpu,
+    quantity::{MilliCpu, PricePerHour},
+    quota::{LineQuota, QuotaNode, QuotaTree},
 };
 use proptest::prelude::*;
 
@@ -22,6 +23,10 @@ const TENANTS: [&str; 2] = ["acme", "acme-2"];
 const OPS: [&str; 4] = ["op1", "op2", "op3", "op4"];
 const NAMES: [&str; 3] = ["web", "db", "job"];
 const OWNERS: [&str; 2] = ["owner-a", "owner-b"];
+/// Nodes of the trees, each with its parent.
+const PROJECTS: [(&str, &str); 4] = [("", ""), ("team", ""), ("shop", "team"), ("lab", "")];
+const PLACES: [(&str, &str); 3] = [("cloud-a", "r1"), ("cloud-a", "r2"), ("cloud-b", "r2")];
+const LINES: [&str; 4] = ["instances", "instances@region:r2", "cost@provider:cloud-a", "gpu:T4"];
 /// Of every claim and take-over.
 const LEASE: Duration = Duration::from_secs(5);
 
@@ -29,6 +34,8 @@ const LEASE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 enum Change {
     Charge { instances: u64, cpu: u64, gpu: u64 },
+    Placed { project: usize, place: usize, amount: u64, gpu: u64, failover: bool },
+    Condemned,
     State(OperationState),
     Fail,
     FailCharged,
@@ -51,6 +58,7 @@ enum Command {
     Release { owner: usize },
     Abandoned { owner: usize },
     Limits { tenant: usize, instances: Option<u64>, cpu: Option<u64> },
+    Tree { tenant: usize, quotas: Vec<LineQuota> },
     Expire { keep: u64, forget: u64, limit: usize },
     Restart,
 }
@@ -60,6 +68,10 @@ fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         6 => (0..4_u64, 0..4_u64, 0..2_u64)
             .prop_map(|(instances, cpu, gpu)| Change::Charge { instances, cpu: cpu * 500, gpu }),
+        8 => (0..PROJECTS.len(), 0..PLACES.len(), 0..5_u64, 0..2_u64, prop::bool::weighted(0.2)).prop_map(
+            |(project, place, amount, gpu, failover)| Change::Placed { project, place, amount, gpu, failover }
+        ),
+        1 => Just(Change::Condemned),
         2 => prop::sample::select(vec![Claimed, Placing, Succeeded, Cancelled]).prop_map(Change::State),
         3 => Just(Change::Fail),
         1 => Just(Change::FailCharged),
@@ -88,10 +100,40 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (0..OWNERS.len()).prop_map(|owner| Command::Abandoned { owner }),
         2 => (tenant, prop::option::of(0..5_u64), prop::option::of(0..3000_u64))
             .prop_map(|(tenant, instances, cpu)| Command::Limits { tenant, instances, cpu }),
+        4 => (0..TENANTS.len(), prop::collection::vec(quota(), 0..=PROJECTS.len() * LINES.len()))
+            .prop_map(|(tenant, quotas)| Command::Tree { tenant, quotas }),
         2 => (0..70_u64, 0..70_u64, 0..3_usize)
             .prop_map(|(keep, forget, limit)| Command::Expire { keep, forget, limit }),
         1 => Just(Command::Restart),
     ]
+}
+
+/// What a node may have of a line; small, so that much is refused.
+fn quota() -> impl Strategy<Value = LineQuota> {
+    let some = || prop::option::weighted(0.4, 0..6_u64);
+    (some(), some(), some(), some(), prop::option::weighted(0.2, 0..2_u64)).prop_map(
+        |(nominal, borrowing_limit, lending_limit, limit, reserve)| {
+            let bound = limit.or(nominal).unwrap_or_default();
+            let failover_reserve = reserve.map(|r| r.min(bound));
+            LineQuota { nominal, borrowing_limit, lending_limit, limit, failover_reserve }
+        },
+    )
+}
+
+fn tree(quotas: &[LineQuota]) -> QuotaTree {
+    let node = |(n, (name, parent)): (usize, &(&str, &str))| QuotaNode {
+        name: (!name.is_empty()).then(|| id(name)),
+        parent: (!parent.is_empty()).then(|| id(parent)),
+        lines: LINES
+            .iter()
+            .enumerate()
+            .filter_map(|(m, line)| Some((line.parse().unwrap(), *quotas.get(n * LINES.len() + m)?)))
+            .collect(),
+    };
+    if quotas.is_empty() {
+        return QuotaTree::default();
+    }
+    QuotaTree { nodes: PROJECTS.iter().enumerate().map(node).collect() }
 }
 
 fn changed(mut record: OperationRecord, change: &Change, now: u64) -> OperationRecord {
@@ -100,6 +142,15 @@ fn changed(mut record: OperationRecord, change: &Change, now: u64) -> OperationR
         Change::Charge { instances, cpu, gpu } => {
             record.charge = Charge { instances: *instances, cpu: MilliCpu(*cpu), gpu: *gpu, ..Charge::default() };
         }
+        Change::Placed { project, place, amount, gpu, failover } => {
+            let (provider, region) = PLACES[*place];
+            let cost = PricePerHour(*amount);
+            let charge = Charge { instances: *amount, gpu: *gpu, cost, ..Charge::default() };
+            let project = Some(PROJECTS[*project].0).filter(|name| !name.is_empty());
+            record = *placed(Box::new(record), (project, provider, region), charge);
+            record.epoch += u32::from(*failover);
+        }
+        Change::Condemned => record.condemned.extend(record.attempts.pop()),
         Change::State(state) => record.state = *state,
         Change::Fail => {
             record.state = OperationState::Failed;
@@ -185,6 +236,9 @@ async fn run(ledger: &dyn Ledger, command: &Command, now: u64) -> Answer {
             let limits = QuotaLimits { instances: *instances, cpu: cpu.map(MilliCpu), ..QuotaLimits::default() };
             answer(ledger.set_limits(&id(TENANTS[*tenant]), limits).await, |()| Answer::Done)
         }
+        Command::Tree { tenant, quotas } => {
+            answer(ledger.set_tree(&id(TENANTS[*tenant]), &tree(quotas)).await, |()| Answer::Done)
+        }
         Command::Expire { keep, forget, limit } => {
             answer(ledger.expire(at(*keep), at(*forget), *limit).await, Answer::Count)
         }
@@ -217,15 +271,17 @@ fn plain_answer(answer: Answer) -> Answer {
 struct Content {
     page: Vec<OperationRecord>,
     usage: Vec<Usage>,
+    books: Vec<Books>,
     names: Vec<Option<OperationRecord>>,
     operations: Vec<Option<OperationRecord>>,
 }
 
 async fn content(ledger: &dyn Ledger) -> Content {
     let page = ledger.records(None, 1000).await.unwrap().records.into_iter().map(plain).collect();
-    let mut all = Content { page, usage: Vec::new(), names: Vec::new(), operations: Vec::new() };
+    let mut all = Content { page, usage: Vec::new(), books: Vec::new(), names: Vec::new(), operations: Vec::new() };
     for tenant in TENANTS.map(id::<TenantId>) {
         all.usage.push(ledger.usage(&tenant).await.unwrap());
+        all.books.push(ledger.books(&tenant).await.unwrap());
         for name in NAMES.map(id) {
             all.names.push(ledger.instance(&tenant, &name).await.unwrap().map(|r| plain(*r)));
         }

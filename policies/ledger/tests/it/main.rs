@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod fitness;
 mod lockstep;
+mod quota;
 mod recovery;
 mod redis;
 mod restart;

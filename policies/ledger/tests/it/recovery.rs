@@ -9,7 +9,7 @@ use std::{
 };
 
 use meridian_ledger::{
-    Claimed, Ledger, LedgerError,
+    Claimed, Ledger, LedgerError, Quota,
     conformance::{
         claim_new,
         redis_server::{RedisServer, wait_until},
@@ -57,7 +57,7 @@ async fn a_rebuilder_that_was_overtaken_changes_nothing() {
     restored.rev = 100;
     restored.charge = Charge { instances: 3, ..Charge::default() };
     assert!(!ledger.restore(&first, restored.clone()).await.unwrap());
-    assert!(!ledger.finish(&first, Finish::Untouched { limits: None }).await.unwrap());
+    assert!(!ledger.finish(&first, Finish::Untouched { quota: None }).await.unwrap());
     assert!(ledger.remaining(&first, None, 10).await.is_err());
 
     assert!(ledger.contribute(restored.clone()).await.unwrap());
@@ -76,7 +76,12 @@ async fn a_rebuilder_that_was_overtaken_changes_nothing() {
     );
     assert!(ledger.restore(&second, restored).await.unwrap());
     let limits = QuotaLimits { instances: Some(5), ..QuotaLimits::default() };
-    assert!(ledger.finish(&second, Finish::Rebuilt { limits, seq: 1_000 }).await.unwrap());
+    assert!(
+        ledger
+            .finish(&second, Finish::Rebuilt { quota: Quota { limits, ..Quota::default() }, seq: 1_000 })
+            .await
+            .unwrap()
+    );
     ledger.enlist(vec![tenant.clone()]).await.unwrap();
     assert!(!ledger.restore(&second, (*record).clone()).await.unwrap(), "a finished rebuild is over");
     assert!(!ledger.note(&tenant, "late", "4".to_owned()).await.unwrap(), "nobody reads it any more");
@@ -108,11 +113,11 @@ async fn a_token_is_lost_with_its_server() {
     assert!(Recovery::renew(&ledger, &first, LEASE).await.unwrap());
     server.restart();
     assert!(!reached(async || Recovery::renew(&ledger, &first, LEASE).await).await.unwrap());
-    assert!(!ledger.finish(&first, Finish::Untouched { limits: None }).await.unwrap());
+    assert!(!ledger.finish(&first, Finish::Untouched { quota: None }).await.unwrap());
     // Its holder begins anew, and may find that nothing was lost.
     let second = yours(ledger.begin(&tenant, "a", "n2", LEASE).await.unwrap());
     assert_ne!(second.server, first.server);
-    assert!(ledger.finish(&second, Finish::Untouched { limits: None }).await.unwrap());
+    assert!(ledger.finish(&second, Finish::Untouched { quota: None }).await.unwrap());
 }
 
 /// What was lost may have been followed by another's: nobody makes it anew by holding on to it.
@@ -129,10 +134,10 @@ async fn a_token_that_is_gone_is_not_renewed() {
     assert!(matches!(ledger.begin(&tenant, "b", "n2", LEASE).await.unwrap(), Begun::Another(_)));
     assert_eq!(server.ask(&["DEL", "test{t:acme}:rebuild"]), "1");
     assert!(!Recovery::renew(&ledger, &first, LEASE).await.unwrap());
-    assert!(!ledger.finish(&first, Finish::Untouched { limits: None }).await.unwrap());
+    assert!(!ledger.finish(&first, Finish::Untouched { quota: None }).await.unwrap());
     let second = yours(ledger.begin(&tenant, "b", "n3", LEASE).await.unwrap());
     assert!(!Recovery::renew(&ledger, &first, LEASE).await.unwrap(), "another's");
-    assert!(ledger.finish(&second, Finish::Untouched { limits: None }).await.unwrap());
+    assert!(ledger.finish(&second, Finish::Untouched { quota: None }).await.unwrap());
     assert!(Recovery::renew(&ledger, &second, LEASE).await.unwrap(), "what is finished is whole");
 }
 
@@ -179,11 +184,11 @@ async fn left_behind(witness: &RedisLedger, stranger: &RedisLedger, lost: &Opera
         assert!(!standing.holds(Recovery::seen(ledger).get(tenant)), "nobody can confirm it: {standing:?}");
     }
     let token = yours(stranger.begin(tenant, "b", "n9", LEASE).await.unwrap());
-    assert!(!stranger.finish(&token, Finish::Untouched { limits: None }).await.unwrap());
+    assert!(!stranger.finish(&token, Finish::Untouched { quota: None }).await.unwrap());
     let token = yours(witness.begin(tenant, "b", "n10", LEASE).await.unwrap());
     assert!(witness.restore(&token, lost.clone()).await.unwrap());
     let seq = lost.seq + 100;
-    assert!(witness.finish(&token, Finish::Rebuilt { limits: QuotaLimits::default(), seq }).await.unwrap());
+    assert!(witness.finish(&token, Finish::Rebuilt { quota: Quota::default(), seq }).await.unwrap());
     for ledger in [witness, stranger] {
         assert!(ledger.operation(tenant, &lost.op_id).await.unwrap().is_some());
         let op = format!("next{}", Recovery::seen(ledger).len());
@@ -210,7 +215,7 @@ async fn an_old_primary_that_returns_is_not_believed() {
     let standing = witness.standings(vec![first.tenant.clone()]).await.unwrap().remove(&first.tenant).unwrap();
     assert!(standing.holds(Recovery::seen(&witness).get(&first.tenant)), "{standing:?}");
     let token = yours(witness.begin(&first.tenant, "a", "n1", LEASE).await.unwrap());
-    assert!(witness.finish(&token, Finish::Untouched { limits: None }).await.unwrap());
+    assert!(witness.finish(&token, Finish::Untouched { quota: None }).await.unwrap());
     witness.enlist(vec![first.tenant.clone()]).await.unwrap();
     let lost = claim_new(&witness, sample_claim("acme", "op2", "db")).await;
     assert_eq!(Recovery::seen(&witness)[&first.tenant].generation, 1);

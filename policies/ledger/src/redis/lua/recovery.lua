@@ -93,7 +93,7 @@ end
 
 if verb == 'restore' then
   -- nonce, op, uid, counter of the fence, rev, place to pass, identity, removal, standing, due, updated, name, record,
-  -- digest, sealed spec
+  -- digest, sealed spec, parts
   local op, name, due, updated = ARGV[3], ARGV[13], ARGV[11], ARGV[12]
   local key = base .. 'op:' .. op
   local gone = string.sub(ARGV[10], 1, 1) == '1'
@@ -110,7 +110,7 @@ if verb == 'restore' then
   call('HSET', meta, 'seq', seq)
   call('HSET', key, 'u', ARGV[4], 'f', run .. '\n' .. string.format('%.0f', tonumber(ARGV[5]) + 1000) .. '\n', 'r', ARGV[6],
     'q', seq, 'i', ARGV[8], 'x', ARGV[9], 'w', ARGV[10], 'd', due, 'm', updated, 'b', ARGV[14], 'h', ARGV[15],
-    's', ARGV[16])
+    's', ARGV[16], 'p', ARGV[17])
   call('ZADD', base .. 'changed', seq, op)
   call('ZADD', base .. 'ops', 0, op)
   if due ~= '' then
@@ -128,7 +128,12 @@ if verb == 'restore' then
   return {'done'}
 end
 
--- nonce, '', five limits or nothing
+local function set_tree(json, plan)
+  call('DEL', base .. 'tree')
+  if json ~= '' then call('HSET', base .. 'tree', 'json', json, 'plan', plan) end
+end
+
+-- nonce, '', five limits and the quota tree in its two forms, or nothing
 if verb == 'untouched' then
   if not info[1] or info[1] == 'behind' then return {'overtaken'} end
   if ARGV[4] then
@@ -136,9 +141,10 @@ if verb == 'untouched' then
     for n = 1, 5 do
       if ARGV[n + 3] ~= '' then call('HSET', base .. 'limits', tostring(n), ARGV[n + 3]) end
     end
+    set_tree(ARGV[9], ARGV[10])
   end
 elseif verb == 'rebuilt' then
-  -- nonce, place to pass, five limits
+  -- nonce, place to pass, five limits, the quota tree in its two forms. What lies where the next step adds up anew.
   local sums = {0, 0, 0, 0, 0}
   for _, op in ipairs(call('ZRANGE', base .. 'ops', 0, -1)) do
     local n = -1
@@ -152,6 +158,7 @@ elseif verb == 'rebuilt' then
     call('HSET', base .. 'usage', tostring(n), string.format('%.0f', sums[n]))
     if ARGV[n + 3] ~= '' then call('HSET', base .. 'limits', tostring(n), ARGV[n + 3]) end
   end
+  set_tree(ARGV[9], ARGV[10])
   local seq = math.max(tonumber(info[2] or '0'), tonumber(ARGV[3]))
   call('HSET', meta, 'seq', string.format('%.0f', seq))
   call('HDEL', meta, 'joining')

@@ -1,16 +1,11 @@
 -- op, uid, fence, rev, identity, removal, due, updated, record, digest, sealed spec or '', name, standing (w),
--- '1' to charge even over the quota
+-- '1' to charge even over the quota, parts
 local op, due, now, sealed = ARGV[1], ARGV[7], ARGV[8], ARGV[11]
 local key = base .. 'op:' .. op
-local old = call('HMGET', key, 'u', 'f', 'r', 'i', 'x', 'w', 'd', 'h', 'z')
+local old = call('HMGET', key, 'u', 'f', 'r', 'i', 'x', 'w', 'd', 'h', 'z', 'p')
 if not old[1] or old[9] or old[1] ~= ARGV[2] or old[2] ~= ARGV[3] then return {'fenced', incarnation} end
 if old[3] ~= ARGV[4] then return {'changed', incarnation, record(op)} end
 
-local function words(text)
-  local all = {}
-  for word in string.gmatch(text, '%S+') do all[#all + 1] = word end
-  return all
-end
 -- gone, epoch, and the charge in five dimensions
 local was, is = words(old[6]), words(ARGV[13])
 local charged = false
@@ -22,28 +17,41 @@ if was[1] == '1' and is[1] ~= '1' then return {'broken', incarnation, 3} end
 if is[1] == '1' and charged then return {'broken', incarnation, 4} end
 if old[8] ~= ARGV[10] and sealed == '' then return {'spec', incarnation} end
 
--- Above this the numbers of a script are not exact.
-local exact = 9007199254740991
 local used = call('HMGET', base .. 'usage', '1', '2', '3', '4', '5')
 local limits = call('HMGET', base .. 'limits', '1', '2', '3', '4', '5')
 local bounded = ARGV[14] ~= '1'
-local short, moved, sums = false, false, {}
+local short, differs, sums = false, false, {}
 for n = 1, 5 do
   local before, after = tonumber(was[n + 2]), tonumber(is[n + 2])
   local kept = tonumber(used[n] or '0') - math.max(before - after, 0)
   local more = math.max(after - before, 0)
   if kept < 0 then return redis.error_reply('DAMAGED less is in use than is to be released') end
   if more > 0 and kept + more > math.min(tonumber(bounded and limits[n] or exact), exact) then short = true end
-  moved = moved or before ~= after
+  differs = differs or before ~= after
   sums[#sums + 1] = tostring(n)
   sums[#sums + 1] = string.format('%.0f', kept + more)
 end
 if short then return {'quota', incarnation, used, limits, {was[3], was[4], was[5], was[6], was[7]}} end
 
-if moved then call('HSET', base .. 'usage', unpack(sums)) end
+local changed = nil
+if (old[10] or '') ~= ARGV[15] then
+  counted()
+  local had = call('HGET', key, 'p') or ''
+  local before, after = parts_of(had), parts_of(ARGV[15])
+  local tree = bounded and call('HGET', base .. 'tree', 'plan')
+  local project = string.match(ARGV[15], '^[^|]*')
+  if tree and lacks_room(tree, before, after, project, tonumber(is[2]) > 1) then
+    return {'full', incarnation, call('HGETALL', pots), had, call('HGET', base .. 'tree', 'json')}
+  end
+  changed = moved(before, after)
+  if not changed then return {'uncountable', incarnation} end
+end
+
+if differs then call('HSET', base .. 'usage', unpack(sums)) end
+for pot, all in pairs(changed or {}) do store(pot, all) end
 local seq = place(op)
 call('HINCRBY', key, 'r', 1)
-call('HSET', key, 'q', seq, 'd', due, 'm', now, 'x', ARGV[6], 'w', ARGV[13], 'b', ARGV[9])
+call('HSET', key, 'q', seq, 'd', due, 'm', now, 'x', ARGV[6], 'w', ARGV[13], 'p', ARGV[15], 'b', ARGV[9])
 if old[8] ~= ARGV[10] then call('HSET', key, 'h', ARGV[10], 's', sealed) end
 set_due(op, owner_of(old[2]), old[7], due)
 if is[1] == '1' then
