@@ -11,6 +11,7 @@ mod identity;
 mod keys;
 mod ledger;
 mod profiles;
+pub mod quota;
 mod reader;
 mod reconcile;
 mod sections;

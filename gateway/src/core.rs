@@ -10,11 +10,10 @@ use meridian_adapters::{
     http::HttpClient,
     registry::{self, ConfigError},
 };
-use meridian_ledger::{Ledger, LedgerError, recovery::Recovery, shared::Shared};
+use meridian_ledger::{Ledger, LedgerError, Quota, recovery::Recovery, shared::Shared};
 use meridian_model::{
     capability::Capability,
     ids::{BackendId, TenantId},
-    operation::QuotaLimits,
 };
 use secrecy::ExposeSecret;
 use tokio::{
@@ -296,7 +295,7 @@ impl Core {
     async fn set_limits(&self, limits: &mut KeptLimits) -> Result<(), LedgerError> {
         let mut failed = None;
         for (tenant, quota) in limits.due.clone() {
-            match self.set_limit(&tenant, quota).await {
+            match self.set_limit(&tenant, &quota).await {
                 Ok(()) => limits.done(tenant, quota),
                 Err(error @ (LedgerError::Recovering(_) | LedgerError::Damaged { .. })) => failed = Some(error),
                 // The store answers nobody.
@@ -306,11 +305,12 @@ impl Core {
         failed.map_or(Ok(()), Err)
     }
 
-    async fn set_limit(&self, tenant: &TenantId, quota: QuotaLimits) -> Result<(), LedgerError> {
+    async fn set_limit(&self, tenant: &TenantId, quota: &Quota) -> Result<(), LedgerError> {
         if self.is_shared {
-            agreement::tell_replaced(&*self.ledger, tenant, quota).await?;
+            agreement::tell_replaced(&*self.ledger, tenant, quota.limits).await?;
         }
-        self.ledger.set_limits(tenant, quota).await
+        self.ledger.set_limits(tenant, quota.limits).await?;
+        self.ledger.set_tree(tenant, &quota.tree).await
     }
 
     /// Sets limits as they change, and those that could not be set when they should.
@@ -481,22 +481,22 @@ fn polled(
 #[derive(Debug)]
 struct KeptLimits {
     /// As they were set last.
-    set: BTreeMap<TenantId, QuotaLimits>,
+    set: BTreeMap<TenantId, Quota>,
     /// Not set yet.
-    due: BTreeMap<TenantId, QuotaLimits>,
+    due: BTreeMap<TenantId, Quota>,
 }
 
 impl KeptLimits {
     fn of(snapshot: &Snapshot) -> Self {
-        Self { set: BTreeMap::new(), due: snapshot.quotas() }
+        Self { set: BTreeMap::new(), due: snapshot.whole_quotas() }
     }
 
     fn want(&mut self, snapshot: &Snapshot) {
-        self.due = snapshot.quotas();
+        self.due = snapshot.whole_quotas();
         self.due.retain(|tenant, quota| self.set.get(tenant) != Some(quota));
     }
 
-    fn done(&mut self, tenant: TenantId, quota: QuotaLimits) {
+    fn done(&mut self, tenant: TenantId, quota: Quota) {
         self.due.remove(&tenant);
         self.set.insert(tenant, quota);
     }

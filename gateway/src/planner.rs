@@ -7,17 +7,22 @@ use std::{
 };
 
 use meridian_adapters::{AdapterError, ResolvedSpec};
+use meridian_ledger::Books;
 use meridian_model::{
     error::{ErrorCode, FieldError, Problem, QuotaShortage},
-    ids::TenantId,
+    ids::{ProjectName, TenantId},
     instance::{CapacityType, InstanceSpec, Shape},
     operation::{Charge, Decision, OperationRecord},
     time::Time,
 };
 use meridian_policies::{
     health::{BreakerView, ShapeClass, ZoneKey},
-    placement::{self, BackendView, DeadEnd, Demand, Rules, Snapshot, TenantQuota, ZoneView},
-    quota::Beside,
+    placement::{self, BackendView, DeadEnd, Demand, Divided, Rules, Snapshot, TenantQuota, ZoneView},
+    quota::{
+        self, Beside,
+        parts::{self, Pots},
+        tree::{Class, Tree},
+    },
 };
 
 use crate::{
@@ -182,6 +187,17 @@ pub fn quota_problem(shortage: Box<QuotaShortage>) -> Problem {
         detail.push_str(&format!(", and {borrowable} can be borrowed"));
     }
     Problem { quota: Some(shortage), ..Problem::new(ErrorCode::QuotaExceeded, detail) }
+}
+
+/// A tenant's quota as placement sees it, for an operation of a project that holds `own` of it.
+#[must_use]
+pub fn tenant_quota(books: Books, own: &Pots, project: Option<ProjectName>, class: Class) -> TenantQuota {
+    let Books { usage, pots, tree } = books;
+    let used = quota::release(usage.used, parts::total(own.values()));
+    // A tree that this version cannot read is left to the ledger.
+    let tree = Tree::new(&tree).ok().filter(|tree| !tree.is_empty());
+    let divided = tree.map(|tree| Arc::new(Divided { tree, pots, own: own.clone(), project, class }));
+    TenantQuota { used, limits: usage.limits, divided }
 }
 
 /// The answer when a plan has no candidate.

@@ -7,7 +7,10 @@ use bytes::Bytes;
 use meridian_model::{
     capability::Capability,
     error::{FieldError, Problem},
-    ids::{AdapterName, BackendId, CloudId, InstanceName, InstanceUid, OperationId, RegionId, TenantId, ZoneId},
+    ids::{
+        AdapterName, BackendId, CloudId, InstanceName, InstanceUid, OperationId, ProjectName, RegionId, TenantId,
+        ZoneId,
+    },
     instance::{CapacityType, InstanceSpec, Labels, Shape},
     operation::{AttemptView, Charge, Decision, OperationState, QuotaLimits, RankedCandidate},
     quantity::PricePerHour,
@@ -28,6 +31,9 @@ pub struct Instance {
     pub tenant: TenantId,
     /// Labels.
     pub labels: Labels,
+    /// The project it is charged to; absent: the tenant itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<ProjectName>,
     /// Annotations.
     pub annotations: Labels,
     /// Raised by each change of the spec.
@@ -300,17 +306,57 @@ pub struct Explanation {
     pub error: Option<Problem>,
 }
 
-/// A tenant's limits and usage.
+/// Limits and usage of a tenant, or of a project of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Quota {
-    /// `tenants/{tenant}/quotas/default`.
+    /// `tenants/{tenant}/quotas/default`, or with a project's name.
     pub name: String,
+    /// The quota that this one is a part of; absent: the tenant's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
     /// Limits; what is absent is not limited.
     pub limits: QuotaLimits,
     /// What is charged now; absent while the ledger cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub used: Option<Charge>,
+    /// What it has and uses by resource and place; empty where the quota is not divided.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lines: Vec<QuotaLine>,
+}
+
+/// A resource in a place, on one node of a quota tree. Amounts are in the resource's canonical text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QuotaLine {
+    /// The resource, and after `@` the place where it counts.
+    pub line: String,
+    /// The node's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nominal: Option<String>,
+    /// Most that it may borrow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub borrowing_limit: Option<String>,
+    /// Most that it lends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lending_limit: Option<String>,
+    /// Most that it and everything below it may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
+    /// Held back for failovers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failover_reserve: Option<String>,
+    /// What the node itself uses.
+    pub own: String,
+    /// What it and everything below it use.
+    pub used: String,
+    /// What of that is borrowed.
+    pub borrowed: String,
+    /// What others use of the node's.
+    pub lent: String,
+    /// What a create could still take; absent where nothing limits it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub available: Option<String>,
 }
 
 /// A tenant.

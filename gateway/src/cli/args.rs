@@ -316,7 +316,7 @@ pub(super) struct Get {
     /// Label selector, as Kubernetes has it
     #[arg(long, short = 'l')]
     pub selector: Option<String>,
-    /// Field selector: metadata.name, status.phase, status.region, status.zone, status.backend, status.adapter
+    /// Field selector: metadata.name, metadata.project, status.phase, status.region, status.zone, status.backend, status.adapter
     #[arg(long)]
     pub field_selector: Option<String>,
     /// Of all tenants that the key may see

@@ -83,7 +83,7 @@ async fn init(config: &Config, recovery: &Arc<dyn Recovery>, nothing_at: &[Backe
         let Begun::Yours(token) = begun else {
             return Err(refused("a gateway rebuilds this ledger already", "wait for it; see `meridian ledger status`"));
         };
-        let how = Finish::Rebuilt { quota: Quota { limits: tenant.quota, ..Quota::default() }, seq: 0 };
+        let how = Finish::Rebuilt { quota: Quota { limits: tenant.quota, tree: tenant.projects.clone() }, seq: 0 };
         if !recovery.finish(&token, how).await.map_err(unanswered)? {
             return Err(refused("a gateway has begun to rebuild this ledger", "wait for it"));
         }

@@ -13,6 +13,7 @@ use meridian_model::{
     instance::Strategy,
     operation::QuotaLimits,
     quantity::{PricePerHour, Span},
+    quota::QuotaTree,
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
@@ -23,6 +24,7 @@ use super::{
     keys::{ApiKey, Platform},
     ledger::Ledger,
     profiles::{ImageProfile, NetworkProfile, SecretProfile},
+    quota,
     reader::{Report, Section},
     reconcile::Reconcile,
 };
@@ -357,6 +359,9 @@ pub struct Tenant {
     pub keys: Vec<ApiKey>,
     /// Hard limits; a dimension left out is not limited.
     pub quota: QuotaLimits,
+    /// How the quota is divided among projects and places; nothing when empty.
+    #[serde(skip_serializing_if = "is_undivided")]
+    pub projects: QuotaTree,
     /// Request rates.
     pub rate: Rate,
     /// Regions it may use; all when empty.
@@ -375,6 +380,10 @@ pub struct Tenant {
     pub strategy: Option<Strategy>,
 }
 
+fn is_undivided(tree: &QuotaTree) -> bool {
+    tree.nodes.is_empty()
+}
+
 impl Tenant {
     /// A tenant without limits that may use every place and profile but no secret, and has no key.
     #[must_use]
@@ -383,6 +392,7 @@ impl Tenant {
             name,
             keys: Vec::new(),
             quota: QuotaLimits::default(),
+            projects: QuotaTree::default(),
             rate: Rate::default(),
             regions: Vec::new(),
             providers: Vec::new(),
@@ -398,6 +408,7 @@ impl Tenant {
         let name = s.required("name", "\"acme\"");
         let keys: Vec<_> = s.sections("keys").into_iter().map(ApiKey::read).collect();
         let quota = s.value("quota").unwrap_or_default();
+        let projects = quota::read(&mut s);
         let rate = Rate::read(s.section("rate"));
         let regions = s.value("regions").unwrap_or_default();
         let providers = s.value("providers").unwrap_or_default();
@@ -411,6 +422,7 @@ impl Tenant {
             name: name?,
             keys: keys.into_iter().collect::<Option<_>>()?,
             quota,
+            projects,
             rate,
             regions,
             providers,

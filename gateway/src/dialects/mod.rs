@@ -94,8 +94,6 @@ pub enum View {
     /// All of it.
     #[default]
     Whole,
-    /// As the only item of a list.
-    ListOfOne,
     /// Only the zones of a region.
     Zones,
 }

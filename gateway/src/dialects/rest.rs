@@ -40,6 +40,8 @@ pub enum Endpoint {
     GetOperation,
     ListQuotas,
     GetQuota,
+    /// The same of one project.
+    GetProjectQuota,
     ListTenants,
     GetTenant,
     ListRegions,
@@ -93,6 +95,7 @@ pub const ROUTES: &[PathEntry] = &[
     get("/v1/tenants/{tenant}/operations/{operation}", &[("GET", Endpoint::GetOperation, Class::Read)]),
     get("/v1/tenants/{tenant}/quotas", &[("GET", Endpoint::ListQuotas, Class::List)]),
     get("/v1/tenants/{tenant}/quotas/default", &[("GET", Endpoint::GetQuota, Class::Read)]),
+    get("/v1/tenants/{tenant}/quotas/{project}", &[("GET", Endpoint::GetProjectQuota, Class::Read)]),
     get("/v1/tenants", &[("GET", Endpoint::ListTenants, Class::List)]),
     get("/v1/tenants/{tenant}", &[("GET", Endpoint::GetTenant, Class::Read)]),
     get("/v1/regions", &[("GET", Endpoint::ListRegions, Class::List)]),

@@ -16,6 +16,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
+use meridian_ledger::Quota;
 use meridian_model::{
     ids::{AdapterName, RegionId, TenantId},
     operation::QuotaLimits,
@@ -50,6 +51,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Its limits, and how they are divided.
+    #[must_use]
+    pub fn quota(&self) -> Quota {
+        Quota { limits: self.settings.quota, tree: self.settings.projects.clone() }
+    }
+
     /// Regions and adapters it may use; all when empty.
     #[must_use]
     pub fn places(&self) -> (Vec<RegionId>, Vec<AdapterName>) {
@@ -100,6 +107,18 @@ impl Snapshot {
     #[must_use]
     pub fn quota(&self, name: &TenantId) -> Option<QuotaLimits> {
         self.tenants.get(name).map(|entry| entry.settings.quota)
+    }
+
+    /// The declared quota of a tenant with the way it is divided; `None` when there is no such tenant.
+    #[must_use]
+    pub fn whole_quota(&self, name: &TenantId) -> Option<Quota> {
+        self.tenants.get(name).map(Entry::quota)
+    }
+
+    /// The same of all.
+    #[must_use]
+    pub fn whole_quotas(&self) -> BTreeMap<TenantId, Quota> {
+        self.tenants.iter().map(|(name, entry)| (name.clone(), entry.quota())).collect()
     }
 
     /// The declared limits of all.

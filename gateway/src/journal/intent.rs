@@ -27,7 +27,7 @@ use meridian_model::{
         ZoneId,
     },
     instance::{Labels, Shape},
-    operation::{Attempt, Charge, OperationRecord},
+    operation::{Attempt, Charge, OperationRecord, PROJECT},
     time::Time,
 };
 use serde::{Deserialize, Serialize};
@@ -147,13 +147,18 @@ impl Note {
     }
 }
 
+/// The annotations without which its charge would lie elsewhere.
+fn kept(record: &OperationRecord) -> Labels {
+    record.annotations.get_key_value(PROJECT).map(|(key, name)| (key.clone(), name.clone())).into_iter().collect()
+}
+
 /// What is kept of a record whose outcome was answered: all that the answer and what follows from it need, without the
 /// wish, which may hold secrets.
 #[must_use]
 pub fn vouched(record: &OperationRecord) -> OperationRecord {
     OperationRecord {
         labels: Labels::new(),
-        annotations: Labels::new(),
+        annotations: kept(record),
         spec: Arc::default(),
         decision: None,
         ..record.clone()

@@ -26,13 +26,14 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use meridian_adapters::AdapterError;
 use meridian_model::{
     bugs,
-    error::{Effect, ErrorCode, FaultKind, Problem},
+    error::{Effect, ErrorCode, FaultKind, Problem, QuotaShortage},
     ids::{BackendId, ClientToken, CloudId, CloudName},
     instance::RestartPolicy,
     operation::{
         Attempt, AttemptFault, AttemptState, Charge, Decision, IMPORTED, OperationRecord, OperationState, REBUILT,
-        RankedCandidate, RejectedCandidate,
+        RankedCandidate, RejectedCandidate, Rejection,
     },
+    quota::{Line, Scope},
     status::{ContainerPhase, Observed, ObservedEvent, ObservedPhase},
     time::Time,
 };
@@ -236,6 +237,37 @@ pub fn planned(mut record: OperationRecord, mut decision: Decision, now: Time) -
     record.decision = Some(Arc::new(decision));
     record.updated_at = now;
     record
+}
+
+/// The record without the candidates that lie where a quota is exhausted; `None` when the quota is not of a place, or no
+/// other candidate is left to be tried. It is written with the next attempt, like the plan.
+#[must_use]
+pub fn without_place(record: &OperationRecord, shortage: &QuotaShortage) -> Option<OperationRecord> {
+    let line: Line = shortage.dimension.parse().ok().filter(|line: &Line| line.scope != Scope::Total)?;
+    let is_there = |c: &RankedCandidate| match &line.scope {
+        Scope::Total => true,
+        Scope::Provider(name) => c.adapter == *name,
+        Scope::Region(name) => c.region == *name,
+    };
+    let mut record = record.clone();
+    let decision = Arc::make_mut(record.decision.as_mut()?);
+    let (full, left): (Vec<_>, Vec<_>) = std::mem::take(&mut decision.candidates).into_iter().partition(is_there);
+    let reason = Rejection {
+        filter: "tenant-quota".to_owned(),
+        detail: format!("{} quota of {}: {} used", shortage.dimension, shortage.limit, shortage.used),
+        pointer: None,
+        until: None,
+    };
+    decision.candidates = left;
+    decision.rejected.extend(full.into_iter().map(|c| RejectedCandidate {
+        backend: c.backend,
+        adapter: c.adapter,
+        region: c.region,
+        zone: Some(c.zone),
+        reasons: vec![reason.clone()],
+    }));
+    next_candidate(&record, record.decision.as_deref()?)?;
+    Some(record)
 }
 
 /// Names of a new attempt.

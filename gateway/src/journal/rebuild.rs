@@ -30,7 +30,7 @@ use std::{
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use meridian_ledger::{
-    Ledger, LedgerError, Quota,
+    Ledger, LedgerError,
     recovery::{Begun, Confirmation, Finish, Member, Recovery, RemainingPage, TenantStanding, Token},
 };
 use meridian_model::{
@@ -257,8 +257,7 @@ impl Rebuilder {
 
     /// Ends a loss that was none.
     async fn confirm(&self, tenant: &TenantId) -> Result<(), LedgerError> {
-        let quota = self.parts.directory.load().quota(tenant);
-        let quota = quota.map(|limits| Quota { limits, ..Quota::default() });
+        let quota = self.parts.directory.load().whole_quota(tenant);
         if let Begun::Yours(token) = self.begin(tenant).await?
             && self.parts.recovery.finish(&token, Finish::Untouched { quota }).await?
         {
@@ -471,8 +470,7 @@ impl Rebuilder {
                 return Err(lost());
             }
         }
-        let limits = directory.load().quota(&token.tenant).unwrap_or_default();
-        let quota = Quota { limits, ..Quota::default() };
+        let quota = directory.load().whole_quota(&token.tenant).unwrap_or_default();
         if !recovery.finish(token, Finish::Rebuilt { quota, seq }).await? {
             return Err(lost());
         }

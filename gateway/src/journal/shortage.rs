@@ -14,7 +14,7 @@ use meridian_policies::quota;
 use tokio::time::Instant;
 
 use super::{
-    machine::condemned,
+    machine::{self, condemned},
     patience::Backoff,
     task::{Driven, Short, Task},
 };
@@ -64,6 +64,9 @@ impl Task {
 
     /// Ends the operation that the ledger did not charge, unless the shortage may pass: then waits for that.
     pub(super) async fn short(&self, (record, shortage): Short, charge: Charge, backoff: &mut Backoff) -> Driven {
+        if let Some(rest) = machine::without_place(&record, &shortage) {
+            return Ok(Box::new(rest));
+        }
         let usage = self.parts().ledger.usage(&record.tenant).await;
         let wanted = quota::sum(charge, condemned::charge(&record));
         // A ledger that does not say is asked again.

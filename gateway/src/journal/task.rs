@@ -14,7 +14,7 @@ use std::{
 };
 
 use meridian_adapters::AdapterError;
-use meridian_ledger::{LedgerError, Step, Stepped, Usage};
+use meridian_ledger::{LedgerError, Step, Stepped};
 use meridian_model::{
     bugs,
     error::{Effect, ErrorCode, FaultKind, Problem, QuotaShortage},
@@ -27,7 +27,7 @@ use meridian_policies::{
     budget::{Class, Purpose},
     health::{Outcome, ShapeClass},
     placement::TenantQuota,
-    quota,
+    quota::{self, parts::parts, tree},
 };
 use tokio::time::Instant;
 
@@ -40,7 +40,7 @@ use super::{
     running::{Key, Running, key_of, tell},
 };
 use crate::{
-    planner::Wish,
+    planner::{Wish, tenant_quota},
     regions::Backend,
     status::poll::{Poller, Watched},
 };
@@ -372,8 +372,8 @@ impl Task {
     async fn plan(&self, record: Box<OperationRecord>, backoff: &mut Backoff) -> Driven {
         let tried = machine::tried(&record);
         let again = !tried.is_empty();
-        let quota = match self.parts().ledger.usage(&record.tenant).await {
-            Ok(Usage { used, limits }) => TenantQuota { used: quota::release(used, record.charge), limits },
+        let quota = match self.parts().ledger.books(&record.tenant).await {
+            Ok(books) => tenant_quota(books, &parts(&record), record.project(), tree::class_of(&record)),
             // The ledger decides when the attempt is opened; not knowing here only costs the explanation.
             Err(_) => TenantQuota::default(),
         };
@@ -382,7 +382,7 @@ impl Task {
             self.parts().planner.plan(wish, identity::seed(&record.op_id), self.now())
         };
         let is_short = |problem: &Problem| problem.code == ErrorCode::QuotaExceeded;
-        let planned = plan_within(quota);
+        let planned = plan_within(quota.clone());
         // After attempts the answer is about what they met, not about what was left.
         let problem = planned.problem.filter(|_| !again);
         let decision = planned.decision;
@@ -392,7 +392,7 @@ impl Task {
         if !record.condemned.is_empty() {
             return self.clear(record).await;
         }
-        let without = |unsettled| TenantQuota { used: quota::release(quota.used, unsettled), ..quota };
+        let without = |unsettled| TenantQuota { used: quota::release(quota.used, unsettled), ..quota.clone() };
         let fits = |unsettled| !plan_within(without(unsettled)).problem.as_ref().is_some_and(is_short);
         if is_short(&problem) && self.is_passing(&record, fits).await {
             return self.await_quota(record, backoff).await;

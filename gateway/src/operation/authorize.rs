@@ -9,15 +9,20 @@ use std::{
 };
 
 use meridian_model::{
-    error::{ErrorCode, Problem},
-    ids::TenantId,
+    error::{ErrorCode, FieldError, Problem},
+    ids::{ProjectName, TenantId},
     validate,
 };
 use meridian_policies::access::Permission;
 use tower::{Layer, Service};
 
 use super::{Action, Caller, CreateInstance, Operation, Outcome, Place, Reach, Refusal, Scope};
-use crate::{core::Core, directory::Snapshot, telemetry::core::ADMISSION_AUTHORIZE};
+use crate::{
+    config::nearest,
+    core::Core,
+    directory::{Entry, Snapshot},
+    telemetry::core::ADMISSION_AUTHORIZE,
+};
 
 /// An answer under way.
 pub type OutcomeFuture = Pin<Box<dyn Future<Output = Result<Outcome, Refusal>> + Send>>;
@@ -83,6 +88,8 @@ fn authorize(core: &Core, mut operation: Operation) -> Result<Admitted, Refusal>
     permit(caller, action.permission())?;
     if let Action::CreateInstance(create) = &mut operation.action {
         admit(&snapshot, create)?;
+        let of_caller = || operation.caller.project.clone();
+        create.project = create.project.take().or_else(of_caller);
     }
     Ok(Admitted { operation, reach })
 }
@@ -112,6 +119,26 @@ fn permit(caller: &Caller, permission: Permission) -> Result<(), Refusal> {
     Err(Refusal::new(ErrorCode::PermissionDenied, format!("this needs the permission {permission}; {lacks}")))
 }
 
+/// What is wrong with a project that the tenant does not have.
+fn unknown_project(entry: &Entry, project: &ProjectName, create: &CreateInstance) -> Option<FieldError> {
+    let names = || entry.settings.projects.nodes.iter().filter_map(|node| node.name.as_ref());
+    if names().any(|name| name == project) {
+        return None;
+    }
+    let known: Vec<&str> = names().map(ProjectName::as_str).collect();
+    let hint = match nearest(project.as_str(), known.iter().copied()) {
+        Some(near) => format!("did you mean {near}?"),
+        None if known.is_empty() => "leave it out: the tenant is not divided into projects".to_owned(),
+        None => format!("known projects: {}", known.join(", ")),
+    };
+    Some(FieldError {
+        pointer: format!("{}/project", create.metadata_pointer),
+        code: "unknown-project".to_owned(),
+        detail: format!("tenant {} has no project {project}", create.tenant),
+        hint: Some(hint),
+    })
+}
+
 fn admit(snapshot: &Snapshot, create: &mut CreateInstance) -> Result<(), Refusal> {
     let tenant = &create.tenant;
     let mut faults = validate::spec(&create.spec);
@@ -122,6 +149,10 @@ fn admit(snapshot: &Snapshot, create: &mut CreateInstance) -> Result<(), Refusal
         return Err(Problem::new(ErrorCode::InvalidArgument, detail).with_errors(faults).into());
     }
     let Some(entry) = snapshot.tenant(tenant) else { return Err(Refusal::not_found()) };
+    if let Some(fault) = create.project.as_ref().and_then(|project| unknown_project(entry, project, create)) {
+        let detail = fault.detail.clone();
+        return Err(Problem::new(ErrorCode::InvalidArgument, detail).with_errors(vec![fault]).into());
+    }
     match meridian_policies::admit::admit(&entry.rules, &create.spec) {
         Ok(admitted) => {
             create.spec = admitted;

@@ -11,7 +11,7 @@ use meridian_ledger::Claim;
 use meridian_model::{
     error::{ErrorCode, Problem},
     ids::{OperationId, TenantId},
-    operation::OperationRecord,
+    operation::{OperationRecord, PROJECT},
 };
 use tokio::{sync::watch, time::Instant};
 use tower::{Layer, Service};
@@ -131,6 +131,8 @@ async fn claim(core: &Core, create: CreateInstance, deadline: Instant) -> Result
     }
     unless_unsendable(core, &create.tenant, &op_id).await.map_err(with_key)?;
     let now = core.clock.now();
+    let mut annotations = create.annotations;
+    annotations.extend(create.project.map(|name| (PROJECT.to_owned(), String::from(name))));
     let wish = Claim {
         tenant: create.tenant.clone(),
         op_id,
@@ -138,7 +140,7 @@ async fn claim(core: &Core, create: CreateInstance, deadline: Instant) -> Result
         name: create.name,
         fingerprint: create.fingerprint,
         labels: create.labels,
-        annotations: create.annotations,
+        annotations,
         spec: Arc::new(create.spec),
         owner: core.driver.owner().to_owned(),
         now,

@@ -7,8 +7,8 @@ use meridian_model::{
     operation::{OperationRecord, OperationState},
 };
 use meridian_policies::{
-    placement::{self, TenantQuota},
-    quota::Beside,
+    placement,
+    quota::{Beside, parts::Pots, tree::Class},
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     core::Core,
     journal::{NOTED_WITHIN, identity},
-    planner::{Wish, quota_problem},
+    planner::{Wish, quota_problem, tenant_quota},
     status::render,
     views,
 };
@@ -100,8 +100,9 @@ pub async fn validate(core: &Core, create: CreateInstance) -> Result<Outcome, Re
         return Err(Refusal::new(ErrorCode::AlreadyExists, detail));
     }
     let spec = Arc::new(create.spec);
-    let usage = core.ledger.usage(&create.tenant).await.map_err(|e| store_refusal(&e))?;
-    let quota = TenantQuota { used: usage.used, limits: usage.limits };
+    let books = core.ledger.books(&create.tenant).await.map_err(|e| store_refusal(&e))?;
+    let usage = books.usage;
+    let quota = tenant_quota(books, &Pots::new(), create.project, Class::First);
     let wish = Wish { tenant: &create.tenant, spec: &spec, quota, tried: BTreeSet::new() };
     let planned = core.planner.plan(wish, identity::seed(&op), core.clock.now());
     if let Some(problem) = planned.problem {

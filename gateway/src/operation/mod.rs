@@ -9,6 +9,7 @@ pub mod caller;
 pub mod claim;
 pub mod create;
 pub mod delete;
+mod quotas;
 pub mod read;
 
 use std::{
@@ -20,7 +21,7 @@ use std::{
 use meridian_ledger::LedgerError;
 use meridian_model::{
     error::{ErrorCode, Problem},
-    ids::{InstanceName, OperationId, RegionId, TenantId},
+    ids::{InstanceName, OperationId, ProjectName, RegionId, TenantId},
     instance::{InstanceSpec, Labels},
     operation::{Charge, QuotaLimits},
 };
@@ -32,7 +33,7 @@ use self::{
     authorize::{Admitted, AuthorizeLayer, OutcomeFuture},
     claim::{ClaimKeyLayer, Work},
 };
-use crate::{core::Core, views};
+use crate::{config::quota::ROOT_NAME, core::Core, views};
 
 /// The operation stack, its type hidden.
 pub type OperationService = BoxCloneSyncService<Operation, Outcome, Refusal>;
@@ -70,6 +71,10 @@ pub enum Action {
     ListOperations(Option<TenantId>, PageRequest),
     /// Limits and usage of the tenant.
     GetQuota(Option<TenantId>),
+    /// The same, and of each of its projects.
+    ListQuotas(Option<TenantId>),
+    /// Of one project.
+    GetProjectQuota(Option<TenantId>, ProjectName),
     /// The tenants the caller may see.
     ListTenants(PageRequest),
     /// One tenant.
@@ -97,6 +102,8 @@ impl Action {
             Self::GetOperation(..) => "get-operation",
             Self::ListOperations(..) => "list-operations",
             Self::GetQuota(_) => "get-quota",
+            Self::ListQuotas(_) => "list-quotas",
+            Self::GetProjectQuota(..) => "get-project-quota",
             Self::ListTenants(_) => "list-tenants",
             Self::GetTenant(_) => "get-tenant",
             Self::ListRegions => "list-regions",
@@ -114,7 +121,7 @@ impl Action {
             Self::GetInstance(_) | Self::ListInstances(_) | Self::ExplainInstance(_) => Permission::InstancesRead,
             Self::DeleteInstance(_) => Permission::InstancesDelete,
             Self::GetOperation(..) | Self::ListOperations(..) => Permission::OperationsRead,
-            Self::GetQuota(_) => Permission::QuotasRead,
+            Self::GetQuota(_) | Self::ListQuotas(_) | Self::GetProjectQuota(..) => Permission::QuotasRead,
             Self::ListTenants(_) | Self::GetTenant(_) => Permission::TenantsRead,
             Self::ListRegions | Self::GetRegion(_) | Self::ListAdapters | Self::ListInstanceTypes(_) => {
                 Permission::RegionsRead
@@ -130,9 +137,12 @@ impl Action {
             Self::GetInstance(i) | Self::ExplainInstance(i) => i.tenant.as_ref(),
             Self::DeleteInstance(delete) => delete.instance.tenant.as_ref(),
             Self::ListInstances(list) => list.tenant.as_ref(),
-            Self::GetOperation(t, _) | Self::ListOperations(t, _) | Self::GetQuota(t) | Self::GetTenant(t) => {
-                t.as_ref()
-            }
+            Self::GetOperation(t, _)
+            | Self::ListOperations(t, _)
+            | Self::GetQuota(t)
+            | Self::ListQuotas(t)
+            | Self::GetProjectQuota(t, _)
+            | Self::GetTenant(t) => t.as_ref(),
             Self::ListTenants(_) => None,
             Self::ListRegions | Self::GetRegion(_) | Self::ListAdapters | Self::ListInstanceTypes(_) => {
                 return Place::Nowhere;
@@ -164,6 +174,8 @@ pub struct CreateInstance {
     pub labels: Labels,
     /// Annotations.
     pub annotations: Labels,
+    /// The project it is charged to; none: the credential's, or the tenant itself.
+    pub project: Option<ProjectName>,
     /// JSON pointer of what holds name, labels and annotations in the body; empty for the body itself.
     pub metadata_pointer: &'static str,
     /// The wish, parsed; validated by the operation stack.
@@ -235,6 +247,8 @@ pub enum Requirement {
 pub enum FieldPath {
     /// `metadata.name`: the instance's short name.
     Name,
+    /// `metadata.project`: the project it is charged to.
+    Project,
     /// `status.phase`.
     Phase,
     /// `status.region`.
@@ -422,6 +436,8 @@ async fn perform(core: &Core, admitted: Admitted) -> Result<Outcome, Refusal> {
         Action::GetOperation(_, id) => read::operation(core, reach.one()?, &id).await,
         Action::ListOperations(_, page) => read::operations(core, &reach, &page).await,
         Action::GetQuota(_) => read::quota(core, &reach).await,
+        Action::ListQuotas(_) => read::project_quotas(core, &reach).await,
+        Action::GetProjectQuota(_, project) => read::project_quota(core, reach.one()?, &project).await,
         Action::ListTenants(page) => Ok(Outcome::Tenants(read::tenants(core, &reach, &page).await)),
         Action::GetTenant(_) => read::tenant(core, reach.one()?).await.map(|t| Outcome::Tenant(Box::new(t))),
         Action::GetInstance(wish) => {
@@ -441,7 +457,7 @@ async fn perform(core: &Core, admitted: Admitted) -> Result<Outcome, Refusal> {
 
 /// The quota resource.
 fn quota_view(tenant: &TenantId, used: Option<Charge>, limits: QuotaLimits) -> views::Quota {
-    views::Quota { name: format!("tenants/{tenant}/quotas/default"), limits, used }
+    views::Quota { name: format!("tenants/{tenant}/quotas/{ROOT_NAME}"), parent: None, limits, used, lines: Vec::new() }
 }
 
 /// Longest time after which a client should come back while the ledger is rebuilt, seconds: an estimate may be wrong.

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::stream::{self, StreamExt as _};
 use meridian_model::{
     error::{ErrorCode, Problem},
-    ids::{InstanceName, OperationId, RegionId, TenantId},
+    ids::{InstanceName, OperationId, ProjectName, RegionId, TenantId},
     operation::{AttemptState, OperationRecord},
 };
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{
     InstanceRef, ListInstances, Outcome, PageRequest, Reach, Refusal,
     across::{self, Across},
-    quota_view, read_refusal,
+    quota_view, quotas as trees, read_refusal,
 };
 use crate::{
     core::Core,
@@ -248,6 +248,30 @@ pub async fn quota(core: &Core, reach: &Reach) -> Result<Outcome, Refusal> {
     };
     let usage = core.ledger.usage(tenant).await.map_err(|e| read_refusal(&e))?;
     Ok(Outcome::Quota(Box::new(quota_view(tenant, Some(usage.used), usage.limits))))
+}
+
+/// The quotas of a tenant and of each of its projects; of all tenants only their own.
+///
+/// # Errors
+/// The ledger cannot be read.
+pub async fn project_quotas(core: &Core, reach: &Reach) -> Result<Outcome, Refusal> {
+    let tenant = match reach {
+        Reach::Tenant(tenant) => tenant,
+        Reach::All => return Ok(Outcome::Quotas(quotas(core).await)),
+    };
+    let books = core.ledger.books(tenant).await.map_err(|e| read_refusal(&e))?;
+    Ok(Outcome::Quotas(views::Page { items: trees::nodes(tenant, &books), next_after: None }))
+}
+
+/// The quota of one project.
+///
+/// # Errors
+/// There is no such project, or the ledger cannot be read.
+pub async fn project_quota(core: &Core, tenant: &TenantId, project: &ProjectName) -> Result<Outcome, Refusal> {
+    let books = core.ledger.books(tenant).await.map_err(|e| read_refusal(&e))?;
+    let name = format!("tenants/{tenant}/quotas/{project}");
+    let found = trees::nodes(tenant, &books).into_iter().find(|quota| quota.name == name);
+    found.map(|quota| Outcome::Quota(Box::new(quota))).ok_or_else(Refusal::not_found)
 }
 
 /// Of every tenant.

@@ -547,6 +547,7 @@ fn selected(item: &Rendered, query: &ListInstances) -> bool {
         && query.fields.iter().all(|(path, equal, wanted)| {
             let value = match path {
                 FieldPath::Name => Some(item.short_name.as_str()),
+                FieldPath::Project => item.instance.project.as_ref().map(AsRef::as_ref),
                 FieldPath::Phase => Some(status.phase.as_str()),
                 FieldPath::Region => status.region.as_ref().map(AsRef::as_ref),
                 FieldPath::Zone => status.zone.as_ref().map(AsRef::as_ref),

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use meridian_model::{
-    operation::{AttemptState, OperationRecord, OperationState},
+    operation::{AttemptState, OperationRecord, OperationState, PROJECT},
     status::{Condition, Observed, ObservedPhase, Phase},
     time::Time,
 };
@@ -23,12 +23,15 @@ pub struct Sighting {
 #[must_use]
 pub fn instance(record: &OperationRecord, seen: Option<&Sighting>, stale: bool) -> views::Instance {
     let status = status(record, seen, stale);
+    let mut annotations = record.annotations.clone();
+    annotations.remove(PROJECT);
     views::Instance {
         name: format!("tenants/{}/instances/{}", record.tenant, record.name),
         uid: record.uid.clone(),
         tenant: record.tenant.clone(),
         labels: record.labels.clone(),
-        annotations: record.annotations.clone(),
+        project: record.project(),
+        annotations,
         generation: record.epoch,
         etag: etag(record, seen),
         create_time: record.created_at,

@@ -127,6 +127,7 @@ async fn every_route_reaches_its_action() {
         "GET /v1/tenants/acme/operations/op1",
         "GET /v1/tenants/acme/quotas",
         "GET /v1/tenants/acme/quotas/default",
+        "GET /v1/tenants/acme/quotas/shop",
         "GET /v1/regions",
         "GET /v1/regions/cn-hangzhou",
         "GET /v1/regions/cn-hangzhou/zones",

@@ -340,6 +340,10 @@ fn usual(operation: &Operation) -> Result<Outcome, Refusal> {
             own(operation, tenant.as_ref())?;
             Ok(Outcome::Quota(Box::new(quota())))
         }
+        Action::ListQuotas(tenant) => {
+            own(operation, tenant.as_ref())?;
+            Ok(Outcome::Quotas(views::Page { items: vec![quota()], next_after: None }))
+        }
         _ => Err(Refusal::not_found()),
     }
 }
@@ -349,6 +353,8 @@ pub(crate) fn quota() -> views::Quota {
         name: "tenants/acme/quotas/default".to_owned(),
         limits: QuotaLimits { instances: Some(10), ..QuotaLimits::default() },
         used: Some(Charge { instances: 3, ..Charge::default() }),
+        parent: None,
+        lines: Vec::new(),
     }
 }
 
@@ -376,6 +382,7 @@ pub(crate) fn instance(name: &str) -> views::Instance {
         uid: InstanceUid::new("inst_1").unwrap(),
         tenant: TenantId::new("acme").unwrap(),
         labels: BTreeMap::new(),
+        project: None,
         annotations: BTreeMap::new(),
         generation: 1,
         etag: "e1".to_owned(),

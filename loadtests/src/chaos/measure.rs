@@ -28,10 +28,7 @@ use meridian_ledger::{
     recovery::{Begun, Finish, Recovery as _},
     redis,
 };
-use meridian_model::{
-    ids::TenantId,
-    operation::OperationRecord,
-};
+use meridian_model::{ids::TenantId, operation::OperationRecord};
 use serde_json::json;
 use tokio::{task::JoinSet, time::Instant};
 

@@ -4,6 +4,7 @@
 //! on what we remember rather than on what is known now, and else *temporary*.
 
 use meridian_model::{
+    error::QuotaShortage,
     ids::ZoneId,
     instance::{CapacityType, InstanceSpec, Shape},
     operation::{RejectedCandidate, Rejection},
@@ -309,6 +310,15 @@ fn check_zone(view: &mut View<'_>, zone: &ZoneView, demand: &Demand<'_>, now: Ti
         view.reject_until(Filter::SoldOut, "sold out when last tried", until);
     }
     view.price = zone.prices.get(&class).copied();
+    if let Some(divided) = demand.quota.as_ref().and_then(|tenant| tenant.divided.as_ref()) {
+        let charge = quota::charge_of(&class.shape, Beside::of(spec).at(view.price));
+        if let Err(short) = divided.holds(view.backend, &class.shape, charge) {
+            let whose = short.node.as_ref().map(|node| format!(" of project {node}")).unwrap_or_default();
+            let QuotaShortage { dimension, limit, used, requested, .. } = &*short;
+            let detail = format!("{dimension} quota{whose} of {limit}: {used} used, {requested} more needed");
+            view.reject(Filter::TenantQuota, detail);
+        }
+    }
     let cap = spec.capacity.max_price_per_hour.filter(|_| spec.capacity.kind == CapacityType::Spot);
     if let (Some(price), Some(cap)) = (view.price, cap)
         && price > cap

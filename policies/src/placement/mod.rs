@@ -23,8 +23,8 @@ use std::{
 use meridian_model::{
     capability::Capability,
     error::{ErrorCode, QuotaShortage},
-    ids::{AdapterName, BackendId, ProfileName, RegionId, ZoneId},
-    instance::InstanceSpec,
+    ids::{AdapterName, BackendId, ProfileName, ProjectName, RegionId, ZoneId},
+    instance::{InstanceSpec, Shape},
     operation::{Charge, Decision, QuotaLimits, RankedCandidate, RejectedCandidate, Rejection},
     quantity::{MilliCpu, PricePerHour},
     time::Time,
@@ -33,7 +33,11 @@ use meridian_model::{
 
 pub use crate::health::{BreakerView, ShapeClass, ZoneKey};
 use crate::{
-    quota::{self, Beside},
+    quota::{
+        self, Beside,
+        parts::{Pot, Pots},
+        tree::{Class, Tree},
+    },
     tenant::{Allow, TenantRules},
 };
 use filter::{Filter, View};
@@ -63,12 +67,45 @@ impl<'a> Demand<'a> {
 }
 
 /// A tenant's quota as placement sees it; the ledger decides, this only saves a trip and explains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TenantQuota {
     /// Usage and reservations of the tenant, without what this operation itself holds.
     pub used: Charge,
     /// Limits.
     pub limits: QuotaLimits,
+    /// How it is divided among projects and places; none when it is not.
+    pub divided: Option<Arc<Divided>>,
+}
+
+/// A tenant's quota tree with what is used.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Divided {
+    /// The tree.
+    pub tree: Tree,
+    /// What is used where.
+    pub pots: Pots,
+    /// What of that this operation holds.
+    pub own: Pots,
+    /// Whose it is.
+    pub project: Option<ProjectName>,
+    /// What it may use.
+    pub class: Class,
+}
+
+impl Divided {
+    /// Whether the tree holds a charge at a backend.
+    ///
+    /// # Errors
+    /// What it lacks.
+    pub fn holds(&self, backend: &BackendView, shape: &Shape, charge: Charge) -> Result<(), Box<QuotaShortage>> {
+        let pot = Pot {
+            project: self.project.clone(),
+            provider: Some(backend.adapter.clone()),
+            region: Some(backend.region.clone()),
+            gpu_model: shape.gpu_type.clone().filter(|_| shape.gpu_count > 0),
+        };
+        self.tree.admit(&self.pots, &self.own, &[(pot, charge)].into(), self.class)
+    }
 }
 
 /// The world at one moment. It holds nothing of any tenant, so one snapshot serves all.
@@ -265,13 +302,21 @@ pub fn dead_end(decision: &Decision) -> Option<DeadEnd> {
 /// The shortage of the smallest size that the quota does not hold, for the answer to [`DeadEnd::QuotaExceeded`].
 #[must_use]
 pub fn quota_shortage(demand: &Demand<'_>, snapshot: &Snapshot) -> Option<Box<QuotaShortage>> {
-    let tenant = demand.quota?;
+    let tenant = demand.quota.as_ref()?;
     let wish = demand.spec.shape();
     let beside = Beside::of(demand.spec);
     let mut shapes: Vec<_> = snapshot.backends.iter().filter_map(|b| b.capability.round_up(&wish)).collect();
     shapes.sort();
     let short = |s| quota::charge(tenant.used, quota::charge_of(s, beside), &tenant.limits).err();
-    shapes.iter().find_map(short)
+    let divided = tenant.divided.as_ref();
+    let at = |backend: &BackendView, zone: &ZoneView| {
+        let shape = backend.capability.round_up(&wish)?;
+        let class = ShapeClass { shape, capacity: demand.spec.capacity.kind };
+        let charge = quota::charge_of(&class.shape, beside.at(zone.prices.get(&class).copied()));
+        divided?.holds(backend, &class.shape, charge).err()
+    };
+    let places = || snapshot.backends.iter().flat_map(|b| b.zones.iter().map(move |z| (b, z)));
+    shapes.iter().find_map(short).or_else(|| places().find_map(|(b, z)| at(b, z)))
 }
 
 /// The largest charge of any candidate: what an operation must hold to walk through all of them.

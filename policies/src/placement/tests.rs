@@ -296,7 +296,7 @@ fn dead_ends_are_told_apart() {
 
     let limits = QuotaLimits { cpu: Some(MilliCpu(3000)), ..QuotaLimits::default() };
     let used = quota::charge_of(&class(2).shape, Beside::default());
-    let demand = Demand { quota: Some(TenantQuota { used, limits }), ..Demand::new(&plain) };
+    let demand = Demand { quota: Some(TenantQuota { used, limits, divided: None }), ..Demand::new(&plain) };
     let decision = plan(&demand, &world(), &Rules::default(), 1, NOW);
     assert_eq!(dead_end(&decision), Some(DeadEnd::QuotaExceeded));
     let shortage = quota_shortage(&demand, &world()).unwrap();

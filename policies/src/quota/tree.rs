@@ -80,9 +80,10 @@ pub struct Pool {
 }
 
 /// Who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Class {
     /// A first instance.
+    #[default]
     First,
     /// The replacement of one that may be lost: it may use what is reserved.
     Failover,

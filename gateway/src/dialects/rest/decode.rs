@@ -8,7 +8,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use meridian_model::{
     error::ErrorCode,
-    ids::{InstanceName, OperationId, RegionId, TenantId},
+    ids::{InstanceName, OperationId, ProjectName, RegionId, TenantId},
 };
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
@@ -117,10 +117,18 @@ impl Rest {
                 let id = OperationId::new(r.param(1)?).map_err(|_| Refusal::not_found())?;
                 Action::GetOperation(r.tenant_or_all()?, id)
             }
-            Endpoint::ListQuotas | Endpoint::GetQuota => {
+            Endpoint::ListQuotas => {
                 Query::parse(r.query, &[])?;
-                plan.view = if endpoint == Endpoint::ListQuotas { View::ListOfOne } else { View::Whole };
+                Action::ListQuotas(r.tenant_or_all()?)
+            }
+            Endpoint::GetQuota => {
+                Query::parse(r.query, &[])?;
                 Action::GetQuota(r.tenant_or_all()?)
+            }
+            Endpoint::GetProjectQuota => {
+                Query::parse(r.query, &[])?;
+                let project = ProjectName::new(r.param(1)?).map_err(|_| Refusal::not_found())?;
+                Action::GetProjectQuota(r.tenant_or_all()?, project)
             }
             Endpoint::GetTenant => {
                 Query::parse(r.query, &[])?;
@@ -216,6 +224,7 @@ impl Rest {
             name: manifest.name,
             labels: manifest.labels,
             annotations: manifest.annotations,
+            project: manifest.project,
             metadata_pointer: manifest.metadata_pointer,
             spec: manifest.spec,
             idempotency_key,

@@ -95,9 +95,6 @@ impl Rest {
                 let items = page.items.iter().map(operation_json).collect::<Result<Vec<_>, _>>()?;
                 self.collection(views::Page { items, next_after: page.next_after }, plan)?
             }
-            Outcome::Quota(quota) if plan.view == View::ListOfOne => {
-                self.collection(views::Page { items: vec![quota], next_after: None }, plan)?
-            }
             Outcome::Quota(quota) => json(StatusCode::OK, &quota)?,
             Outcome::Quotas(page) => self.collection(page, plan)?,
             Outcome::Tenants(page) => self.collection(page, plan)?,

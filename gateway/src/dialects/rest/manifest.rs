@@ -2,7 +2,7 @@
 
 use meridian_model::{
     error::FieldError,
-    ids::{InstanceName, TenantId},
+    ids::{InstanceName, ProjectName, TenantId},
     instance::{InstanceSpec, Labels},
 };
 use serde::Deserialize;
@@ -11,11 +11,13 @@ use serde_json::Value;
 use super::body::{Typed, fault, parse_typed, push_segment, refuse};
 use crate::refusal::Rejection;
 
-/// `{"name", "labels", "annotations", "spec"}`.
+/// `{"name", "project", "labels", "annotations", "spec"}`.
 #[derive(Debug, Deserialize)]
 struct Short {
     #[serde(default)]
     name: Option<InstanceName>,
+    #[serde(default)]
+    project: Option<ProjectName>,
     #[serde(default)]
     labels: Labels,
     #[serde(default)]
@@ -48,6 +50,9 @@ struct Metadata {
     name: Option<InstanceName>,
     #[serde(default)]
     namespace: Option<String>,
+    /// Ours; Kubernetes has no such field.
+    #[serde(default)]
+    project: Option<ProjectName>,
     #[serde(default)]
     labels: Labels,
     #[serde(default)]
@@ -63,6 +68,7 @@ pub(super) struct Manifest {
     pub(super) name: InstanceName,
     pub(super) labels: Labels,
     pub(super) annotations: Labels,
+    pub(super) project: Option<ProjectName>,
     pub(super) spec: InstanceSpec,
     /// Where labels and annotations stand in the body.
     pub(super) metadata_pointer: &'static str,
@@ -134,14 +140,14 @@ fn refuse_positional(tree: &Value, manifest: &Manifest) -> Result<(), Rejection>
 
 fn short(bytes: &[u8], tree: &Value) -> Result<Manifest, Rejection> {
     let Typed { value, unknown } = parse_typed::<Short>(bytes)?;
-    let Short { name, labels, annotations, spec } = value;
+    let Short { name, project, labels, annotations, spec } = value;
     let name = required(name, "/name", tree.get("generateName").is_some(), &unknown)?;
-    Ok(Manifest { name, labels, annotations, spec, metadata_pointer: "", unknown })
+    Ok(Manifest { name, labels, annotations, project, spec, metadata_pointer: "", unknown })
 }
 
 fn resource(bytes: &[u8], tree: &Value, tenant: &TenantId) -> Result<Manifest, Rejection> {
     let Typed { value, mut unknown } = parse_typed::<Resource>(bytes)?;
-    let Metadata { name, namespace, labels, annotations, .. } = value.metadata;
+    let Metadata { name, namespace, project, labels, annotations, .. } = value.metadata;
     if let Some(other) = namespace.filter(|n| n != tenant.as_str()) {
         let detail = format!("the namespace is {other:?}; leave it out or use the tenant {tenant}");
         unknown.push(fault("/metadata/namespace", "invalid", detail));
@@ -151,7 +157,8 @@ fn resource(bytes: &[u8], tree: &Value, tenant: &TenantId) -> Result<Manifest, R
     if unknown.iter().any(|f| f.code != "unknown-field") {
         return Err(refuse(unknown));
     }
-    Ok(Manifest { name, labels, annotations, spec: value.spec, metadata_pointer: "/metadata", unknown })
+    let (spec, metadata_pointer) = (value.spec, "/metadata");
+    Ok(Manifest { name, labels, annotations, project, spec, metadata_pointer, unknown })
 }
 
 /// The name, or what to do without one; faults found so far are reported with it.

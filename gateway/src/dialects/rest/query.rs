@@ -209,8 +209,9 @@ fn label_value(value: &str) -> Result<String, String> {
 }
 
 /// The selectable fields by name.
-const FIELDS: [(&str, FieldPath); 6] = [
+const FIELDS: [(&str, FieldPath); 7] = [
     ("metadata.name", FieldPath::Name),
+    ("metadata.project", FieldPath::Project),
     ("status.phase", FieldPath::Phase),
     ("status.region", FieldPath::Region),
     ("status.zone", FieldPath::Zone),

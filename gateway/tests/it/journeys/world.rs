@@ -320,6 +320,7 @@ pub fn create(tenant: &str, name: &str, key: &str, spec: &InstanceSpec) -> Actio
         tenant: tenant.parse().unwrap(),
         name: name.parse().unwrap(),
         labels: Default::default(),
+        project: None,
         annotations: Default::default(),
         metadata_pointer: "",
         spec: spec.clone(),

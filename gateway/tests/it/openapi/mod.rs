@@ -92,6 +92,12 @@ fn doc(endpoint: Endpoint) -> Doc {
         Endpoint::ListQuotas => {
             doc("listQuotas", "List the tenant's quotas", &[], &[("200", "The quotas.", List("Quota"))])
         }
+        Endpoint::GetProjectQuota => doc(
+            "getProjectQuota",
+            "Read what a project has, uses, borrows and lends",
+            &[],
+            &[("200", "The quota.", One("Quota"))],
+        ),
         Endpoint::GetQuota => doc("getQuota", "Read limits and usage", &[], &[("200", "The quota.", One("Quota"))]),
         Endpoint::ListTenants => {
             doc("listTenants", "List the tenants the caller may see", PAGED, &[("200", "The tenants.", List("Tenant"))])
@@ -271,6 +277,7 @@ fn given() -> Map<String, Value> {
         "type": "object",
         "properties": {
             "name": name, "labels": map(), "annotations": map(), "namespace": text(),
+            "project": reference("ProjectName"),
             "creationTimestamp": { "type": "null" },
         },
         "required": ["name"],
@@ -289,7 +296,10 @@ fn given() -> Map<String, Value> {
     };
     let short = json!({
         "type": "object",
-        "properties": { "name": name, "labels": map(), "annotations": map(), "spec": reference("InstanceSpec") },
+        "properties": {
+            "name": name, "project": reference("ProjectName"), "labels": map(), "annotations": map(),
+            "spec": reference("InstanceSpec"),
+        },
         "required": ["name", "spec"],
         "additionalProperties": false,
     });

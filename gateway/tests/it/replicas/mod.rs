@@ -3,6 +3,7 @@
 
 pub mod flaky;
 mod on_redis;
+mod quota;
 mod vanished;
 
 use std::{

@@ -22,11 +22,16 @@ fn ledger(port: u16) -> Arc<RedisLedger> {
 }
 
 async fn pair() -> (RedisServer, World, Arc<Core>) {
+    pair_with(LEASE).await
+}
+
+/// Two gateways with more in their configuration.
+pub async fn pair_with(extra: &str) -> (RedisServer, World, Arc<Core>) {
     let server = RedisServer::start(&[]);
     let first = ledger(server.port());
     first.initialise().await.unwrap();
-    let world = World::on(first, Scenario::demo(7), LEASE).await;
-    let b = world.another(ledger(server.port()), LEASE).await;
+    let world = World::on(first, Scenario::demo(7), extra).await;
+    let b = world.another(ledger(server.port()), extra).await;
     (server, world, b)
 }
 

@@ -1,0 +1,91 @@
+//! `root` and `[[tenants.projects]]` of a tenant: how its quota is divided (ADR 0019).
+//!
+//! ```toml
+//! [tenants.root]
+//! limit = { cost = "40", "cpu@region:ap-guangzhou" = "200" }
+//!
+//! [[tenants.projects]]
+//! name = "shop"
+//! parent = "retail"
+//! nominal = { cpu = "64", "gpu:T4" = 2 }
+//! lendingLimit = { cpu = "32" }
+//! ```
+
+use std::collections::BTreeMap;
+
+use meridian_model::{
+    ids::ProjectName,
+    quota::{Line, LineQuota, QuotaNode, QuotaTree},
+};
+use meridian_policies::quota::tree::Tree;
+use serde::Deserialize;
+
+use super::reader::Section;
+
+/// The name of the tenant's own quota in paths: no project can be called so.
+pub const ROOT_NAME: &str = "default";
+
+/// Sets one amount of a line.
+type Set = fn(&mut LineQuota, u64);
+
+const AMOUNTS: [(&str, Set); 5] = [
+    ("nominal", |quota, amount| quota.nominal = Some(amount)),
+    ("borrowingLimit", |quota, amount| quota.borrowing_limit = Some(amount)),
+    ("lendingLimit", |quota, amount| quota.lending_limit = Some(amount)),
+    ("limit", |quota, amount| quota.limit = Some(amount)),
+    ("failoverReserve", |quota, amount| quota.failover_reserve = Some(amount)),
+];
+
+/// An amount as people write it.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "an amount such as 8 or \"64\" or \"2Gi\"")]
+enum Amount {
+    Number(u64),
+    Text(String),
+}
+
+/// Reads a tenant's tree; none is an empty one.
+pub(super) fn read(s: &mut Section<'_, '_>) -> QuotaTree {
+    let mut nodes = Vec::new();
+    if let Some(mut root) = s.section("root") {
+        nodes.push(QuotaNode { name: None, parent: None, lines: lines(&mut root) });
+        root.finish();
+    }
+    for mut project in s.sections("projects") {
+        let name: Option<ProjectName> = project.required("name", "\"shop\"");
+        if name.as_ref().is_some_and(|name| name.as_str() == ROOT_NAME) {
+            let what = format!("`{ROOT_NAME}` names the tenant's own quota");
+            project.report.mistake(&project.at("name"), what, "choose another name");
+        }
+        let (parent, lines) = (project.value("parent"), lines(&mut project));
+        project.finish();
+        if name.is_some() {
+            nodes.push(QuotaNode { name, parent, lines });
+        }
+    }
+    let tree = QuotaTree { nodes };
+    for fault in Tree::new(&tree).err().unwrap_or_default() {
+        s.report.mistake(&s.at("projects"), format!("{}: {}", fault.place, fault.fault), fault.mend);
+    }
+    tree
+}
+
+fn lines(s: &mut Section<'_, '_>) -> BTreeMap<Line, LineQuota> {
+    let mut lines = BTreeMap::<Line, LineQuota>::new();
+    for (key, set) in AMOUNTS {
+        let Some(amounts) = s.value::<BTreeMap<String, Amount>>(key) else { continue };
+        for (text, amount) in amounts {
+            let at = format!("{}.{text}", s.at(key));
+            let amount = match amount {
+                Amount::Number(number) => number.to_string(),
+                Amount::Text(text) => text,
+            };
+            match text.parse::<Line>().map(|line| (line.resource.parse(&amount), line)) {
+                Ok((Ok(amount), line)) => set(lines.entry(line).or_default(), amount),
+                Ok((Err(error), _)) => s.report.mistake(&at, error.to_string(), "give an amount of the resource"),
+                Err(error) => s.report.mistake(&at, error.to_string(), "name a resource, and a place where it counts"),
+            }
+        }
+    }
+    lines
+}
