@@ -553,7 +553,7 @@ impl Outside {
     fn of(deps: &Deps, replicas: &Replicas) -> Self {
         let outside = Self::new(deps.clock.clone(), deps.entropy.clone(), Arc::clone(&deps.metrics));
         if deps.shared.is_shared() {
-            outside.budget.share_among(replicas.clone());
+            outside.budget.share_among(replicas.clone(), Arc::clone(&deps.shared));
         }
         outside
     }

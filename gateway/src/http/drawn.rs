@@ -140,7 +140,7 @@ impl Drawer {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use meridian_ledger::{LedgerError, LedgerFuture, shared::*};
     use meridian_model::time::Time;
     use meridian_policies::rate::reserve::Grant;
@@ -220,7 +220,7 @@ mod tests {
 
     /// Counts its members and grants nothing.
     #[derive(Debug)]
-    struct Silent(MemoryShared);
+    pub(crate) struct Silent(pub(crate) MemoryShared);
 
     impl Shared for Silent {
         fn lead<'a>(&'a self, task: &'a str, owner: &'a str, lease: Duration) -> LedgerFuture<'a, Lead> {

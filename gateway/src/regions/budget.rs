@@ -10,6 +10,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -19,12 +20,14 @@ use std::{
 
 use arc_swap::ArcSwap;
 use meridian_adapters::AdapterError;
+use meridian_ledger::shared::Shared;
 use meridian_model::{
     error::{Effect, FaultKind},
     ids::{AccountName, RegionId, TenantId},
 };
-use meridian_policies::budget::{
-    Answer, CLASSES, CallRate, Lane, LaneView, Payer, Purpose, Refused, Spent, TicketId, Turn, Weight,
+use meridian_policies::{
+    budget::{Answer, CLASSES, CallRate, Lane, LaneView, Part, Payer, Purpose, Refused, Spent, TicketId, Turn, Weight},
+    rate::{Limit, reserve::Grant},
 };
 use serde_json::json;
 use tokio::{
@@ -37,6 +40,21 @@ use crate::{replicas::Replicas, telemetry::budget::BudgetMetrics, views};
 
 /// Longest wait for a turn; a call that cannot be sent by then is refused as throttled by ourselves.
 pub const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Part of a rate, in thousandths, that gateways let in by themselves while they share it, divided evenly; the rest goes
+/// where calls wait. With it a gateway that is busy alone among two has nine tenths of the rate.
+const OWN_PART: u32 = 200;
+
+/// The common bucket holds this part of a second's worth: with what each gateway may hold, which is half a second's in
+/// all, and the fifth that is left of the published rate, a vendor that counts by the second sees no excess.
+const COMMON_BURST_DIVISOR: u64 = 4;
+
+/// Longest wait for one answer of the shared store; then each gateway has its even part.
+const DRAW_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Time between two draws while the store does not answer, and shortest one while it has nothing.
+const DRAW_RETRY: Duration = Duration::from_millis(500);
+const DRAW_PAUSE: Duration = Duration::from_millis(5);
 
 /// What a vendor counts together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,8 +86,15 @@ struct Common {
     origin: Instant,
     weights: ArcSwap<Weights>,
     /// Who has a part of the rates; nobody else when it is not set.
-    replicas: OnceLock<Replicas>,
+    others: OnceLock<Others>,
     metrics: BudgetMetrics,
+}
+
+/// The gateways beside this one.
+#[derive(Debug)]
+struct Others {
+    replicas: Replicas,
+    shared: Arc<dyn Shared>,
 }
 
 impl Common {
@@ -85,8 +110,14 @@ impl Common {
         }
     }
 
-    fn replicas(&self) -> u32 {
-        self.replicas.get().map_or(1, Replicas::count)
+    /// The part of a rate that a lane lets in by itself, while the others can be drawn from or not.
+    fn part(&self, draws: bool) -> Part {
+        let of = self.others.get().map_or(1, |others| others.replicas.count());
+        match of {
+            0 | 1 => Part::WHOLE,
+            of if draws => Part { own: OWN_PART / of, of },
+            of => Part { own: 1000 / of, of },
+        }
     }
 }
 
@@ -97,7 +128,7 @@ impl Budget {
         let common = Common {
             origin: Instant::now(),
             weights: ArcSwap::from_pointee(weights),
-            replicas: OnceLock::new(),
+            others: OnceLock::new(),
             metrics,
         };
         Self(Arc::new(Inner { lanes: Mutex::default(), common: Arc::new(common) }))
@@ -117,9 +148,9 @@ impl Budget {
         lane
     }
 
-    /// Divides every rate among the living gateways from now on; a second call changes nothing.
-    pub fn share_among(&self, replicas: Replicas) {
-        let _ = self.0.common.replicas.set(replicas);
+    /// Shares every rate with the living gateways from now on; a second call changes nothing.
+    pub fn share_among(&self, replicas: Replicas, shared: Arc<dyn Shared>) {
+        let _ = self.0.common.others.set(Others { replicas, shared });
     }
 
     /// Other weights of tenants, for calls that come from now on.
@@ -153,21 +184,12 @@ pub struct VendorLane {
 #[derive(Debug)]
 struct State {
     lane: Lane,
-    /// The whole rate, of all gateways.
-    whole: CallRate,
-    /// By how many it is divided now.
-    parts: u32,
+    /// Draws from what all gateways share were answered lately.
+    draws: bool,
     told: HashMap<TicketId, oneshot::Sender<()>>,
 }
 
 impl State {
-    fn share(&mut self, parts: u32, now: Duration) {
-        if parts != self.parts {
-            self.parts = parts;
-            self.lane.set_ceiling(part_of(self.whole, parts), now);
-        }
-    }
-
     /// Tells every call whose turn it is.
     fn grant(&mut self, now: Duration, metrics: &BudgetMetrics, key: &LaneKey) {
         while let Some(waiter) = self.lane.grant(now) {
@@ -179,10 +201,6 @@ impl State {
             }
         }
     }
-}
-
-fn part_of(whole: CallRate, parts: u32) -> CallRate {
-    whole.part(1000 / u64::from(parts.max(1)))
 }
 
 /// A call's turn. Dropped before its call left, the turn goes to somebody else.
@@ -263,7 +281,7 @@ impl Drop for Waiting<'_> {
 impl VendorLane {
     fn new(key: LaneKey, ceiling: CallRate, common: Arc<Common>) -> Self {
         let lane = Lane::new(ceiling, common.now());
-        let state = State { lane, whole: ceiling, parts: 1, told: HashMap::new() };
+        let state = State { lane, draws: true, told: HashMap::new() };
         Self { key, state: Mutex::new(state), wake: Arc::default(), common, owner: Mutex::default() }
     }
 
@@ -274,12 +292,7 @@ impl VendorLane {
     }
 
     fn lower(&self, ceiling: CallRate) {
-        let mut state = lock(&self.state);
-        if ceiling < state.whole {
-            state.whole = ceiling;
-            let part = part_of(ceiling, state.parts);
-            state.lane.set_ceiling(part, self.common.now());
-        }
+        lock(&self.state).lane.lower(ceiling, self.common.now());
     }
 
     /// Waits for the turn of one call, at most [`WAIT_MAX`].
@@ -295,10 +308,16 @@ impl VendorLane {
         let (mut heard, mut waiting) = {
             let mut state = lock(&self.state);
             let now = self.common.now();
-            state.share(self.common.replicas(), now);
+            let part = self.common.part(state.draws);
+            state.lane.set_part(part, now);
             match state.lane.ask(purpose, weight, now + WAIT_MAX, now) {
                 Ok(Turn::Now) => {
+                    let wishes = part.of > 1 && state.lane.wish(now) > 0;
                     drop(state);
+                    if wishes {
+                        self.own();
+                        self.wake.notify_one();
+                    }
                     self.common.metrics.left(&self.key, purpose.class, Duration::ZERO);
                     return Ok(self.permit());
                 }
@@ -430,27 +449,104 @@ pub fn attribution(budget: &Budget) -> serde_json::Value {
 /// Payers of a lane that are shown: beyond the largest, sums say enough.
 const PAYERS_SHOWN: usize = 1000;
 
+/// A draw under way.
+type Drawing = Pin<Box<dyn Future<Output = Option<Grant>> + Send>>;
+
+/// What a lane's task does next.
+struct Next {
+    /// When the next turn is due.
+    at: Option<Duration>,
+    /// How much is to be drawn from what all gateways share.
+    draw: Option<(Arc<dyn Shared>, Limit, u32)>,
+}
+
+impl VendorLane {
+    /// Hands out what there is; says what comes next.
+    fn hand_out(&self, may_draw: bool) -> Next {
+        let mut state = lock(&self.state);
+        let now = self.common.now();
+        let part = self.common.part(state.draws);
+        state.lane.set_part(part, now);
+        state.grant(now, &self.common.metrics, &self.key);
+        let want = if part.of > 1 && may_draw { state.lane.wish(now) } else { 0 };
+        let drawn = self.common.others.get().filter(|_| want > 0).zip(common_limit(state.lane.tap().rate()));
+        let draw = drawn.map(|(others, limit)| (Arc::clone(&others.shared), limit, want));
+        Next { at: state.lane.next_at(now), draw }
+    }
+
+    /// Takes in the answer to a draw; says when the next may follow.
+    fn drawn(&self, answer: Option<Grant>) -> Duration {
+        let mut state = lock(&self.state);
+        state.draws = answer.is_some();
+        match answer {
+            Some(grant) => {
+                state.lane.drawn(grant.granted);
+                let empty = if grant.granted == 0 { grant.next.max(DRAW_PAUSE) } else { Duration::ZERO };
+                self.common.now() + empty
+            }
+            None => self.common.now() + DRAW_RETRY,
+        }
+    }
+}
+
+/// What all gateways draw from: the part of a rate that none of them lets in by itself.
+fn common_limit(rate: CallRate) -> Option<Limit> {
+    let common = |milli: u64| milli * u64::from(1000 - OWN_PART) / 1000;
+    // Thousandths of a call a second are whole calls in a thousand seconds.
+    let quota = u32::try_from(common(rate.as_milli())).ok()?;
+    let burst = u32::try_from(common(rate.as_milli()) / 1000 / COMMON_BURST_DIVISOR).ok()?;
+    Limit::new(quota, Duration::from_secs(1000), burst.max(1)).ok()
+}
+
 /// Hands out the turns of a lane as they come, until the lane is gone.
 async fn hand_out(lane: Weak<VendorLane>, wake: Arc<Notify>) {
+    let mut drawing: Option<Drawing> = None;
+    let mut draws_from = Duration::ZERO;
     loop {
-        let next = {
+        let (next, origin) = {
             let Some(lane) = lane.upgrade() else { return };
-            let mut state = lock(&lane.state);
-            let now = lane.common.now();
-            state.share(lane.common.replicas(), now);
-            state.grant(now, &lane.common.metrics, &lane.key);
-            state.lane.next_at(now).map(|at| lane.common.origin + at)
+            let may_draw = drawing.is_none() && lane.common.now() >= draws_from;
+            let next = lane.hand_out(may_draw);
+            let name = || format!("vendor/{}/{}/{}", lane.key.account, lane.key.region, lane.key.action);
+            if let Some((shared, limit, want)) = next.draw {
+                drawing = Some(Box::pin(draw(shared, name(), limit, want)));
+            }
+            // While calls wait, a draw that may not be made yet is a reason to look again.
+            let later = drawing.is_none() && draws_from > lane.common.now();
+            (next.at.map(|at| if later { at.min(draws_from) } else { at }), lane.common.origin)
         };
         let due = async {
             match next {
-                Some(at) => tokio::time::sleep_until(at).await,
+                Some(at) => tokio::time::sleep_until(origin + at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let answer = async {
+            match &mut drawing {
+                Some(drawing) => drawing.await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             biased;
             () = wake.notified() => {}
+            answer = answer => {
+                drawing = None;
+                let Some(lane) = lane.upgrade() else { return };
+                draws_from = lane.drawn(answer);
+            }
             () = due => {}
         }
+    }
+}
+
+async fn draw(shared: Arc<dyn Shared>, name: String, limit: Limit, want: u32) -> Option<Grant> {
+    match tokio::time::timeout(DRAW_TIMEOUT, shared.draw(&name, limit, want)).await {
+        Ok(Ok(grant)) => Some(grant),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, name, "no calls were drawn");
+            None
+        }
+        Err(_) => None,
     }
 }

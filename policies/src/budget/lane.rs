@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{CLASSES, CallRate, Class, Meter, Payer, Purpose, Queue, Refused, Spent, Tap, TicketId, Waiter, Weight};
+use super::{
+    CLASSES, CallRate, Class, Meter, Part, Payer, Purpose, Queue, Refused, Spent, Tap, TicketId, Waiter, Weight,
+};
 
 /// The answer to a wish to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,9 @@ pub struct LaneView {
     pub refused: u64,
 }
 
+/// Use for which calls are drawn ahead of need: some round trips to a healthy store.
+const AHEAD: Duration = Duration::from_millis(100);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Lane {
@@ -66,9 +71,30 @@ impl Lane {
         &self.tap
     }
 
-    /// Sets another ceiling.
-    pub fn set_ceiling(&mut self, ceiling: CallRate, now: Duration) {
-        self.tap.set_ceiling(ceiling, now);
+    /// Sets a lower ceiling.
+    pub fn lower(&mut self, ceiling: CallRate, now: Duration) {
+        self.tap.lower(ceiling, now);
+    }
+
+    /// Lets in another part of the rate by itself from now on.
+    pub fn set_part(&mut self, part: Part, now: Duration) {
+        self.tap.set_part(part, now);
+    }
+
+    /// How many calls to draw from what all share: what waits, and ahead of need what is used in a tenth of a second, as far as
+    /// there is room. Nothing while nothing is used.
+    pub fn wish(&mut self, now: Duration) -> u32 {
+        let used = self.meter.per_second(now).max(self.meter.this_second(now)) * AHEAD.as_secs_f64();
+        let ahead = if used > 0.0 { used.ceil() as u32 } else { 0 };
+        let wanted = u32::try_from(self.queue.len()).unwrap_or(u32::MAX).saturating_add(ahead);
+        let room = self.tap.room();
+        // Half of what is held ahead is left: nothing is urgent.
+        if self.queue.is_empty() && room.saturating_mul(2) < self.tap.burst_calls() { 0 } else { wanted.min(room) }
+    }
+
+    /// Adds calls that were drawn.
+    pub fn drawn(&mut self, calls: u32) {
+        self.tap.add(calls);
     }
 
     /// Wishes to send a call before `deadline`.

@@ -84,6 +84,12 @@ impl Meter {
         f64::from(calls) / seconds as f64
     }
 
+    /// Calls of the present second so far.
+    pub fn this_second(&mut self, now: Duration) -> f64 {
+        self.turn_to(now.as_secs());
+        self.slots.get(slot_of(self.second)).copied().map_or(0.0, f64::from)
+    }
+
     /// Empties the slots of seconds that have passed since.
     fn turn_to(&mut self, second: u64) {
         let passed = second.saturating_sub(self.second);

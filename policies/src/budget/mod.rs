@@ -10,6 +10,8 @@
 //!   first, in the order of the classes, and nothing is left unused while anybody waits.
 //! - *Tenants.* Within a class start-time fair queueing by weight: two tenants that both wait get calls in the ratio of
 //!   their weights, but for one call each.
+//! - *Others.* Several taps may share a rate ([`Part`]): each lets in a small part by itself, and its owner adds what it
+//!   draws from a common bucket for the calls that wait.
 //! - *Bounds.* Queues are bounded in all and per tenant; who cannot be served before its deadline is told at once.
 //!
 //! Time is a `Duration` since an origin of the caller's choice that never goes back. Deliberately absent: the wait
@@ -28,7 +30,7 @@ pub use self::{
     lane::{Answer, Lane, LaneView, Turn},
     meter::{Meter, PAYERS_MAX, Spent},
     queue::{FLOW_MAX, QUEUE_MAX, Queue, Refused, TicketId, Waiter},
-    tap::{CallRate, Tap},
+    tap::{CallRate, Part, Tap},
 };
 
 /// What a call is for; the order is the order of precedence.

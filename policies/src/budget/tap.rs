@@ -29,12 +29,6 @@ impl CallRate {
         Self::milli(self.0.saturating_mul(thousandths) / 1000)
     }
 
-    /// Of `whole` the part that this is of `before`.
-    fn scaled(self, (whole, before): (Self, Self)) -> Self {
-        let milli = u128::from(self.0) * u128::from(whole.0) / u128::from(before.0.max(1));
-        Self::milli(u64::try_from(milli).unwrap_or(u64::MAX)).min(whole)
-    }
-
     /// Calls per second.
     #[must_use]
     pub fn as_f64(self) -> f64 {
@@ -101,6 +95,23 @@ const TRIED_WAIT: Duration = Duration::from_secs(60);
 struct Count {
     since: Duration,
     accepted: u64,
+    throttled: u64,
+    /// Calls that all who share the rate could send meanwhile, in units of a call.
+    flow: u128,
+}
+
+/// The part of a rate that a tap lets in by itself. What it does not, its owner draws from what all share and adds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// In thousandths of the rate.
+    pub own: u32,
+    /// How many share the rate: each holds that part of the burst.
+    pub of: u32,
+}
+
+impl Part {
+    /// Nobody else has a part.
+    pub const WHOLE: Self = Self { own: 1000, of: 1 };
 }
 
 /// The search for a level above the one that was learned.
@@ -124,6 +135,7 @@ pub struct Tap {
     /// The rate up to which it climbs; the ceiling when nothing was learned.
     learned: Option<CallRate>,
     trial: Trial,
+    part: Part,
     credit: i64,
     updated: Duration,
     /// Progress to a higher rate that does not make a thousandth of a call per second yet, in [`CLIMB_UNIT`].
@@ -143,6 +155,7 @@ impl Tap {
             rate: ceiling,
             learned: None,
             trial: Trial { at: Duration::ZERO, wait: TRY_WAIT.0, step: CLIMB_PER_SECOND, from: None },
+            part: Part::WHOLE,
             credit: 0,
             updated: now,
             climbing: 0,
@@ -185,20 +198,35 @@ impl Tap {
         self.held_until.checked_sub(now).filter(|wait| !wait.is_zero())
     }
 
-    /// Gives it another part of what it is one of several taps of: what was learned is divided alike.
-    pub fn set_ceiling(&mut self, ceiling: CallRate, now: Duration) {
-        if ceiling == self.ceiling {
+    /// Sets a lower ceiling.
+    pub fn lower(&mut self, ceiling: CallRate, now: Duration) {
+        self.refill(now);
+        self.ceiling = self.ceiling.min(ceiling);
+        self.rate = self.rate.min(ceiling);
+        self.credit = self.credit.min(self.burst());
+    }
+
+    /// Lets in another part of the rate by itself from now on.
+    pub fn set_part(&mut self, part: Part, now: Duration) {
+        if part == self.part {
             return;
         }
         self.refill(now);
-        let parts = (ceiling, self.ceiling);
-        self.rate = self.rate.scaled(parts);
-        self.learned = self.learned.map(|learned| learned.scaled(parts));
-        self.trial.from = self.trial.from.map(|from| from.scaled(parts));
-        self.ceiling = ceiling;
+        self.part = part;
         self.credit = self.credit.min(self.burst());
         // What was counted was counted of another part.
         self.count = None;
+    }
+
+    /// Adds calls that were drawn from what all share.
+    pub fn add(&mut self, calls: u32) {
+        self.credit = self.credit.saturating_add(i64::from(calls).saturating_mul(CALL)).min(self.burst());
+    }
+
+    /// Whole calls that it could hold beside what it has.
+    #[must_use]
+    pub fn room(&self) -> u32 {
+        u32::try_from((self.burst() - self.credit) / CALL).unwrap_or(0)
     }
 
     /// Takes one call's worth, if there is one.
@@ -223,19 +251,28 @@ impl Tap {
         self.credit = (self.credit + CALL).min(self.burst());
     }
 
-    /// When the next call may leave if nobody else takes; not before `now`.
+    /// When the next call may leave if nobody else takes and nothing is added; not before `now`.
     #[must_use]
     pub fn next_at(&self, now: Duration) -> Duration {
-        self.after(1, now)
+        self.at_rate(1, self.inflow(), now)
     }
 
-    /// When the `n`th call from now may leave.
+    /// When the `n`th call from now may leave, at the whole rate.
     #[must_use]
     pub fn after(&self, n: u64, now: Duration) -> Duration {
+        self.at_rate(n, self.rate.0, now)
+    }
+
+    fn at_rate(&self, n: u64, milli: u64, now: Duration) -> Duration {
         let wanted = i64::try_from(n).unwrap_or(i64::MAX).saturating_mul(CALL);
         let lacking = u64::try_from(wanted.saturating_sub(self.credit)).unwrap_or(0);
-        let flow = Duration::from_nanos(lacking.saturating_mul(1000).div_ceil(self.rate.0));
+        let flow = Duration::from_nanos(lacking.saturating_mul(1000).div_ceil(milli.max(1)));
         (self.updated + flow).max(self.held_until).max(now)
+    }
+
+    /// What it lets in by itself, in thousandths of a call per second.
+    fn inflow(&self) -> u64 {
+        (self.rate.0 * u64::from(self.part.own) / 1000).max(1)
     }
 
     /// The vendor did what a call that left at `sent` asked.
@@ -252,6 +289,9 @@ impl Tap {
         if let Some(wait) = retry_after {
             self.held_until = self.held_until.max(now + wait.min(RETRY_AFTER_MAX));
         }
+        if let Some(count) = self.count.as_mut().filter(|count| sent >= count.since) {
+            count.throttled += 1;
+        }
         // Calls that were under way when the rate was cut say nothing of the new one, nor do the first after it: the
         // vendor had nothing left.
         if self.last_cut.is_some_and(|cut| sent < cut + CUT_WAIT) {
@@ -264,7 +304,7 @@ impl Tap {
         if self.held_for(now).is_some_and(|wait| wait > COUNT_HELD_MAX) {
             self.count = None;
         } else if self.count.is_none_or(|count| now.saturating_sub(count.since) > COUNT_MAX / 2) {
-            self.count = Some(Count { since: now, accepted: 0 });
+            self.count = Some(Count { since: now, accepted: 0, throttled: 0, flow: 0 });
         }
     }
 
@@ -286,13 +326,20 @@ impl Tap {
     }
 
     /// The vendor's rate, if enough was counted since a throttle answer. At both ends the vendor had less than one call
-    /// left, so that what it accepted in between is what flowed in, but for one call.
+    /// left, so that what it accepted in between is what flowed in, but for one call. Of a rate that is shared only the
+    /// own calls are seen; the vendor accepts of everybody's the same part.
     fn counted(&self, now: Duration) -> Option<CallRate> {
         let count = self.count?;
         let elapsed = now.saturating_sub(count.since);
         let nanos = elapsed.as_nanos().max(1);
-        let milli =
-            u64::try_from(u128::from(count.accepted.saturating_sub(1)) * 1_000_000_000_000 / nanos).unwrap_or(u64::MAX);
+        let accepted = if self.part.of > 1 {
+            let sent = u128::from(count.accepted + count.throttled).max(1);
+            count.flow * u128::from(count.accepted) / sent
+        } else {
+            u128::from(count.accepted.saturating_sub(1)) * u128::from(CALL.unsigned_abs())
+        };
+        // Units of a call in nanoseconds to thousandths of a call in seconds.
+        let milli = u64::try_from(accepted * 1000 / nanos).unwrap_or(u64::MAX);
         let enough = elapsed >= COUNT_MIN.0 && elapsed <= COUNT_MAX && count.accepted >= COUNT_MIN.1;
         enough.then(|| CallRate::milli(milli).part(LEARNED_PART))
     }
@@ -302,8 +349,14 @@ impl Tap {
         self.learned.map_or(self.ceiling, |learned| learned.min(self.ceiling))
     }
 
+    /// Whole calls that it holds when it is full.
+    #[must_use]
+    pub fn burst_calls(&self) -> u32 {
+        u32::try_from(self.burst() / CALL).unwrap_or(u32::MAX)
+    }
+
     fn burst(&self) -> i64 {
-        let units = self.rate.0.saturating_mul(BURST_MS).saturating_mul(1000);
+        let units = self.rate.0.saturating_mul(BURST_MS).saturating_mul(1000) / u64::from(self.part.of.max(1));
         i64::try_from(units).unwrap_or(i64::MAX).max(CALL)
     }
 
@@ -314,7 +367,10 @@ impl Tap {
         }
         self.updated = now;
         let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-        let inflow = i64::try_from(u128::from(nanos) * u128::from(self.rate.0) / 1000).unwrap_or(i64::MAX);
+        let inflow = i64::try_from(u128::from(nanos) * u128::from(self.inflow()) / 1000).unwrap_or(i64::MAX);
+        if let Some(count) = &mut self.count {
+            count.flow += u128::from(nanos) * u128::from(self.rate.0) / 1000;
+        }
         let burst = self.burst();
         self.credit = self.credit.saturating_add(inflow);
         if self.credit >= burst {

@@ -379,3 +379,37 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_rate_that_is_shared_is_learned_by_each() {
+    let part = Part { own: 100, of: 2 };
+    let (mut vendor, mut common) = (Vendor::new(20.0), 0.0_f64);
+    let mut taps = [0, 1].map(|_| Tap::new(CallRate::per_second(40), Duration::ZERO));
+    for tap in &mut taps {
+        tap.set_part(part, Duration::ZERO);
+    }
+    let (mut late, mut taken) = (0, 0);
+    for n in 1..200_000 {
+        let now = Duration::from_millis(n);
+        // The common bucket flows at what they take the rate to be.
+        let rate = taps.iter().map(|tap| tap.rate().as_f64()).sum::<f64>() / 2.0;
+        common = (common + 0.8 * rate / 1000.0).min(4.0);
+        for tap in &mut taps {
+            if tap.room() > 0 && common >= 1.0 {
+                common -= 1.0;
+                tap.add(1);
+            }
+            if tap.take(now) {
+                if vendor.takes(now) {
+                    tap.accepted(now);
+                    taken += u32::from(n > 100_000);
+                } else {
+                    tap.throttled(now, None, now);
+                    late += u32::from(n > 100_000);
+                }
+            }
+        }
+    }
+    // What they learned is not the same, so that now and then one finds out that both together are too fast.
+    assert!(late <= 20 && taken >= 1700, "{late} of {taken} throttled, {:?}", taps.map(|t| t.learned()));
+}

@@ -1,12 +1,12 @@
 use meridian_adapters::{CallContext, Request};
-use meridian_ledger::shared::MemoryShared;
+use meridian_ledger::shared::{MemoryShared, Shared};
 use meridian_model::time::Time;
 use meridian_policies::budget::Payer;
 use tokio::{task::JoinSet, time::Instant};
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::{regions::budget::Weights, replicas::Replicas, telemetry::core::CoreMetrics};
+use crate::{http::drawn::tests::Silent, regions::budget::Weights, replicas::Replicas, telemetry::core::CoreMetrics};
 
 const ACTIONS: &[VendorAction] = &[
     VendorAction { name: "Make", verbs: &["create"], calls_per_minute: 1200 },
@@ -39,26 +39,50 @@ async fn saturate(pace: Arc<Pace>, verb: &'static str, purpose: Purpose, span: D
     n
 }
 
-#[tokio::test(start_paused = true)]
-async fn gateways_that_share_an_account_share_its_rate() {
-    let shared = Arc::new(MemoryShared::new());
+/// Gateways on one store, and the pace of each.
+async fn gateways(shared: Arc<dyn Shared>, n: u32) -> Vec<(Arc<Pace>, Replicas)> {
     let mut gateways = Vec::new();
-    for n in 0..3 {
+    for n in 0..n {
         let budget = budget();
-        let replicas = Replicas::new(shared.clone(), format!("g{n}"));
+        let replicas = Replicas::new(Arc::clone(&shared), format!("g{n}"));
         replicas.attend().await;
-        budget.share_among(replicas.clone());
+        budget.share_among(replicas.clone(), Arc::clone(&shared));
         gateways.push((pace("a", Some(16), &budget), replicas));
     }
     for (_, replicas) in &gateways {
         replicas.attend().await;
-        assert_eq!(replicas.count(), 3);
+        assert_eq!(replicas.count(), n);
     }
-    let span = Duration::from_secs(10);
+    gateways
+}
+
+async fn all_saturated(gateways: &[(Arc<Pace>, Replicas)], span: Duration) -> Vec<u32> {
     let calls = gateways.iter().map(|(pace, _)| saturate(Arc::clone(pace), "create", of("t", Class::Create), span));
-    let calls: u32 = futures_util::future::join_all(calls).await.into_iter().sum();
-    // 16 calls a second for 10 s, and a burst of half a second.
-    assert!((150..=171).contains(&calls), "{calls}");
+    futures_util::future::join_all(calls).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn gateways_that_share_an_account_share_its_rate() {
+    let gateways = gateways(Arc::new(MemoryShared::new()), 3).await;
+    let calls: u32 = all_saturated(&gateways, Duration::from_secs(20)).await.into_iter().sum();
+    // 16 calls a second for 20 s, the burst of the common bucket and half a second's worth of the gateways'.
+    assert!((300..=332).contains(&calls), "{calls}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_is_busy_alone_has_nearly_all_of_the_rate() {
+    let gateways = gateways(Arc::new(MemoryShared::new()), 2).await;
+    let calls = all_saturated(&gateways[..1], Duration::from_secs(20)).await;
+    assert!((280..=320).contains(&calls[0]), "{calls:?}: nine tenths of 320");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_store_each_gateway_has_its_even_part() {
+    let gateways = gateways(Arc::new(Silent(MemoryShared::new())), 2).await;
+    let alone = all_saturated(&gateways[..1], Duration::from_secs(20)).await;
+    assert!((150..=165).contains(&alone[0]), "{alone:?}: half of 320");
+    let calls: u32 = all_saturated(&gateways, Duration::from_secs(20)).await.into_iter().sum();
+    assert!((300..=330).contains(&calls), "{calls}");
 }
 
 #[tokio::test(start_paused = true)]
