@@ -24,6 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     agreement::{self, Agreement},
+    audit::Audit,
     clock::{Clock, Entropy},
     config::{self, Config},
     directory::{Declared, Directory, Snapshot},
@@ -121,7 +122,7 @@ pub struct Core {
     pub directory: Arc<Directory>,
     /// Whose word is taken for who is calling.
     pub identities: Arc<Identities>,
-    is_shared: bool,
+    pub(crate) is_shared: bool,
     /// The vendors' calls.
     pub budget: Budget,
     retention: Duration,
@@ -151,6 +152,8 @@ pub struct Deps {
     pub metrics: Arc<CoreMetrics>,
     /// Cancelled when the process begins to drain.
     pub draining: CancellationToken,
+    /// Records who changed what, and what was done for it.
+    pub audit: Audit,
 }
 
 impl Core {
@@ -182,8 +185,7 @@ impl Core {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let told = (Arc::clone(&deps.shared), replicas.owner().to_owned());
         let directory = attend(config, &deps, replicas, (&tasks, &stop));
-        let identities = Identities::new(config.identity_rules(), &http, &deps.clock);
-        identities.start(&tasks, &stop);
+        let identities = identities(config, &http, &deps.clock, (&tasks, &stop));
         let planner =
             Arc::new(Planner::new(pollers.clone(), Arc::clone(&fleet), profiles, Arc::clone(&directory), limits));
         let parts = Parts {
@@ -195,6 +197,7 @@ impl Core {
             clock: deps.clock.clone(),
             entropy: deps.entropy.clone(),
             intents: Arc::clone(&deps.intents),
+            audit: deps.audit.clone(),
             metrics: Arc::clone(&deps.metrics),
             settings: driver_settings(config, limits),
         };
@@ -520,6 +523,18 @@ fn attend(
     let agreement = Agreement::new(Arc::clone(&deps.ledger), Arc::clone(&directory), Arc::clone(&deps.metrics));
     tasks.spawn(agreement.run(stop.clone()));
     directory
+}
+
+/// Starts to learn whose word is taken for who is calling.
+fn identities(
+    config: &Config,
+    http: &HttpClient,
+    clock: &Clock,
+    (tasks, stop): (&TaskTracker, &CancellationToken),
+) -> Arc<Identities> {
+    let identities = Identities::new(config.identity_rules(), http, clock);
+    identities.start(tasks, stop);
+    identities
 }
 
 /// Makes a backend one that gateways share, if there are others.

@@ -413,7 +413,7 @@ fn tenants(text: &mut String, state: &State) {
             r#"
 [[tenants]]
 name = {name}
-keys = [{{ id = {name}, sha256 = "{sha256}" }}]
+keys = [{{ id = {name}, sha256 = "{sha256}", role = "admin" }}]
 quota = {{ {quota} }}
 rate = {{ requestsPerMinute = 600000, burst = 20000, createsPerMinute = 60000, createBurst = 5000 }}
 defaultNetworkProfile = "default"

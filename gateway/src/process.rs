@@ -182,6 +182,7 @@ impl Process {
         .await?;
         let metrics = Metrics::new();
         let health = health(&drain, &fatal);
+        let audit = open_audit(&config, (&clock, &entropy), &metrics).await?;
         let deps = Deps {
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -191,8 +192,8 @@ impl Process {
             intents: opened.intents,
             metrics: CoreMetrics::register(&metrics),
             draining: drain.clone(),
+            audit: audit.clone(),
         };
-        let audit = open_audit(&config, (&clock, &entropy), &metrics).await?;
         let core = Core::start(&config, deps).await?;
         tell_of(&health, &core);
         tell_of_audit(&health, &audit);

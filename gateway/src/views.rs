@@ -19,6 +19,27 @@ use meridian_model::{
 };
 use serde::Serialize;
 
+use crate::audit::{chain::SignedHead, record::AuditRecord};
+
+/// A page of the audit log of one gateway, newest first.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditPage {
+    /// The records.
+    pub items: Vec<AuditRecord>,
+    /// Where the next page begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_page_token: Option<String>,
+    /// Name of the log that was read; each gateway writes one of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain: Option<String>,
+    /// Whether no other gateway has records of these tenants.
+    pub complete: bool,
+    /// Newest signed heads of the logs, this one's first: for `meridian audit verify --heads`. Only for the platform.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub heads: Vec<SignedHead>,
+}
+
 /// An instance: wish and what was last seen of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

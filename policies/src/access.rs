@@ -69,6 +69,8 @@ words!(
         QuotasRead = "quotas.read",
         /// Read a tenant's settings.
         TenantsRead = "tenants.read",
+        /// Read who changed what.
+        AuditRead = "audit.read",
         /// Read regions, zones, adapters, sizes and prices.
         RegionsRead = "regions.read",
     }
@@ -155,6 +157,8 @@ impl Role {
         use Permission as P;
         let least = match permission {
             P::InstancesRead | P::OperationsRead | P::QuotasRead | P::TenantsRead | P::RegionsRead => Self::Viewer,
+            // It tells of everybody's doings, and of the addresses they came from.
+            P::AuditRead => Self::Admin,
             P::InstancesCreate | P::InstancesDelete => Self::Operator,
         };
         match (self, least) {

@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod dial;
 mod error;
 pub mod http;
+pub mod receipt;
 pub mod registry;
 pub mod tencent_eksci;
 

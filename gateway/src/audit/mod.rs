@@ -12,9 +12,11 @@
 //! is written first. A record that found no place at all is counted, and the count is a record.
 
 pub mod chain;
+pub mod effect;
 pub mod file;
 mod flood;
 pub mod key;
+pub mod query;
 pub mod record;
 mod standing;
 #[cfg(test)]
@@ -32,7 +34,7 @@ use std::{
 
 use meridian_model::error::ErrorCode;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     time::MissedTickBehavior,
 };
 use tokio_util::sync::CancellationToken;
@@ -75,6 +77,8 @@ struct Inner {
     clock: Clock,
     metrics: Arc<AuditMetrics>,
     settings: Settings,
+    /// Searches in files; each has one in memory.
+    scans: Semaphore,
     chain: String,
     public_key: String,
 }
@@ -126,6 +130,7 @@ impl Audit {
             clock,
             metrics,
             settings,
+            scans: Semaphore::new(query::SCANS_MAX),
             chain,
             public_key,
         }))))
@@ -203,6 +208,12 @@ impl Audit {
     #[must_use]
     pub fn head(&self) -> Option<SignedHead> {
         self.0.as_ref()?.shown.head()
+    }
+
+    /// The newest signed heads that are known, this chain's first.
+    #[must_use]
+    pub fn heads(&self) -> Vec<SignedHead> {
+        self.head().into_iter().collect()
     }
 
     /// Name of the chain.

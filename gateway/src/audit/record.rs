@@ -4,6 +4,8 @@
 use meridian_model::time::Time;
 use serde::Serialize;
 
+use super::effect::Effect;
+
 /// Version of the records. A later one only adds kinds and members; the rule of the chain stays.
 pub const VERSION: u32 = 1;
 /// Longest text of one member, in bytes; what a caller chose freely is cut there. The longest of ours is an object's
@@ -170,6 +172,7 @@ pub struct Pruned {
 #[expect(missing_docs, reason = "each is the type of its name")]
 pub enum Entry {
     Request(Box<Request>),
+    Effect(Box<Effect>),
     Tally(Tally),
     Start(Start),
     Head(Head),
@@ -184,6 +187,7 @@ impl Entry {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Request(_) => "request",
+            Self::Effect(_) => "effect",
             Self::Tally(_) => "tally",
             Self::Start(_) => "start",
             Self::Head(_) => "head",
@@ -193,6 +197,11 @@ impl Entry {
         }
     }
 }
+
+/// A record as it is shown.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct AuditRecord(pub serde_json::Value);
 
 /// A text that somebody else chose, cut at `TEXT_LEN_MAX`.
 #[must_use]

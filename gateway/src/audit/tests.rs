@@ -7,11 +7,17 @@ use proptest::{prelude::*, sample::Index};
 use tempfile::TempDir;
 
 use super::{
+    Audit,
     chain::{self, Link, SignedHead},
     file::{self, Files, Settings},
     key::SigningKey,
+    query::Filter,
     record::{Actor, Decision, Entry, Head, Request, Start},
     verify,
+};
+use crate::{
+    clock::{Clock, Entropy},
+    telemetry::{Metrics, audit::AuditMetrics},
 };
 
 const BEGIN: Time = Time::from_unix_ms(1_767_225_600_000);
@@ -214,6 +220,45 @@ fn a_damaged_log_is_gone_on_with_and_stays_damaged() {
     fs::write(paths(folder.path()).pop().unwrap(), "garbage\n").unwrap();
     write(folder.path(), 2, true);
     assert!(verified(folder.path(), &key).findings.iter().any(|f| f.what.contains("line 1 is not a record")));
+}
+
+#[tokio::test]
+async fn a_search_goes_from_memory_into_the_files_and_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), 30, true);
+    let clock = Clock::from_fn(|| BEGIN + SECOND * 100);
+    let metrics = AuditMetrics::register(&Metrics::new());
+    let audit = Audit::open(settings(folder.path()), clock, &Entropy::system(), metrics).unwrap();
+    audit.sign("minute").await;
+    let walked = async |filter: Filter| {
+        let (mut seen, mut before) = (Vec::new(), None);
+        loop {
+            let page = audit.search(filter.clone(), before, 4).await.unwrap();
+            assert!(page.items.len() <= 4);
+            seen.extend(page.items.iter().map(|r| r["seq"].as_u64().unwrap()));
+            before = match page.before {
+                Some(next) if before.is_none_or(|before| next < before) => Some(next),
+                Some(next) => panic!("{next} comes no further"),
+                None => return seen,
+            };
+        }
+    };
+    let all = walked(Filter::default()).await;
+    assert!(all.len() > 40 && all.is_sorted_by(|a, b| a > b), "{all:?}");
+    assert_eq!(all.last(), Some(&1), "the first is in a file that is not in memory");
+    let acme = Filter { tenant: Some("acme".to_owned()), ..Filter::default() };
+    assert_eq!(walked(acme.clone()).await.len(), 30);
+    assert_eq!(walked(Filter { tenant: Some("lab".to_owned()), ..Filter::default() }).await.len(), 0);
+    let some = Filter { since: Some(BEGIN + SECOND * 3), until: Some(BEGIN + SECOND * 8), ..acme.clone() };
+    assert_eq!(walked(some).await.len(), 5);
+    for (object, expected) in [("tenants/acme/instances/web-3", 1), ("tenants/acme/", 30), ("tenants/acm", 0)] {
+        assert_eq!(
+            walked(Filter { object: Some(object.to_owned()), ..acme.clone() }).await.len(),
+            expected,
+            "{object}"
+        );
+    }
+    audit.close().await;
 }
 
 /// What somebody does to a log.

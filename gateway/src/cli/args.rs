@@ -128,11 +128,12 @@ pub(super) enum Verb {
                                         as a request may stay in flight there; `init` spares a new deployment that wait."
     )]
     Ledger(Ledger),
-    /// Check the record of who changed what
+    /// See and check the record of who changed what
     #[command(
         subcommand,
         after_help = "Examples:\n  meridian audit key --config meridian.toml\n  \
-                      meridian audit verify --key PUBLIC_KEY /var/lib/meridian/audit"
+                      meridian audit verify --key PUBLIC_KEY /var/lib/meridian/ledger.audit\n  \
+                      meridian audit list --since 1h --decision denied"
     )]
     Audit(Audit),
     /// Check policies, and find ready ones
@@ -477,6 +478,49 @@ pub(super) enum Audit {
     Verify(AuditVerify),
     /// Print the public key that signs a log, to be kept where the log is not
     Key(AuditKey),
+    /// List who changed what, and who was refused, newest first; needs the role admin, or one of the platform
+    #[command(after_help = "Examples:\n  meridian audit list --since 1h --decision denied\n  \
+                            meridian audit list --object tenants/acme/instances/web -o json\n  \
+                            meridian audit list -A --limit 1000 --actor key:acme-ci")]
+    List(AuditList),
+}
+
+/// `audit list`.
+#[derive(Debug, Args)]
+pub(super) struct AuditList {
+    /// From this time on: RFC 3339, or so long ago, for example 90s, 2h or 7d
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Before this time, likewise
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Only of this principal, for example key:acme-ci
+    #[arg(long, value_name = "PRINCIPAL")]
+    pub actor: Option<String>,
+    /// Only this action, for example delete-instance
+    #[arg(long)]
+    pub action: Option<String>,
+    /// Only what ended so: accepted, replayed, denied, failed or unknown
+    #[arg(long)]
+    pub decision: Option<String>,
+    /// Only this path and what is below it
+    #[arg(long, value_name = "PATH")]
+    pub object: Option<String>,
+    /// Only this request
+    #[arg(long, value_name = "ID")]
+    pub request_id: Option<String>,
+    /// Only this operation: the request that began it, and what clouds were had to do
+    #[arg(long, value_name = "ID")]
+    pub operation: Option<String>,
+    /// Of all tenants that the credential may see
+    #[arg(long, short = 'A')]
+    pub all_tenants: bool,
+    /// Most records
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: u32,
+    /// Form of the answer
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Format,
 }
 
 /// `audit verify`.

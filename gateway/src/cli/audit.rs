@@ -1,14 +1,16 @@
-//! `meridian audit`: checks an audit log, without a gateway.
+//! `meridian audit`: checks an audit log, without a gateway, and lists what one has recorded.
 
 use std::path::{Path, PathBuf};
 
+use meridian_model::{quantity::Span, time::Time};
 use serde_json::{Value, json};
 
 use super::{
-    args::{Audit, AuditKey, AuditVerify, Format},
+    args::{AuditKey, AuditList, AuditVerify, Format},
+    client::{Client, encode},
     failure::{Exit, Failure},
     local::{failed, load},
-    output::{self, emit, note},
+    output::{self, Table, emit, items, note, scalar, text},
 };
 use crate::audit::{
     chain::{SignedHead, hex},
@@ -19,15 +21,11 @@ use crate::audit::{
 /// Longest file with heads that is read.
 const HEADS_LEN_MAX: u64 = 4 * 1024 * 1024;
 
-/// Runs a verb that needs no gateway.
-pub(super) fn run(command: &Audit) -> Result<(), Failure> {
-    match command {
-        Audit::Verify(args) => check(args),
-        Audit::Key(args) => key(args),
-    }
-}
-
-fn key(args: &AuditKey) -> Result<(), Failure> {
+/// `meridian audit key`.
+///
+/// # Errors
+/// There is no key.
+pub(super) fn key(args: &AuditKey) -> Result<(), Failure> {
     let path = match (&args.config, &args.path) {
         (Some(config), _) => {
             let settings = load(config)?.audit.settings();
@@ -56,7 +54,11 @@ fn known_heads(path: &Path) -> Result<Vec<SignedHead>, Failure> {
     serde_json::from_value(list).map_err(|e| unreadable(e.to_string()))
 }
 
-fn check(args: &AuditVerify) -> Result<(), Failure> {
+/// `meridian audit verify`.
+///
+/// # Errors
+/// A log cannot be read, or is not as it was written.
+pub(super) fn check(args: &AuditVerify) -> Result<(), Failure> {
     let mut known = match &args.heads {
         Some(path) => known_heads(path)?,
         None => Vec::new(),
@@ -136,4 +138,110 @@ fn told(path: &Path, report: &Report) -> String {
         report.heads,
         report.until.as_deref().unwrap_or("-"),
     )
+}
+
+/// Records of one page: the gateway's largest.
+const PAGE_SIZE: u32 = 1000;
+/// Pages that are asked for; each comes further, however few records fit.
+const PAGES_MAX: usize = 10_000;
+
+/// A time, or so long before now.
+fn time(flag: &str, given: &str, now: Time) -> Result<String, Failure> {
+    if let Ok(span) = given.parse::<Span>() {
+        return Ok((now - span.0).to_string());
+    }
+    Time::parse(given).map(|time| time.to_string()).map_err(|_| {
+        let what = format!("--{flag} {given}: neither a time nor a duration");
+        Failure::new(Exit::Usage, what).next("write it as 2027-01-01T00:00:00Z, 90s, 2h or 7d")
+    })
+}
+
+/// `meridian audit list`.
+///
+/// # Errors
+/// What the gateway refuses with.
+pub(super) async fn list(client: &Client, args: &AuditList, now: Time) -> Result<(), Failure> {
+    let tenant = if args.all_tenants { None } else { Some(encode(client.tenant().await?)) };
+    let path = tenant.map_or_else(|| "/v1/audit".to_owned(), |tenant| format!("/v1/tenants/{tenant}/audit"));
+    let mut query = format!("pageSize={}", args.limit.min(PAGE_SIZE));
+    for (flag, given) in [("since", &args.since), ("until", &args.until)] {
+        if let Some(given) = given {
+            query += &format!("&{flag}={}", encode(&time(flag, given, now)?));
+        }
+    }
+    for (name, given) in [
+        ("actor", &args.actor),
+        ("action", &args.action),
+        ("decision", &args.decision),
+        ("object", &args.object),
+        ("requestId", &args.request_id),
+        ("operation", &args.operation),
+    ] {
+        if let Some(given) = given {
+            query += &format!("&{name}={}", encode(given));
+        }
+    }
+    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
+    let (mut first, mut records, mut token) = (Value::Null, Vec::new(), String::new());
+    for _ in 0..PAGES_MAX {
+        let next = if token.is_empty() { String::new() } else { format!("&pageToken={}", encode(&token)) };
+        let page = client.read_named(&format!("{path}?{query}{next}"), "the audit log").await?;
+        records.extend(items(&page, "/items").iter().take(limit - records.len()).cloned());
+        text(&page, "/nextPageToken").clone_into(&mut token);
+        if first.is_null() {
+            first = page;
+        }
+        if records.len() >= limit || token.is_empty() {
+            break;
+        }
+    }
+    show(first, records, args)
+}
+
+fn show(mut answer: Value, records: Vec<Value>, args: &AuditList) -> Result<(), Failure> {
+    let is_complete = answer.get("complete") != Some(&Value::Bool(false));
+    match args.output {
+        Format::Json | Format::Yaml => {
+            if let Some(answer) = answer.as_object_mut() {
+                answer.remove("nextPageToken");
+                answer.insert("items".to_owned(), Value::Array(records));
+            }
+            let text = if args.output == Format::Json { output::json(&answer) } else { output::yaml(&answer)? };
+            emit(&text)?;
+        }
+        Format::Name => emit(&records.iter().map(|r| format!("{}\n", scalar(r, "/requestId"))).collect::<String>())?,
+        Format::Table | Format::Wide => emit(&table(&records, args.output == Format::Wide).render())?,
+    }
+    if !is_complete {
+        note("! other gateways have records that are not shown: each keeps a log of its own\n");
+    }
+    Ok(())
+}
+
+pub(super) fn table(records: &[Value], wide: bool) -> Table {
+    let mut headers = vec!["TIME", "WHO", "ACTION", "OBJECT", "DECISION", "CODE"];
+    if wide {
+        headers.extend(["SOURCE", "REQUEST", "OPERATION"]);
+    }
+    let mut table = Table::new(headers);
+    for record in records {
+        let either = |one: &str, other: &str| {
+            let text = scalar(record, one);
+            if text.is_empty() { scalar(record, other) } else { text }
+        };
+        let count = record.get("count").map(|n| format!(" ({n} times)")).unwrap_or_default();
+        let mut cells = vec![
+            scalar(record, "/time"),
+            either("/actor/principal", "/kind"),
+            either("/action", "/cause"),
+            either("/object", "/cloudName"),
+            either("/decision", "/state") + &count,
+            scalar(record, "/code"),
+        ];
+        if wide {
+            cells.extend(["/source", "/requestId", "/operation"].map(|pointer| scalar(record, pointer)));
+        }
+        table.row(cells);
+    }
+    table
 }

@@ -36,6 +36,8 @@ pub(super) enum Kind {
     Adapters,
     /// Sizes on sale.
     Types,
+    /// The newest records of the audit log.
+    Audit,
 }
 
 impl Kind {
@@ -52,10 +54,11 @@ impl Kind {
             "tenants" | "tenant" => Self::Tenants,
             "quota" | "quotas" => Self::Quota,
             "adapters" | "adapter" => Self::Adapters,
+            "audit" => Self::Audit,
             "types" | "type" | "instancetypes" => Self::Types,
             _ => {
                 return Err(Failure::new(Exit::Usage, format!("there is no type {word:?}")).next(
-                    "use instances (inst), regions (reg), zones, operations (op), tenants, quota, adapters or types",
+                    "use instances (inst), regions (reg), zones, operations (op), tenants, quota, adapters, types or audit",
                 ));
             }
         })
@@ -71,6 +74,7 @@ impl Kind {
             Self::Quota => "quota",
             Self::Adapters => "adapter",
             Self::Types => "type",
+            Self::Audit => "request",
         }
     }
 }
@@ -147,6 +151,7 @@ async fn fetch(client: &Client, kind: Kind, name: Option<&str>) -> Result<(Value
         (Kind::Adapters, _) => "/v1/adapters".to_owned(),
         (Kind::Types, Some(region)) => format!("/v1/instanceTypes?region={region}"),
         (Kind::Types, None) => "/v1/instanceTypes".to_owned(),
+        (Kind::Audit, _) => format!("/v1/tenants/{}/audit", tenant().await?),
         (Kind::Zones, region) => return Ok((zones(client, region).await?, false)),
     };
     let what = match (kind, name) {
@@ -229,6 +234,7 @@ fn name_of(kind: Kind, row: &Value) -> String {
     let name = match kind {
         Kind::Zones => text(row, "/zone"),
         Kind::Types => text(row, "/name"),
+        Kind::Audit => text(row, "/requestId"),
         Kind::Quota => text(row, "/name").trim_start_matches("tenants/").trim_end_matches("/quotas/default"),
         _ => short(text(row, "/name")),
     };
@@ -296,6 +302,10 @@ fn table(kind: Kind, rows: &[&Value], args: &Get, now: Time) -> Table {
             table
         }
         Kind::Types => type_table(rows),
+        Kind::Audit => {
+            let records: Vec<Value> = rows.iter().map(|r| (*r).clone()).collect();
+            super::audit::table(&records, wide)
+        }
     }
 }
 

@@ -28,7 +28,7 @@ use std::{ffi::OsString, io, path::Path, process::ExitCode};
 use clap::Parser as _;
 
 use self::{
-    args::{Cli, Global, Verb},
+    args::{Audit, Cli, Global, Verb},
     client::Client,
 };
 pub use self::{
@@ -70,7 +70,8 @@ fn run(cli: &Cli, env: &Environment) -> Result<(), Failure> {
         Verb::Serve(args) => local::serve(args),
         Verb::Check(args) => local::check(args),
         Verb::Ledger(command) => ledger::run(command),
-        Verb::Audit(command) => audit::run(command),
+        Verb::Audit(Audit::Verify(args)) => audit::check(args),
+        Verb::Audit(Audit::Key(args)) => audit::key(args),
         Verb::Policy(command) => policy::local(command),
         Verb::Demo(args) => local::demo(args, env),
         Verb::Cloudsim(args) => local::cloudsim(args),
@@ -113,12 +114,13 @@ fn ask(cli: &Cli, env: &Environment) -> Result<(), Failure> {
             Verb::Explain(args) => explain::placement(&client, args).await,
             Verb::Delete(args) => life::delete(&client, args, env, global.no_input).await,
             Verb::Wait(args) => life::wait(&client, args).await,
+            Verb::Audit(Audit::List(args)) => audit::list(&client, args, env.now).await,
             Verb::Version(args) => tree::version(Some(&client), args.output).await,
             Verb::Auth(_)
             | Verb::Serve(_)
             | Verb::Check(_)
             | Verb::Ledger(_)
-            | Verb::Audit(_)
+            | Verb::Audit(Audit::Verify(_) | Audit::Key(_))
             | Verb::Policy(_)
             | Verb::Demo(_)
             | Verb::Cloudsim(_)

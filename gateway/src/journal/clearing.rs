@@ -21,6 +21,7 @@ use super::{
     machine::condemned::{Finding, Which, first_id},
     patience::{BACKOFF, Backoff},
     running::Running,
+    sending::delete,
 };
 use crate::status::poll::{Poller, Watched};
 
@@ -87,7 +88,7 @@ async fn clear(inner: Arc<Inner>, attempt: Attempt, since: Instant, purpose: Pur
         if let Ok(poller) = inner.parts.pollers.of(&attempt.backend) {
             let backend = poller.backend();
             if let Some(id) = &attempt.cloud_id {
-                match backend.delete(id.clone(), &purpose).await {
+                match delete(&inner.parts, backend, &purpose, (attempt.name.as_str(), id)).await {
                     Ok(()) if is_gone(poller, id, inner.parts.clock.now()).await => return Finding::Gone(which),
                     Ok(()) => {}
                     Err(error) => tracing::debug!(%error, "delete of a condemned instance failed; it is tried again"),

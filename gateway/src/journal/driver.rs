@@ -32,6 +32,7 @@ use super::{
     task::Task,
 };
 use crate::{
+    audit::Audit,
     clock::{Clock, Entropy},
     planner::Planner,
     status::{fleet::Fleet, poll::Pollers},
@@ -97,6 +98,8 @@ pub struct Parts {
     pub entropy: Entropy,
     /// What is about to be sent, for the rebuild of a shared ledger.
     pub intents: Arc<dyn IntentLog>,
+    /// Records what clouds were had to do.
+    pub audit: Audit,
     /// Counts attempts and operations.
     pub metrics: Arc<CoreMetrics>,
     /// Settings.
@@ -115,6 +118,12 @@ impl Driver {
             disk.failed(&why);
         }
         Self(Arc::new(Inner { parts, owner, registry, feeding, disk, tasks: TaskTracker::new(), stop }))
+    }
+
+    /// Records who changed what, and what clouds were had to do.
+    #[must_use]
+    pub fn audit(&self) -> &Audit {
+        &self.0.parts.audit
     }
 
     /// The random part of this process' fences.

@@ -32,6 +32,7 @@ use super::{
     ignored::Ignored,
     judgement::{self, Judgement, Sweep},
     reconcile::{self, Action, Class, Grant, Held, Key, Memory, Now, Rules, Shown, Verdict, View, allowance},
+    sending::delete,
 };
 use crate::{
     config::{Orphans, Reconcile},
@@ -396,7 +397,7 @@ impl Reconciler {
             "an instance without an operation is removed"
         );
         self.parts().metrics.reconcile.removal(backend.id.as_str(), Class::Orphan.as_str());
-        if let Err(error) = backend.delete(id.clone(), &REMOVAL).await {
+        if let Err(error) = delete(self.parts(), backend, &REMOVAL, (name, id)).await {
             tracing::warn!(backend = %backend.id, cloud.id = %id, %error, "the removal failed; the next sweep repeats it");
         }
     }

@@ -10,16 +10,21 @@ use meridian_model::{
     operation::{Attempt, AttemptFault, OperationRecord, RankedCandidate},
     time::Time,
 };
+use meridian_policies::budget::{Payer, Purpose};
 
 use super::{
     disk::{NOTED_WITHIN, unanswered},
+    driver::Parts,
     identity::Deployment,
     intent::Intent,
     machine::{self, Names, condemned},
     patience::Backoff,
     task::{Driven, Stop, Task, create_purpose, fault},
 };
-use crate::regions::{Backend, pace::CreateTurn};
+use crate::{
+    audit::effect::Cause,
+    regions::{Backend, pace::CreateTurn},
+};
 
 /// Records under which an answer is written: what was taken over by this very process meanwhile has another fence.
 const FENCES_MAX: usize = 3;
@@ -131,8 +136,31 @@ impl Task {
             shape: attempt.shape.clone(),
             marks: marks(record),
         };
-        backend.create(call, signed_at, (&purpose, turn)).await
+        let cause = Cause {
+            backend: &backend.id,
+            cloud_name: attempt.name.as_str(),
+            tenant: Some(&record.tenant),
+            operation: Some(&record.op_id),
+        };
+        let id = |told: Option<&CloudId>| told.map(ToString::to_string);
+        self.parts().audit.effect(("create", cause), id, backend.create(call, signed_at, (&purpose, turn))).await
     }
+}
+
+/// Deletes an instance of ours; its name says for which operation.
+pub(super) async fn delete(
+    parts: &Parts,
+    backend: &Backend,
+    purpose: &Purpose,
+    (cloud_name, id): (&str, &CloudId),
+) -> Result<(), AdapterError> {
+    let operation = parts.deployment.identify(cloud_name).map(|identity| identity.op_id);
+    let tenant = match &purpose.payer {
+        Payer::Tenant(tenant) => Some(tenant),
+        Payer::Gateway => None,
+    };
+    let cause = Cause { backend: &backend.id, cloud_name, tenant, operation: operation.as_ref() };
+    parts.audit.effect(("delete", cause), |_| Some(id.to_string()), backend.delete(id.clone(), purpose)).await
 }
 
 /// What the instance carries to say whose it is: enough to rebuild a lost ledger, nothing that is secret.

@@ -38,6 +38,7 @@ use super::{
     machine::{self, LookUp, Next, condemned},
     patience::{BACKOFF, Backoff, Doubt},
     running::{Key, Running, key_of, tell},
+    sending::delete,
 };
 use crate::{
     planner::{Wish, tenant_quota},
@@ -705,7 +706,8 @@ impl Task {
         } else {
             record
         };
-        match poller.backend().delete(id.clone(), &Purpose::tenant(&record.tenant, Class::Delete)).await {
+        let purpose = Purpose::tenant(&record.tenant, Class::Delete);
+        match delete(self.parts(), poller.backend(), &purpose, (attempt.name.as_str(), &id)).await {
             Ok(()) => {
                 let gone = is_gone(poller, &id, self.now());
                 let gone = tokio::select! {

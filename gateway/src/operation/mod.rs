@@ -4,6 +4,7 @@
 //! [`Refusal`], and the dialect encodes it. Nothing here knows a path, a header or a status code.
 
 mod across;
+pub mod audit;
 pub mod authorize;
 pub mod caller;
 pub mod claim;
@@ -33,7 +34,7 @@ use self::{
     authorize::{Admitted, AuthorizeLayer, OutcomeFuture},
     claim::{ClaimKeyLayer, Work},
 };
-use crate::{config::quota::ROOT_NAME, core::Core, views};
+use crate::{audit::query::Filter, config::quota::ROOT_NAME, core::Core, views};
 
 /// The operation stack, its type hidden.
 pub type OperationService = BoxCloneSyncService<Operation, Outcome, Refusal>;
@@ -79,6 +80,8 @@ pub enum Action {
     ListTenants(PageRequest),
     /// One tenant.
     GetTenant(Option<TenantId>),
+    /// Who changed what.
+    ListAudit(Box<ListAudit>),
     /// All regions with health and freshness.
     ListRegions,
     /// One region with its zones.
@@ -106,6 +109,7 @@ impl Action {
             Self::GetProjectQuota(..) => "get-project-quota",
             Self::ListTenants(_) => "list-tenants",
             Self::GetTenant(_) => "get-tenant",
+            Self::ListAudit(_) => "list-audit",
             Self::ListRegions => "list-regions",
             Self::GetRegion(_) => "get-region",
             Self::ListAdapters => "list-adapters",
@@ -123,6 +127,7 @@ impl Action {
             Self::GetOperation(..) | Self::ListOperations(..) => Permission::OperationsRead,
             Self::GetQuota(_) | Self::ListQuotas(_) | Self::GetProjectQuota(..) => Permission::QuotasRead,
             Self::ListTenants(_) | Self::GetTenant(_) => Permission::TenantsRead,
+            Self::ListAudit(_) => Permission::AuditRead,
             Self::ListRegions | Self::GetRegion(_) | Self::ListAdapters | Self::ListInstanceTypes(_) => {
                 Permission::RegionsRead
             }
@@ -137,6 +142,7 @@ impl Action {
             Self::GetInstance(i) | Self::ExplainInstance(i) => i.tenant.as_ref(),
             Self::DeleteInstance(delete) => delete.instance.tenant.as_ref(),
             Self::ListInstances(list) => list.tenant.as_ref(),
+            Self::ListAudit(list) => list.tenant.as_ref(),
             Self::GetOperation(t, _)
             | Self::ListOperations(t, _)
             | Self::GetQuota(t)
@@ -229,6 +235,17 @@ pub struct ListInstances {
     pub min_revision: Option<u64>,
 }
 
+/// Records of the audit log.
+#[derive(Debug, Clone, Default)]
+pub struct ListAudit {
+    /// Tenant of the path; `None` for `-` and for a path without one.
+    pub tenant: Option<TenantId>,
+    /// Page.
+    pub page: PageRequest,
+    /// Which; the tenant in it is set by what the caller reaches.
+    pub filter: Filter,
+}
+
 /// A Kubernetes label requirement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Requirement {
@@ -302,6 +319,8 @@ pub enum Outcome {
     Quota(Box<views::Quota>),
     /// The same of several tenants.
     Quotas(views::Page<views::Quota>),
+    /// Records of the audit log, and where the next page begins.
+    Audit(Box<views::AuditPage>, Option<String>),
     /// Tenants.
     Tenants(views::Page<views::Tenant>),
     /// One tenant.
@@ -438,6 +457,7 @@ async fn perform(core: &Core, admitted: Admitted) -> Result<Outcome, Refusal> {
         Action::GetQuota(_) => read::quota(core, &reach).await,
         Action::ListQuotas(_) => read::project_quotas(core, &reach).await,
         Action::GetProjectQuota(_, project) => read::project_quota(core, reach.one()?, &project).await,
+        Action::ListAudit(wish) => audit::page(core, &operation.caller, &reach, *wish).await,
         Action::ListTenants(page) => Ok(Outcome::Tenants(read::tenants(core, &reach, &page).await)),
         Action::GetTenant(_) => read::tenant(core, reach.one()?).await.map(|t| Outcome::Tenant(Box::new(t))),
         Action::GetInstance(wish) => {

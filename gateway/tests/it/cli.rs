@@ -1,6 +1,7 @@
 //! The command line, as a person and as a script meet it: the real binary against a demo of its own.
 
 mod admin;
+mod audit;
 mod demo;
 mod examples;
 mod harness;

@@ -103,6 +103,7 @@ async fn gateway(sim: &Simulator, server: &str, journal: &Path, acme: QuotaLimit
     config.tenants[0].quota = acme;
     let opened = store::open(&config, |why| panic!("ledger: {why}")).await.unwrap();
     let deps = Deps {
+        audit: meridian_gateway::audit::Audit::off(),
         clock: Clock::system(),
         entropy: Entropy::system(),
         ledger: opened.ledger,

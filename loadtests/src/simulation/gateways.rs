@@ -182,6 +182,7 @@ impl Machine {
         let health = Health::new(drain.clone());
         let opened = self.store.open_for_gateway(&host, boot == 1 && self.which == 0).await?;
         let deps = Deps {
+            audit: Audit::off(),
             clock: clock.clone(),
             entropy: entropy.clone(),
             ledger: Arc::new(Trapped { inner: opened.ledger, traps: Arc::clone(&self.traps) }),

@@ -235,6 +235,11 @@ fn bounded(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(CODE_LEN_MAX).collect()
 }
 
+/// The vendor's name of the request that a body answers.
+pub(super) fn request_id(body: &[u8]) -> Option<String> {
+    serde_json::from_slice::<Fault>(body).ok()?.request_id
+}
+
 /// The error fields of a body: JSON in either spelling, or the XML that the service writes when it does not
 /// take note of `accept`. Empty when there are none.
 fn fault(body: &[u8]) -> Fault {

@@ -85,7 +85,12 @@ impl AlibabaEci {
         })?;
         match errors::in_reply(action.verb, &reply) {
             Some(error) => Err(error),
-            None => Ok(reply.into_body()),
+            None => {
+                if action.verb != Verb::Read {
+                    crate::receipt::note(errors::request_id(reply.body()).as_deref());
+                }
+                Ok(reply.into_body())
+            }
         }
     }
 

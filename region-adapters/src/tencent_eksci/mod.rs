@@ -208,7 +208,7 @@ impl TencentEksci {
     }
 }
 
-/// A reply's content, or the error it carries; pure and total.
+/// A reply's content, or the error it carries; total, and pure but for the receipt.
 fn read_reply<T: DeserializeOwned>(status: u16, body: &[u8], verb: Verb) -> Result<T, AdapterError> {
     let effect_of = |unknown: Effect| match verb {
         Verb::Read => Effect::NotApplied,
@@ -242,6 +242,7 @@ fn read_reply<T: DeserializeOwned>(status: u16, body: &[u8], verb: Verb) -> Resu
             unreadable(errors::of_status(status), format!("http.{status}"), text).with_request_id(common.request_id)
         );
     }
+    crate::receipt::note(common.request_id.as_deref());
     serde_json::from_str(response.get()).map_err(|error| {
         unreadable(FaultKind::Unexpected, "adapter.unreadable-reply".to_owned(), error.to_string())
             .with_request_id(common.request_id)

@@ -16,9 +16,10 @@ use tokio::time::Instant;
 
 use super::{Endpoint, Rest, body, encode, key::idempotency_key, manifest, query::Query};
 use crate::{
+    audit::query::Filter,
     dialects::{AnswerPlan, BodyLimits, Decoded, View},
     http::Meta,
-    operation::{Action, CreateInstance, DeleteInstance, InstanceRef, ListInstances, PageRequest, Refusal},
+    operation::{Action, CreateInstance, DeleteInstance, InstanceRef, ListAudit, ListInstances, PageRequest, Refusal},
     refusal::Rejection,
 };
 
@@ -134,6 +135,7 @@ impl Rest {
                 Query::parse(r.query, &[])?;
                 Action::GetTenant(r.tenant_or_all()?)
             }
+            Endpoint::ListAudit | Endpoint::ListTenantAudit => self.audit(r, &mut plan, endpoint)?,
             Endpoint::GetRegion | Endpoint::ListZones => {
                 Query::parse(r.query, &[])?;
                 plan.view = if endpoint == Endpoint::ListZones { View::Zones } else { View::Whole };
@@ -174,6 +176,33 @@ impl Rest {
         let min_revision = min_revision(&query)?;
         let list = ListInstances { tenant, page, labels, fields, complete_only, min_revision };
         Ok(Action::ListInstances(Box::new(list)))
+    }
+
+    fn audit(&self, r: &Reading<'_>, plan: &mut AnswerPlan, endpoint: Endpoint) -> Result<Action, Rejection> {
+        /// What chooses records; a page token holds only for the same.
+        const CHOICE: [&str; 8] = ["since", "until", "actor", "action", "decision", "object", "requestId", "operation"];
+        let query = Query::parse(r.query, &[&CHOICE[..], &["pageSize", "pageToken"]].concat())?;
+        let text = |name: &str| query.get(name).map(str::to_owned);
+        let time = |name: &str| {
+            let parsed = query.get(name).map(meridian_model::time::Time::parse).transpose();
+            let bad = |_| format!("{name} is not a time of RFC 3339, for example 2027-01-01T00:00:00Z");
+            parsed.map_err(|e| Rejection::new(ErrorCode::InvalidArgument, bad(e)))
+        };
+        let filter = Filter {
+            tenant: None,
+            since: time("since")?,
+            until: time("until")?,
+            actor: text("actor"),
+            action: text("action"),
+            decision: text("decision"),
+            object: text("object"),
+            request_id: text("requestId"),
+            operation: text("operation"),
+        };
+        let tenant = if endpoint == Endpoint::ListTenantAudit { r.tenant_or_all()? } else { None };
+        let words = CHOICE.map(|name| query.get(name).unwrap_or(""));
+        let page = self.page(r, &query, plan, &[&["audit"][..], &words].concat())?;
+        Ok(Action::ListAudit(Box::new(ListAudit { tenant, page, filter })))
     }
 
     /// Size and position of a page; a token holds only for the caller's tenant (or the platform), the path and these words.

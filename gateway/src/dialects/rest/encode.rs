@@ -97,6 +97,10 @@ impl Rest {
             }
             Outcome::Quota(quota) => json(StatusCode::OK, &quota)?,
             Outcome::Quotas(page) => self.collection(page, plan)?,
+            Outcome::Audit(page, next_after) => {
+                let next_page_token = self.next_token(next_after.as_deref(), plan)?;
+                json(StatusCode::OK, &views::AuditPage { next_page_token, ..*page })?
+            }
             Outcome::Tenants(page) => self.collection(page, plan)?,
             Outcome::Tenant(tenant) => json(StatusCode::OK, &tenant)?,
             Outcome::Regions(page) => self.collection(page, plan)?,

@@ -154,6 +154,7 @@ async fn started(
     intents: Arc<dyn IntentLog>,
 ) -> Arc<Core> {
     let deps = Deps {
+        audit: meridian_gateway::audit::Audit::off(),
         clock: Clock::system(),
         entropy: Entropy::system(),
         ledger,

@@ -103,6 +103,23 @@ fn doc(endpoint: Endpoint) -> Doc {
             doc("listTenants", "List the tenants the caller may see", PAGED, &[("200", "The tenants.", List("Tenant"))])
         }
         Endpoint::GetTenant => doc("getTenant", "Read a tenant", &[], &[("200", "The tenant.", One("Tenant"))]),
+        Endpoint::ListAudit | Endpoint::ListTenantAudit => doc(
+            if endpoint == Endpoint::ListAudit { "listAudit" } else { "listTenantAudit" },
+            "List who changed what, and who was refused, newest first",
+            &[
+                "since",
+                "until",
+                "actor",
+                "action",
+                "decision",
+                "object",
+                "requestId",
+                "operation",
+                "pageSize",
+                "pageToken",
+            ],
+            &[("200", "A page of the log of the gateway that answers.", One("AuditPage"))],
+        ),
         Endpoint::ListRegions => doc(
             "listRegions",
             "List regions with health and freshness",
@@ -161,6 +178,23 @@ fn parameter(name: &str) -> Value {
         "fieldValidation" => (
             json!({ "type": "string", "enum": ["strict", "warn"] }),
             "`warn` lets unknown fields pass with a Warning header.",
+        ),
+        "since" => (json!({ "type": "string", "format": "date-time" }), "From this time on."),
+        "until" => (json!({ "type": "string", "format": "date-time" }), "Before this time."),
+        "actor" => (json!({ "type": "string" }), "Only of this principal, for example `key:acme-1`."),
+        "action" => (json!({ "type": "string" }), "Only this action, for example `create-instance`."),
+        "decision" => (
+            json!({ "type": "string", "enum": ["accepted", "replayed", "denied", "failed", "unknown"] }),
+            "Only what ended so.",
+        ),
+        "object" => (
+            json!({ "type": "string" }),
+            "Only this path and what is below it, for example `tenants/acme/instances/web`.",
+        ),
+        "requestId" => (json!({ "type": "string" }), "Only this request."),
+        "operation" => (
+            json!({ "type": "string" }),
+            "Only this operation: the request that began it and what clouds were had to do.",
         ),
         "region" => (json!({ "type": "string" }), "Only this region."),
         other => panic!("query parameter {other} has no description"),
@@ -339,13 +373,14 @@ fn given() -> Map<String, Value> {
     given.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect()
 }
 
-const ROOTS: [&str; 19] = [
+const ROOTS: [&str; 20] = [
     "Instance",
     "InstanceName",
     "InstanceSpec",
     "Operation",
     "Validation",
     "Explanation",
+    "AuditPage",
     "Quota",
     "Tenant",
     "Region",

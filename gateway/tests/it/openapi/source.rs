@@ -31,6 +31,24 @@ fn special(name: &str) -> Option<Value> {
         "Time" => {
             json!({ "type": "string", "format": "date-time", "description": "RFC 3339 in UTC with milliseconds." })
         }
+        "AuditRecord" => json!({
+            "type": "object",
+            "description": "A record; later versions add kinds and members.",
+            "properties": {
+                "kind": { "type": "string", "examples": ["request", "effect", "tally"] },
+                "time": { "type": "string", "format": "date-time" },
+            },
+            "required": ["kind", "time"],
+        }),
+        "SignedHead" => json!({
+            "type": "object",
+            "description": "The log up to a record, signed.",
+            "properties": {
+                "chain": { "type": "string" }, "seq": { "type": "integer" }, "prevHash": { "type": "string" },
+                "time": { "type": "string" }, "publicKey": { "type": "string" }, "signature": { "type": "string" },
+            },
+            "required": ["chain", "seq", "prevHash", "time", "publicKey", "signature"],
+        }),
         "Labels" => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
         "MilliCpu" => text("Processor time as a Kubernetes quantity.", "500m"),
         "MemoryMib" => text("Memory or disk as a Kubernetes quantity.", "2Gi"),
