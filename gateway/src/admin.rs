@@ -187,6 +187,10 @@ impl Admin {
             (&Method::GET, "/readyz") => self.ready(verbose),
             (&Method::GET, "/metrics") => answer(StatusCode::OK, OPENMETRICS, self.metrics.render()),
             (&Method::GET, "/config") => json_answer(StatusCode::OK, &self.config),
+            (&Method::GET, "/directory") => match &self.core {
+                Some(core) => json_answer(StatusCode::OK, &directory(core)),
+                None => return None,
+            },
             (&Method::POST, "/drain") => {
                 tracing::info!("drain asked for on the admin listener");
                 self.health.drain.cancel();
@@ -196,12 +200,19 @@ impl Admin {
                 Some(core) => json_answer(StatusCode::OK, &attribution(&core.budget)),
                 None => not_found(),
             },
-            (_, "/livez" | "/readyz" | "/metrics" | "/config" | "/drain" | "/vendorBudgets") => {
+            (_, "/livez" | "/readyz" | "/metrics" | "/config" | "/drain" | "/vendorBudgets" | "/directory") => {
                 json_answer(StatusCode::METHOD_NOT_ALLOWED, &json!({ "status": "method not allowed" }))
             }
             _ => return None,
         })
     }
+}
+
+/// What is in force of tenants, and what is wrong with their folder.
+fn directory(core: &Core) -> Value {
+    let snapshot = core.directory.load();
+    let broken = core.watcher.as_ref().and_then(|watcher| watcher.broken());
+    json!({ "generation": snapshot.generation, "broken": broken, "declared": snapshot.shown() })
 }
 
 impl Handler for Admin {

@@ -7,6 +7,7 @@
 
 mod audit;
 mod check;
+mod directory;
 mod identity;
 mod keys;
 mod ledger;
@@ -23,9 +24,9 @@ use std::{
 
 use toml::de::DeTable;
 
-pub(crate) use self::reader::nearest;
 use self::reader::{Report, Section};
-pub use self::{audit::*, identity::*, keys::*, ledger::*, profiles::*, reconcile::*, sections::*};
+pub use self::{audit::*, directory::*, identity::*, keys::*, ledger::*, profiles::*, reconcile::*, sections::*};
+pub(crate) use self::{check::Known, reader::nearest};
 
 /// Larger files are not configuration; the largest sensible one (64 backends, 200 tenants) stays below 200 KiB.
 const FILE_LEN_MAX: u64 = 4 * 1024 * 1024;

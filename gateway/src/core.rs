@@ -17,7 +17,7 @@ use meridian_model::{
 };
 use secrecy::ExposeSecret;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, watch::Receiver},
     time::MissedTickBehavior,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -27,7 +27,11 @@ use crate::{
     audit::Audit,
     clock::{Clock, Entropy},
     config::{self, Config},
-    directory::{Declared, Directory, Snapshot},
+    directory::{
+        Declared, Directory, Snapshot,
+        files::Broken,
+        watcher::{self, Watcher},
+    },
     http::drawn::Drawer,
     identity::Identities,
     journal::{
@@ -88,6 +92,9 @@ pub enum BuildError {
     /// The outgoing HTTP client cannot be made.
     #[error("the outgoing HTTP client cannot be made: {0}")]
     Http(String),
+    /// The folder that declares tenants is broken.
+    #[error("the directory is broken\n{0}")]
+    Directory(#[from] Broken),
     /// The ledger cannot be read or written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -123,6 +130,8 @@ pub struct Core {
     /// Whose word is taken for who is calling.
     pub identities: Arc<Identities>,
     pub(crate) is_shared: bool,
+    /// Follows the folder that declares a part of it, if there is one.
+    pub watcher: Option<Arc<Watcher>>,
     /// The vendors' calls.
     pub budget: Budget,
     retention: Duration,
@@ -184,7 +193,7 @@ impl Core {
         let limits = Limits { place_timeout: config.driver.place_timeout.0, attempts_max: config.driver.max_attempts };
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let told = (Arc::clone(&deps.shared), replicas.owner().to_owned());
-        let directory = attend(config, &deps, replicas, (&tasks, &stop));
+        let (directory, watcher) = attend(config, &deps, replicas, (&tasks, &stop)).await?;
         let identities = identities(config, &http, &deps.clock, (&tasks, &stop));
         let planner =
             Arc::new(Planner::new(pollers.clone(), Arc::clone(&fleet), profiles, Arc::clone(&directory), limits));
@@ -233,6 +242,7 @@ impl Core {
             directory,
             identities,
             budget: outside.budget,
+            watcher,
             retention: config.driver.retention.0,
             written: CancellationToken::new(),
             stop,
@@ -317,7 +327,7 @@ impl Core {
     }
 
     /// Sets limits as they change, and those that could not be set when they should.
-    async fn keep_limits(self: Arc<Self>, mut limits: KeptLimits, mut changes: watch::Receiver<u64>) {
+    async fn keep_limits(self: Arc<Self>, mut limits: KeptLimits, mut changes: Receiver<u64>) {
         let mut wait = LIMITS_WAIT.0;
         loop {
             tokio::select! {
@@ -505,15 +515,41 @@ impl KeptLimits {
     }
 }
 
-/// Starts to attend and, if there are others, to draw from the limits that all share and to see that they agree on them.
-fn attend(
+/// Reads the folder that declares tenants, if there is one, and follows it from then on.
+async fn watch_folder(
     config: &Config,
+    directory: &Arc<Directory>,
+    metrics: &Arc<CoreMetrics>,
+    (tasks, stop): (&TaskTracker, &CancellationToken),
+) -> Result<Option<Arc<Watcher>>, Broken> {
+    let Some(mut first) = watcher::first(config).await? else { return Ok(None) };
+    directory.set_files(std::mem::take(&mut first.tenants))?;
+    let watcher = Watcher::new(config, Arc::clone(directory), &first, Arc::clone(metrics));
+    if let Some(watcher) = &watcher {
+        tasks.spawn(Arc::clone(watcher).run(stop.clone()));
+    }
+    Ok(watcher)
+}
+
+/// Starts to attend and, if there are others, to draw from the limits that all share and to see that they agree on them.
+async fn attend(
+    config: &Config,
+    deps: &Deps,
+    replicas: Replicas,
+    running: (&TaskTracker, &CancellationToken),
+) -> Result<(Arc<Directory>, Option<Arc<Watcher>>), Broken> {
+    let directory = share_limits(Declared::of(config), deps, replicas, running);
+    let watcher = watch_folder(config, &directory, &deps.metrics, running).await?;
+    Ok((directory, watcher))
+}
+
+fn share_limits(
+    declared: Declared,
     deps: &Deps,
     replicas: Replicas,
     (tasks, stop): (&TaskTracker, &CancellationToken),
 ) -> Arc<Directory> {
     tasks.spawn(replicas.clone().run(stop.clone()));
-    let declared = Declared::of(config);
     if !deps.shared.is_shared() {
         return Directory::new(declared, deps.clock.clone(), None);
     }

@@ -13,6 +13,7 @@ pub mod directory;
 pub mod http;
 pub mod identity;
 pub mod journal;
+mod located;
 pub mod operation;
 pub mod planner;
 pub mod policies;

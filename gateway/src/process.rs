@@ -79,6 +79,9 @@ pub fn tell_of(health: &Health, core: &Core) {
             (Standing::Serving | Standing::Recovering, left) => format!("recovering, about {left} s left"),
         })
     });
+    if let Some(watcher) = core.watcher.clone() {
+        health.tell("directory", move || watcher.broken().map_or_else(|| Ok("in force".to_owned()), Err));
+    }
     let driver = core.driver.clone();
     health.tell("intentJournal", move || match driver.journal_trouble() {
         None => Ok("writable".to_owned()),
@@ -232,6 +235,17 @@ impl Process {
     #[must_use]
     pub fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// Reads the folder that declares tenants anew, at once.
+    pub async fn reload(&self) {
+        let Some(watcher) = &self.core.watcher else {
+            tracing::warn!("there is no folder to reload: [directory] is not configured");
+            return;
+        };
+        if let Err(broken) = watcher.reload().await {
+            tracing::error!(%broken, "the folder is broken; everything stays as it was");
+        }
     }
 
     /// Waits until somebody asks for the end: the admin listener, or a ledger that cannot go on.

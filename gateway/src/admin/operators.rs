@@ -10,6 +10,7 @@
 //! POST /operations/{tenant}/{operation}:settle {"outcome": "absent", "attempt"?} or
 //!                                              {"outcome": "applied", "cloudId", "attempt"?}
 //! GET  /reconcile                              how the reconciler stands with each backend
+//! POST /directory:reload                       reads the folder that declares tenants now, and says what changed
 //! ```
 
 use std::{future::Future, time::Duration};
@@ -19,7 +20,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use meridian_model::{
-    error::ErrorCode,
+    error::{ErrorCode, FieldError, Problem},
     ids::{BackendId, CloudId, InstanceName, OperationId, TenantId},
 };
 use percent_encoding::percent_decode_str;
@@ -88,6 +89,7 @@ enum Route {
     Operations(Option<State>),
     Settle(TenantId, OperationId),
     Reconcile,
+    Reload,
 }
 
 /// Answers a request of this part; `None` for any other path.
@@ -100,12 +102,33 @@ pub(super) async fn answer(core: &Core, request: Request<Incoming>) -> Option<Re
     Some(done.unwrap_or_else(problem_reply))
 }
 
+/// Reads the folder that declares tenants. Broken, it changes nothing, and the answer says what is wrong with it.
+async fn reload(core: &Core) -> Result<Reply, Refusal> {
+    let Some(watcher) = &core.watcher else {
+        return Err(Refusal::new(ErrorCode::Conflict, "there is no folder to reload: [directory] is not configured"));
+    };
+    let changes = watcher.reload().await.map_err(|broken| {
+        let faults = broken.0.iter().flat_map(|of| of.list.iter().map(move |m| (&of.file, m)));
+        let faults = faults.take(LIST_MAX).map(|(file, m)| FieldError {
+            pointer: m.path.clone(),
+            code: "broken".to_owned(),
+            detail: format!("{file}:{}:{}: {}", m.line, m.column, m.what),
+            hint: Some(m.mend.clone()),
+        });
+        let detail = "the folder is broken; everything stays as it was";
+        Refusal::from(Problem::new(ErrorCode::InvalidArgument, detail).with_errors(faults.collect()))
+    })?;
+    let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+    let generation = core.directory.load().generation;
+    Ok(json_answer(StatusCode::OK, &json!({ "generation": generation, "changes": changes })))
+}
+
 /// The route of a path; `None` when the path is none of ours.
 fn route(method: &Method, path: &str, query: Option<&str>) -> Option<Result<Route, Refusal>> {
     let segments: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
     let wanted = match segments.as_slice() {
         ["orphans" | "reconcile" | "operations"] => Method::GET,
-        ["import"] | ["orphans" | "operations", _, _] => Method::POST,
+        ["import" | "directory:reload"] | ["orphans" | "operations", _, _] => Method::POST,
         _ => return None,
     };
     if *method != wanted {
@@ -115,6 +138,7 @@ fn route(method: &Method, path: &str, query: Option<&str>) -> Option<Result<Rout
         ["orphans"] => after(query).map(Route::Orphans),
         ["reconcile"] => Ok(Route::Reconcile),
         ["import"] => Ok(Route::Import),
+        ["directory:reload"] => Ok(Route::Reload),
         ["operations"] => state(query).map(Route::Operations),
         ["orphans", backend, last] => stray(backend, last),
         ["operations", tenant, last] => settled(tenant, last),
@@ -171,6 +195,7 @@ async fn perform(core: &Core, route: Route, body: Incoming) -> Result<Reply, Ref
     match route {
         Route::Orphans(after) => Ok(json_answer(StatusCode::OK, &json!(reconciler.strays(after.as_ref(), LIST_MAX)))),
         Route::Reconcile => Ok(list(reconciler.status())),
+        Route::Reload => reload(core).await,
         Route::Operations(state) => Ok(list(reconciler.doubts(state))),
         Route::Ignore(backend, id) => {
             let reconciler = reconciler.clone();

@@ -48,6 +48,8 @@ pub(super) enum AdminVerb {
     },
     /// Show how the reconciler stands with each backend
     Reconcile(OutputOnly),
+    /// Read the folder that declares tenants now, and say what changed
+    Reload,
     /// Make an instance that exists a tenant's, an orphan or one that was there before
     Import {
         /// BACKEND/CLOUD-ID
@@ -152,6 +154,19 @@ pub(super) async fn run(client: &Client, args: &Admin, now: Time) -> Result<(), 
                 Some(Doubt::Undetermined) => "/operations?state=undetermined",
             };
             show(client, path, output.output, &|items| doubts(items, now)).await
+        }
+        AdminVerb::Reload => {
+            let answer = client.ask(Ask::post("/directory:reload", &json!({}), "admin")).await?;
+            let value = answer.json();
+            client.good(&answer).map_err(|mut failure| {
+                let faults = items(&value, "/errors").iter();
+                failure.details.extend(faults.map(|f| format!("{} (fix: {})", text(f, "/detail"), text(f, "/hint"))));
+                failure.next("mend these files; `meridian check` finds the same without a gateway")
+            })?;
+            for change in items(&value, "/changes") {
+                emit(&format!("{}\n", output::one_line(text(change, ""))))?;
+            }
+            Ok(())
         }
         AdminVerb::Import { instance: Place(backend, id), tenant, name, force, from_deployment, output } => {
             let mut body = json!({"backend": backend, "cloudId": id, "tenant": tenant, "name": name, "force": force});

@@ -117,8 +117,11 @@ pub(super) enum Verb {
     )]
     Serve(ConfigFile),
     /// Check a configuration file; every mistake with its place and cure
-    #[command(after_help = "Example:\n  meridian check --config meridian.toml")]
-    Check(ConfigFile),
+    #[command(
+        after_help = "Examples:\n  meridian check --config meridian.toml\n  meridian check --config meridian.toml \
+                            --diff\n\nWith --diff it ends with 10 when something would change."
+    )]
+    Check(Check),
     /// Look after the Redis that several gateways share
     #[command(
         subcommand,
@@ -172,6 +175,20 @@ pub(super) enum Verb {
         /// The shell
         shell: Shell,
     },
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Say what tenants, keys and limits of the running gateway a reload would change
+    #[arg(long)]
+    pub diff: bool,
+    /// Admin listener of that gateway; the configured one when left out
+    #[arg(long, value_name = "URL", requires = "diff")]
+    pub admin: Option<String>,
 }
 
 /// Shells with a completion script.

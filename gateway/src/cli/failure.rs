@@ -30,6 +30,8 @@ pub enum Exit {
     Timeout = 7,
     /// Partial data with `--require-complete`.
     Partial = 8,
+    /// Two things that were compared differ.
+    Differs = 10,
 }
 
 /// Where in a manifest something is wrong.
@@ -79,6 +81,12 @@ impl Failure {
     pub fn next(mut self, next: impl Into<String>) -> Self {
         self.next = Some(next.into());
         self
+    }
+
+    /// Something differs, which was shown: `diff`'s answer, not an error.
+    #[must_use]
+    pub fn differs() -> Self {
+        Self::new(Exit::Differs, "")
     }
 
     /// The reader of stdout went away: `meridian get inst | head -1` is no error.

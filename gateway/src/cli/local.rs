@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
-    args::{Auth, Cloudsim, ConfigFile, Demo, Format},
+    args::{Auth, Check, Cloudsim, ConfigFile, Demo, Format},
     failure::{Exit, Failure},
     output::{self, Environment, emit, note},
     risks,
@@ -17,6 +17,11 @@ use crate::{
     config::{Backend, Config, Mistakes, SettingsMistake},
     core::check_backend,
     demo,
+    directory::{
+        self, API,
+        diff::{Shown, diff},
+        files::Broken,
+    },
     http::authenticate,
     journal::intent::file,
     process::{Process, StartError},
@@ -55,13 +60,41 @@ fn mistaken(mistakes: &Mistakes) -> Failure {
 }
 
 /// `meridian check`.
-pub(super) fn check(args: &ConfigFile) -> Result<(), Failure> {
+pub(super) fn check(args: &Check) -> Result<(), Failure> {
     let config = Config::load_checked(&args.config, &check_settings, &file::usable).map_err(|m| mistaken(&m))?;
-    let (tenants, backends) = (config.tenants.len(), config.backends.len());
+    let declared = directory::check(&config).map_err(|broken| broken_folder(&broken))?;
+    if args.diff {
+        return compare(&declared, args.admin.as_deref().unwrap_or(&format!("http://{}", config.server.admin_listen)));
+    }
+    let (tenants, backends) = (declared.len(), config.backends.len());
     for risk in risks::of(&config) {
         note(&format!("warning: {risk}\n"));
     }
     emit(&format!("{}: ok; {tenants} tenants, {backends} backends\n", args.config.display()))
+}
+
+fn broken_folder(broken: &Broken) -> Failure {
+    let count = broken.count();
+    let plural = if count == 1 { "mistake" } else { "mistakes" };
+    let mut failure = Failure::new(Exit::Error, format!("the directory has {count} {plural}"));
+    failure.details = broken.to_string().lines().map(str::to_owned).collect();
+    failure
+}
+
+/// Shows what a reload would change in the gateway whose admin listener that is.
+fn compare(declared: &Shown, admin: &str) -> Result<(), Failure> {
+    let in_force = runtime()?.block_on(super::read_json(admin, "/directory"))?;
+    let in_force: Shown = serde_json::from_value(in_force.get("declared").cloned().unwrap_or_default())
+        .map_err(|e| failed("the gateway's answer cannot be read", e))?;
+    let (made, own) = in_force.into_iter().partition::<Shown, _>(|(_, v)| v.get("source") == Some(&API.into()));
+    let changes = diff(&own, declared);
+    for name in declared.keys().filter(|name| made.contains_key(*name)) {
+        note(&format!("warning: {name} was made by the API; what is declared here takes its place\n"));
+    }
+    for change in &changes {
+        emit(&format!("{change}\n"))?;
+    }
+    if changes.is_empty() { Ok(()) } else { Err(Failure::differs()) }
 }
 
 /// `meridian auth`.
@@ -86,13 +119,13 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     built.map_err(|e| failed("the runtime does not start", e))
 }
 
-/// SIGTERM and SIGINT.
-struct Signals(Signal, Signal);
+/// SIGTERM and SIGINT end a process; SIGHUP has it read its files anew.
+struct Signals(Signal, Signal, Signal);
 
 impl Signals {
     fn new() -> Result<Self, Failure> {
         let on = |kind| signal(kind).map_err(|e| failed("signals cannot be received", e));
-        Ok(Self(on(SignalKind::terminate())?, on(SignalKind::interrupt())?))
+        Ok(Self(on(SignalKind::terminate())?, on(SignalKind::interrupt())?, on(SignalKind::hangup())?))
     }
 
     async fn next(&mut self) {
@@ -132,9 +165,13 @@ fn url(address: SocketAddr, tls: bool) -> String {
 
 /// Runs a gateway until a signal or a drain over the admin listener; a second signal ends it at once.
 async fn until_signal(process: Process, signals: &mut Signals) -> Result<(), Failure> {
-    tokio::select! {
-        () = signals.next() => {}
-        () = process.stopping() => {}
+    loop {
+        tokio::select! {
+            _ = signals.0.recv() => break,
+            _ = signals.1.recv() => break,
+            _ = signals.2.recv() => process.reload().await,
+            () = process.stopping() => break,
+        }
     }
     tokio::select! {
         stopped = process.stop() => stopped.map_err(|why| failed("the gateway stopped by itself", why)),

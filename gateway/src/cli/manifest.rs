@@ -1,24 +1,21 @@
 //! Manifests: files with YAML or JSON documents, and the place of each field in them.
 //!
 //! A document is sent to the gateway as it is; what this module adds is where each JSON pointer stands in the
-//! source, so that a refused field can be shown with file, line and column. JSON is read by the YAML parser, of
-//! which it is a part.
+//! source, so that a refused field can be shown with file, line and column.
 
 use std::{
-    collections::HashMap,
     fmt,
     io::Read as _,
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Deserializer, de};
-use serde_json::{Map, Value};
-use serde_saphyr::Spanned;
+use serde_json::Value;
 
 use super::{
     failure::{Exit, Failure, Fault, Place},
     output::text,
 };
+use crate::located::{At, Located, Syntax};
 
 /// Larger files are not manifests: the gateway takes 1 MiB for one document.
 const FILE_LEN_MAX: u64 = 4 * 1024 * 1024;
@@ -35,7 +32,7 @@ pub(super) struct Document {
     /// Name of the instance.
     pub name: String,
     source: std::rc::Rc<Source>,
-    places: HashMap<String, Spot>,
+    places: Located,
 }
 
 #[derive(Debug)]
@@ -44,153 +41,12 @@ struct Source {
     lines: Vec<String>,
 }
 
-/// Where a value, and the key it stands under, begin; from 1.
-#[derive(Debug, Clone, Copy)]
-struct Spot {
-    value: (usize, usize),
-    len: usize,
-    key: Option<(usize, usize, usize)>,
-}
-
-/// A value with its place.
-#[derive(Debug)]
-struct Node {
-    raw: Raw,
-    at: (usize, usize),
-    len: usize,
-}
-
-#[derive(Debug)]
-enum Raw {
-    Scalar(Value),
-    List(Vec<Node>),
-    Map(Vec<(Spanned<String>, Node)>),
-}
-
-fn spot<T>(spanned: &Spanned<T>) -> (usize, usize) {
-    let at = &spanned.referenced;
-    let n = |v: u64| usize::try_from(v).unwrap_or(0).max(1);
-    (n(at.line()), n(at.column()))
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let spanned = Spanned::<Raw>::deserialize(d)?;
-        let len = usize::try_from(spanned.referenced.span().len()).unwrap_or(1);
-        Ok(Self { at: spot(&spanned), len, raw: spanned.value })
-    }
-}
-
-impl<'de> Deserialize<'de> for Raw {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_any(RawVisitor)
-    }
-}
-
-struct RawVisitor;
-
-impl<'de> de::Visitor<'de> for RawVisitor {
-    type Value = Raw;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<Raw, E> {
-        Ok(Raw::Scalar(Value::Null))
-    }
-
-    fn visit_none<E: de::Error>(self) -> Result<Raw, E> {
-        Ok(Raw::Scalar(Value::Null))
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, d: D) -> Result<Raw, D::Error> {
-        Raw::deserialize(d)
-    }
-
-    fn visit_bool<E: de::Error>(self, v: bool) -> Result<Raw, E> {
-        Ok(Raw::Scalar(Value::Bool(v)))
-    }
-
-    fn visit_i64<E: de::Error>(self, v: i64) -> Result<Raw, E> {
-        Ok(Raw::Scalar(Value::from(v)))
-    }
-
-    fn visit_u64<E: de::Error>(self, v: u64) -> Result<Raw, E> {
-        Ok(Raw::Scalar(Value::from(v)))
-    }
-
-    fn visit_f64<E: de::Error>(self, v: f64) -> Result<Raw, E> {
-        Ok(Raw::Scalar(Value::from(v)))
-    }
-
-    fn visit_str<E: de::Error>(self, v: &str) -> Result<Raw, E> {
-        Ok(Raw::Scalar(Value::from(v)))
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Raw, A::Error> {
-        let mut list = Vec::new();
-        while let Some(node) = seq.next_element()? {
-            list.push(node);
-        }
-        Ok(Raw::List(list))
-    }
-
-    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(entry) = map.next_entry::<Spanned<String>, Node>()? {
-            entries.push(entry);
-        }
-        Ok(Raw::Map(entries))
-    }
-}
-
-/// Turns a node into JSON and notes where everything stood.
-fn settle(node: Node, pointer: &str, key: Option<(usize, usize, usize)>, places: &mut HashMap<String, Spot>) -> Value {
-    places.insert(pointer.to_owned(), Spot { value: node.at, len: node.len, key });
-    match node.raw {
-        Raw::Scalar(value) => value,
-        Raw::List(list) => {
-            let item = |(i, node)| settle(node, &format!("{pointer}/{i}"), None, places);
-            Value::Array(list.into_iter().enumerate().map(item).collect())
-        }
-        Raw::Map(entries) => {
-            let mut map = Map::new();
-            for (key, node) in entries {
-                let escaped = key.value.replace('~', "~0").replace('/', "~1");
-                let (line, column) = spot(&key);
-                let at = (line, column, key.value.chars().count());
-                let value = settle(node, &format!("{pointer}/{escaped}"), Some(at), places);
-                map.insert(key.value, value);
-            }
-            Value::Object(map)
-        }
-    }
-}
-
 impl Document {
     /// Where a fault stands: at the key of a field that should not be there, else at the value; at the nearest
     /// parent of a field that is missing.
     #[must_use]
     pub(super) fn place(&self, fault: &Fault) -> Place {
-        let mut pointer = fault.pointer.as_str();
-        let found = loop {
-            if let Some(spot) = self.places.get(pointer) {
-                break Some(*spot);
-            }
-            match pointer.rfind('/') {
-                Some(end) => pointer = pointer.get(..end).unwrap_or(""),
-                None => break None,
-            }
-        };
-        let exact = pointer == fault.pointer;
-        let (line, column, len) = match found {
-            None => (1, 1, 1),
-            Some(Spot { key: Some((line, column, len)), .. }) if fault.code == "unknown-field" || !exact => {
-                (line, column, len)
-            }
-            Some(spot) => (spot.value.0, spot.value.1, spot.len),
-        };
+        let At { line, column, len, exact } = self.places.find(&fault.pointer, fault.code == "unknown-field");
         let source = self.source.lines.get(line.saturating_sub(1)).cloned().unwrap_or_default();
         let what = if exact { fault.line() } else { format!("{}: {}", fault.pointer, fault.line()) };
         Place { file: self.source.file.clone(), line, column, source, len, what }
@@ -206,7 +62,7 @@ impl Document {
     #[must_use]
     pub(super) fn of_flags(name: &str, body: Value) -> Self {
         let source = std::rc::Rc::new(Source { file: String::new(), lines: Vec::new() });
-        Self { body, name: name.to_owned(), source, places: HashMap::new() }
+        Self { body, name: name.to_owned(), source, places: Located::nowhere(Value::Null) }
     }
 
     /// The document was made from flags.
@@ -288,29 +144,21 @@ fn read(path: &Path) -> Result<(String, String), Failure> {
 /// It is not YAML, or a document has no name.
 pub(super) fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
     let source = std::rc::Rc::new(Source { file: file.to_owned(), lines: text.lines().map(str::to_owned).collect() });
-    // The message alone: the snippet is drawn here, in one form for all faults.
-    let options = serde_saphyr::options! { with_snippet: false };
-    let nodes: Vec<Option<Node>> = serde_saphyr::from_multiple_with_options(text, options).map_err(|e| {
-        let (line, column) = e.location().map_or((1, 1), |l| {
-            let n = |v: u64| usize::try_from(v).unwrap_or(1).max(1);
-            (n(l.line()), n(l.column()))
-        });
+    let documents = Located::of_yaml(text).map_err(|Syntax { line, column, what }| {
         let mut failure = Failure::new(Exit::Error, format!("{file} is not valid YAML")).next("mend the place shown");
         let shown = source.lines.get(line.saturating_sub(1)).cloned().unwrap_or_default();
-        let what = super::output::one_line(&e.without_snippet().to_string());
+        let what = super::output::one_line(&what);
         failure.places.push(Place { file: file.to_owned(), line, column, source: shown, len: 1, what });
         failure
     })?;
-    nodes.into_iter().flatten().map(|node| document(node, &source)).collect()
+    documents.into_iter().map(|located| document(located, &source)).collect()
 }
 
-fn document(node: Node, source: &std::rc::Rc<Source>) -> Result<Document, Failure> {
-    let at = node.at;
-    let mut places = HashMap::new();
-    let body = settle(node, "", None, &mut places);
+fn document(mut located: Located, source: &std::rc::Rc<Source>) -> Result<Document, Failure> {
+    let (at, body) = (located.at, std::mem::take(&mut located.body));
     let name = [text(&body, "/metadata/name"), text(&body, "/name")].into_iter().find(|n| !n.is_empty());
     if let Some(name) = name {
-        return Ok(Document { name: name.to_owned(), body, source: std::rc::Rc::clone(source), places });
+        return Ok(Document { name: name.to_owned(), body, source: std::rc::Rc::clone(source), places: located });
     }
     let mut failure = Failure::new(Exit::Error, "a document has no name").next("add metadata.name");
     failure.places.push(Place {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{CheckBackend, CheckFolder, Config, Store, reader::Report};
+use super::{CheckBackend, CheckFolder, Config, SettingsMistake, Store, Tenant, reader::Report};
 
 /// Reports a name that is used twice, at its second use.
 fn unique<'a>(report: &Report<'_>, what: &str, names: impl Iterator<Item = (String, &'a str)>) {
@@ -16,15 +16,21 @@ fn unique<'a>(report: &Report<'_>, what: &str, names: impl Iterator<Item = (Stri
 
 /// Reports a reference to a name that does not exist.
 fn exists(report: &Report<'_>, path: &str, what: &str, name: &str, known: &BTreeSet<&str>) {
+    if let Some(SettingsMistake { path, what, mend }) = missing(path.to_owned(), what, name, known) {
+        report.mistake(&path, what, mend);
+    }
+}
+
+fn missing(path: String, what: &str, name: &str, known: &BTreeSet<&str>) -> Option<SettingsMistake> {
     if known.contains(name) {
-        return;
+        return None;
     }
     let mend = match super::nearest(name, known.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
         None if known.is_empty() => format!("declare a {what} of that name; there is none yet"),
         None => format!("use one of: {}", known.iter().copied().collect::<Vec<_>>().join(", ")),
     };
-    report.mistake(path, format!("there is no {what} `{name}`"), mend);
+    Some(SettingsMistake { path, what: format!("there is no {what} `{name}`"), mend })
 }
 
 /// Checks references between sections.
@@ -46,8 +52,10 @@ fn addresses(config: &Config, report: &Report<'_>) {
     if config.backends.is_empty() {
         report.mistake("backends", "there is no backend", "add a [[backends]] with id, adapter, region and settings");
     }
-    if config.tenants.is_empty() {
-        report.mistake("tenants", "there is no tenant", "add a [[tenants]] with name and keys");
+    // Tenants may come from files, and by whoever looks after the platform.
+    if config.tenants.is_empty() && config.directory.path.is_none() && config.platform.keys.is_empty() {
+        let mend = "add a [[tenants]] with name and keys, a [directory], or a [[platform.keys]] to make them with";
+        report.mistake("tenants", "there is no tenant", mend);
     }
 }
 
@@ -110,31 +118,62 @@ fn profiles(config: &Config, report: &Report<'_>) {
 }
 
 fn tenants(config: &Config, report: &Report<'_>) {
-    let networks: BTreeSet<&str> = config.network_profiles.iter().map(|p| p.name.as_str()).collect();
-    let images: BTreeSet<&str> = config.image_profiles.iter().map(|p| p.name.as_str()).collect();
-    let secrets: BTreeSet<&str> = config.secret_profiles.iter().map(|p| p.name.as_str()).collect();
-    let regions: BTreeSet<&str> = config.backends.iter().map(|b| b.region.as_str()).collect();
-    let adapters: BTreeSet<&str> = config.backends.iter().map(|b| b.adapter.as_str()).collect();
+    let known = Known::of(config);
     for (i, tenant) in config.tenants.iter().enumerate() {
-        let all = |key: &str, what: &str, names: Vec<&str>, known: &BTreeSet<&str>| {
-            for (n, name) in names.into_iter().enumerate() {
-                exists(report, &format!("tenants[{i}].{key}[{n}]"), what, name, known);
+        for SettingsMistake { path, what, mend } in known.mistakes(tenant) {
+            report.mistake(&format!("tenants[{i}].{path}"), what, mend);
+        }
+    }
+}
+
+/// The names of a configuration that a tenant may refer to.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    networks: BTreeSet<String>,
+    images: BTreeSet<String>,
+    secrets: BTreeSet<String>,
+    regions: BTreeSet<String>,
+    adapters: BTreeSet<String>,
+}
+
+impl Known {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            networks: config.network_profiles.iter().map(|p| p.name.to_string()).collect(),
+            images: config.image_profiles.iter().map(|p| p.name.to_string()).collect(),
+            secrets: config.secret_profiles.iter().map(|p| p.name.to_string()).collect(),
+            regions: config.backends.iter().map(|b| b.region.to_string()).collect(),
+            adapters: config.backends.iter().map(|b| b.adapter.to_string()).collect(),
+        }
+    }
+
+    /// Everything in a tenant's settings that refers to nothing, with its path below the tenant.
+    pub(crate) fn mistakes(&self, tenant: &Tenant) -> Vec<SettingsMistake> {
+        let mut mistakes = Vec::new();
+        let mut all = |key: &str, what: &str, names: &mut dyn Iterator<Item = &str>, known: &BTreeSet<String>| {
+            let known: BTreeSet<&str> = known.iter().map(String::as_str).collect();
+            for (n, name) in names.enumerate() {
+                mistakes.extend(missing(format!("{key}[{n}]"), what, name, &known));
             }
         };
-        let network_names = tenant.network_profiles.iter().map(|p| p.as_str()).collect();
-        all("networkProfiles", "network profile", network_names, &networks);
-        all("imageProfiles", "image profile", tenant.image_profiles.iter().map(|p| p.as_str()).collect(), &images);
-        all("secretProfiles", "secret profile", tenant.secret_profiles.iter().map(|p| p.as_str()).collect(), &secrets);
-        all("regions", "backend in region", tenant.regions.iter().map(|r| r.as_str()).collect(), &regions);
-        all("providers", "backend with adapter", tenant.providers.iter().map(|a| a.as_str()).collect(), &adapters);
+        let t = tenant;
+        let networks = &mut t.network_profiles.iter().map(AsRef::as_ref);
+        all("networkProfiles", "network profile", networks, &self.networks);
+        all("imageProfiles", "image profile", &mut t.image_profiles.iter().map(AsRef::as_ref), &self.images);
+        all("secretProfiles", "secret profile", &mut t.secret_profiles.iter().map(AsRef::as_ref), &self.secrets);
+        all("regions", "backend in region", &mut t.regions.iter().map(AsRef::as_ref), &self.regions);
+        all("providers", "backend with adapter", &mut t.providers.iter().map(AsRef::as_ref), &self.adapters);
         if let Some(default) = &tenant.default_network_profile {
-            let path = format!("tenants[{i}].defaultNetworkProfile");
-            exists(report, &path, "network profile", default.as_str(), &networks);
+            let path = || "defaultNetworkProfile".to_owned();
+            let known: BTreeSet<&str> = self.networks.iter().map(String::as_str).collect();
+            mistakes.extend(missing(path(), "network profile", default.as_str(), &known));
             if !tenant.network_profiles.is_empty() && !tenant.network_profiles.contains(default) {
                 let mend = format!("add `{default}` to networkProfiles, or choose one of them");
-                report.mistake(&path, "not one of the tenant's networkProfiles", mend);
+                let what = "not one of the tenant's networkProfiles".to_owned();
+                mistakes.push(SettingsMistake { path: path(), what, mend });
             }
         }
+        mistakes
     }
 }
 

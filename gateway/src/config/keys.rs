@@ -7,7 +7,7 @@ use meridian_model::{
 use meridian_policies::access::{Permission, Permissions, Role};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Rate, reader::Section};
+use super::{Rate, SettingsMistake, reader::Section};
 
 /// Length of a SHA-256 in hexadecimal.
 const SHA256_HEX_LEN: usize = 64;
@@ -56,6 +56,30 @@ impl<'de> Deserialize<'de> for Moment {
     }
 }
 
+impl<'de> Deserialize<'de> for ApiKey {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Given {
+            id: ProfileName,
+            sha256: String,
+            role: Option<Role>,
+            project: Option<ProjectName>,
+            permissions: Option<Vec<Permission>>,
+            expires: Option<Moment>,
+        }
+        let Given { id, sha256, role, project, permissions, expires } = Given::deserialize(d)?;
+        let not_hex = || serde::de::Error::custom(format!("sha256: not {SHA256_HEX_LEN} hexadecimal digits"));
+        Ok(Self {
+            id: id.into(),
+            sha256: parse_sha256(&sha256).ok_or_else(not_hex)?,
+            role: role.unwrap_or(Role::Operator),
+            project,
+            permissions,
+            expires: expires.map(|m| m.0),
+        })
+    }
+}
+
 impl ApiKey {
     /// A key of a tenant.
     pub(super) fn read(s: Section<'_, '_>) -> Option<Self> {
@@ -87,7 +111,10 @@ impl ApiKey {
         let permissions: Option<Vec<Permission>> = s.value("permissions");
         let expires = s.value::<Moment>("expires").map(|m| m.0);
         if let Some(role) = role {
-            check_role(&s, role, default.is_none(), permissions.as_deref().unwrap_or_default());
+            let given = permissions.as_deref().unwrap_or_default();
+            for SettingsMistake { path, what, mend } in role_mistakes(role, default.is_none(), given) {
+                s.report.mistake(&s.at(&path), what, mend);
+            }
         }
         s.finish();
         Some(Self { id: id?, sha256: sha256?, role: role?, project, permissions, expires })
@@ -104,23 +131,29 @@ impl ApiKey {
     }
 }
 
-fn check_role(s: &Section<'_, '_>, role: Role, of_platform: bool, permissions: &[Permission]) {
+/// What is wrong with the role and the permissions of a key, with the path below it.
+pub(crate) fn role_mistakes(role: Role, of_platform: bool, permissions: &[Permission]) -> Vec<SettingsMistake> {
+    let mut mistakes = Vec::new();
     if role.is_platform() != of_platform {
         let (what, mend) = if of_platform {
             ("a role of a tenant", "use platform-viewer or platform-admin, or make it a key of a tenant")
         } else {
             ("a role of the platform", "use viewer, operator or admin, or move the key to [[platform.keys]]")
         };
-        s.report.mistake(&s.at("role"), format!("{role} is {what}"), mend);
+        let what = format!("{role} is {what}");
+        mistakes.push(SettingsMistake { path: "role".to_owned(), what, mend: mend.to_owned() });
     }
     for (i, permission) in permissions.iter().enumerate().filter(|(_, p)| !role.permissions().contains(**p)) {
-        let path = format!("{}[{i}]", s.at("permissions"));
-        let mend = format!("remove it, or raise the role: {} it", permission.roles_text());
-        s.report.mistake(&path, format!("the role {role} has no `{permission}`"), mend);
+        mistakes.push(SettingsMistake {
+            path: format!("permissions[{i}]"),
+            what: format!("the role {role} has no `{permission}`"),
+            mend: format!("remove it, or raise the role: {} it", permission.roles_text()),
+        });
     }
+    mistakes
 }
 
-pub(super) fn parse_sha256(text: &str) -> Option<[u8; 32]> {
+fn parse_sha256(text: &str) -> Option<[u8; 32]> {
     let mut hash = [0; 32];
     if text.len() != SHA256_HEX_LEN || !text.bytes().all(|c| c.is_ascii_hexdigit()) {
         return None;

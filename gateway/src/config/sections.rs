@@ -11,15 +11,19 @@ use std::{
 use meridian_model::{
     ids::{AccountName, AdapterName, BackendId, ProfileName, RegionId, TenantId},
     instance::Strategy,
+    ids::{AdapterName, BackendId, ProfileName, RegionId, TenantId},
+    instance::{Labels, Strategy},
     operation::QuotaLimits,
     quantity::{PricePerHour, Span},
     quota::QuotaTree,
+    validate,
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
     audit::Audit,
+    directory::DirectorySettings,
     identity::{Oidc, Spiffe},
     keys::{ApiKey, Platform},
     ledger::Ledger,
@@ -82,6 +86,8 @@ pub struct Config {
     pub oidc: Vec<Oidc>,
     /// Grants to client certificates.
     pub spiffe: Vec<Spiffe>,
+    /// Where more of them are declared.
+    pub directory: DirectorySettings,
     /// Accounts in regions.
     pub backends: Vec<Backend>,
     /// Networks by name.
@@ -123,6 +129,7 @@ impl Config {
         let platform = Platform::read(root.section("platform"));
         let oidc: Vec<_> = root.sections("oidc").into_iter().map(Oidc::read).collect();
         let spiffe: Vec<_> = root.sections("spiffe").into_iter().map(Spiffe::read).collect();
+        let directory = DirectorySettings::read(root.section("directory"));
         let backends: Vec<_> = root.sections("backends").into_iter().map(Backend::read).collect();
         let networks: Vec<_> = root.sections("networkProfiles").into_iter().map(NetworkProfile::read).collect();
         let images: Vec<_> = root.sections("imageProfiles").into_iter().map(ImageProfile::read).collect();
@@ -141,6 +148,7 @@ impl Config {
             platform: platform?,
             oidc: oidc.into_iter().collect::<Option<_>>()?,
             spiffe: spiffe.into_iter().collect::<Option<_>>()?,
+            directory: directory?,
             backends: backends.into_iter().collect::<Option<_>>()?,
             network_profiles: networks.into_iter().collect::<Option<_>>()?,
             image_profiles: images.into_iter().collect::<Option<_>>()?,
@@ -285,7 +293,8 @@ impl Tls {
 macro_rules! scalars {
     ($(#[$doc:meta])* $name:ident { $( $(#[$field_doc:meta])* $field:ident $key:literal : $ty:ty = $default:expr, $min:expr, $max:expr; )+ }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
         pub struct $name { $( $(#[$field_doc])* #[serde(rename = $key)] pub $field: $ty, )+ }
 
         impl Default for $name {
@@ -349,39 +358,56 @@ impl Limits {
     }
 }
 
-/// `[[tenants]]`: one customer.
-#[derive(Debug, Clone, Serialize)]
+/// `[[tenants]]`: one customer. Documents of kind Tenant have the same fields in their `spec`, but the name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tenant {
     /// Its name in paths.
+    #[serde(skip_deserializing, default = "unnamed")]
     pub name: TenantId,
+    /// What its operators tell it by. A document has them in its metadata.
+    #[serde(skip_deserializing, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
     /// Its API keys.
+    #[serde(default)]
     pub keys: Vec<ApiKey>,
     /// Hard limits; a dimension left out is not limited.
+    #[serde(default)]
     pub quota: QuotaLimits,
     /// How the quota is divided among projects and places; nothing when empty.
     #[serde(skip_serializing_if = "is_undivided")]
     pub projects: QuotaTree,
     /// Request rates.
+    #[serde(default)]
     pub rate: Rate,
     /// Regions it may use; all when empty.
+    #[serde(default)]
     pub regions: Vec<RegionId>,
     /// Adapters it may use; all when empty.
+    #[serde(default)]
     pub providers: Vec<AdapterName>,
     /// Network profiles it may name; all when empty.
+    #[serde(default)]
     pub network_profiles: Vec<ProfileName>,
     /// The network profile of a spec that names none.
+    #[serde(default)]
     pub default_network_profile: Option<ProfileName>,
     /// Image profiles it may name; all when empty.
+    #[serde(default)]
     pub image_profiles: Vec<ProfileName>,
     /// Secret profiles it may name; none when empty, because they are credentials.
+    #[serde(default)]
     pub secret_profiles: Vec<ProfileName>,
     /// Placement strategy of a spec that names none.
+    #[serde(default)]
     pub strategy: Option<Strategy>,
 }
 
 fn is_undivided(tree: &QuotaTree) -> bool {
     tree.nodes.is_empty()
+/// Stands for the name of a document's spec until its metadata are read.
+fn unnamed() -> TenantId {
+    TenantId::new("unnamed").expect("invariant: the text is a DNS label")
 }
 
 impl Tenant {
@@ -390,6 +416,7 @@ impl Tenant {
     pub fn new(name: TenantId) -> Self {
         Self {
             name,
+            labels: Labels::new(),
             keys: Vec::new(),
             quota: QuotaLimits::default(),
             projects: QuotaTree::default(),
@@ -407,6 +434,10 @@ impl Tenant {
     fn read(mut s: Section<'_, '_>) -> Option<Self> {
         let name = s.required("name", "\"acme\"");
         let keys: Vec<_> = s.sections("keys").into_iter().map(ApiKey::read).collect();
+        let labels: Labels = s.value("labels").unwrap_or_default();
+        for fault in validate::labels(&labels, "") {
+            s.report.mistake(&s.at("labels"), fault.detail, "write labels as Kubernetes has them");
+        }
         let quota = s.value("quota").unwrap_or_default();
         let projects = quota::read(&mut s);
         let rate = Rate::read(s.section("rate"));
@@ -420,6 +451,7 @@ impl Tenant {
         s.finish();
         Some(Self {
             name: name?,
+            labels,
             keys: keys.into_iter().collect::<Option<_>>()?,
             quota,
             projects,
@@ -451,6 +483,20 @@ scalars! {
 
 impl Rate {
     fn consistent(&self, _: &Report<'_>, _: &str) {}
+
+    /// What of a document is not in the bounds that [`Rate::read`] holds a configuration to, by its field.
+    pub(crate) fn out_of_bounds(&self) -> Vec<(&'static str, String)> {
+        [
+            ("requestsPerMinute", self.requests_per_minute, 10_000_000),
+            ("burst", self.burst, 1_000_000),
+            ("createsPerMinute", self.creates_per_minute, 1_000_000),
+            ("createBurst", self.create_burst, 1_000_000),
+        ]
+        .into_iter()
+        .filter(|(_, value, most)| *value < 1 || value > most)
+        .map(|(field, value, most)| (field, format!("{value} is outside 1 to {most}")))
+        .collect()
+    }
 }
 
 /// `[[backends]]`: one account in one region.

@@ -1,9 +1,14 @@
 //! What was declared, from all sources together. Pure: no file is read and no clock asked here.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use meridian_model::ids::TenantId;
 
+use super::files::Broken;
 use crate::config::{self, Config};
 
 /// Where something was declared, and so where it is changed.
@@ -11,15 +16,28 @@ use crate::config::{self, Config};
 pub enum Source {
     /// The gateway's configuration.
     Config,
+    /// A file of the folder.
+    File {
+        /// Its path.
+        file: String,
+        /// Line of the name, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+    },
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config => f.write_str("the configuration"),
+            Self::File { file, .. } => f.write_str(file),
         }
     }
 }
+
+/// Tenants that one source declares, each with its place.
+pub type Tenants = Vec<(config::Tenant, Source)>;
 
 /// Everything a snapshot is made from.
 #[derive(Debug, Clone)]
@@ -42,5 +60,32 @@ impl Declared {
     pub fn tenants(tenants: impl IntoIterator<Item = config::Tenant>) -> Self {
         let tenants = tenants.into_iter().map(|t| (t.name.clone(), (Arc::new(t), Source::Config))).collect();
         Self { tenants, platform: config::Platform::default() }
+    }
+
+    /// The same with what files declare.
+    ///
+    /// # Errors
+    /// Every name and every key that is declared twice, at its later place.
+    pub fn with_files(mut self, files: &Tenants) -> Result<Self, Broken> {
+        let mut keys: BTreeSet<String> = self.platform.keys.iter().map(|key| key.id.clone()).collect();
+        keys.extend(self.tenants.values().flat_map(|(tenant, _)| tenant.keys.iter().map(|key| key.id.clone())));
+        let mut broken = Broken(Vec::new());
+        let mut twice = |source: &Source, what: String| {
+            let (file, line, column) = match source {
+                Source::File { file, line, column } => (file.as_str(), *line, *column),
+                Source::Config => ("the configuration", 1, 1),
+            };
+            broken.0.extend(Broken::of(file, line, column, what, "rename or remove one of the two").0);
+        };
+        for (tenant, source) in files {
+            for key in tenant.keys.iter().filter(|key| !keys.insert(key.id.clone())) {
+                twice(source, format!("the key `{}` of tenant `{}` is declared before", key.id, tenant.name));
+            }
+            match self.tenants.get(&tenant.name) {
+                Some((_, before)) => twice(source, format!("tenant `{}` is declared in {before} too", tenant.name)),
+                None => drop(self.tenants.insert(tenant.name.clone(), (Arc::new(tenant.clone()), source.clone()))),
+            }
+        }
+        if broken.0.is_empty() { Ok(self) } else { Err(broken) }
     }
 }

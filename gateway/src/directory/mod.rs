@@ -8,7 +8,11 @@
 //! Deliberately absent: the limits' enforcement (the ledger's) and who may do what (`meridian_policies::access`).
 
 pub mod declared;
+pub mod diff;
+mod document;
+pub mod files;
 pub mod keys;
+pub mod watcher;
 
 use std::{
     collections::BTreeMap,
@@ -25,10 +29,14 @@ use meridian_policies::tenant::{Allow, TenantRules};
 use tokio::sync::watch;
 
 pub use self::declared::{Declared, Source};
-use self::keys::{Identity, KeyRing};
+use self::{
+    diff::Change,
+    files::Broken,
+    keys::{Identity, KeyRing},
+};
 use crate::{
     clock::Clock,
-    config::{self, Rate},
+    config::{self, Config, Known, Rate},
     http::{drawn::Drawer, rate_limit::TenantLimits},
     identity::grant::Grant,
     operation::{Caller, Scope},
@@ -36,6 +44,9 @@ use crate::{
 
 /// Stands for the platform where a tenant's name would: no tenant can be called so.
 pub const PLATFORM: &str = "-";
+
+/// How the API is called where a source is told.
+pub const API: &str = "the API";
 
 /// One tenant of a snapshot.
 #[derive(Debug)]
@@ -128,24 +139,39 @@ impl Snapshot {
     }
 }
 
+/// Everything that is declared, by source; each is replaced on its own.
+#[derive(Debug)]
+struct Given {
+    config: Declared,
+    files: declared::Tenants,
+}
+
+impl Given {
+    fn together(&self) -> Result<Declared, Broken> {
+        self.config.clone().with_files(&self.files)
+    }
+}
+
 /// Holds the current snapshot and makes the next.
 #[derive(Debug)]
 pub struct Directory {
     current: ArcSwap<Snapshot>,
     generation: watch::Sender<u64>,
     /// Held while a snapshot is made, so that each is made from the one before it.
-    making: Mutex<()>,
+    given: Mutex<Given>,
     clock: Clock,
     drawer: Option<Arc<Drawer>>,
 }
 
 impl Directory {
-    /// A directory of what is declared; its rate limits are shared with other gateways if there is a drawer.
+    /// A directory of what the configuration declares; its rate limits are shared with other gateways if there is a
+    /// drawer.
     #[must_use]
-    pub fn new(declared: Declared, clock: Clock, drawer: Option<Arc<Drawer>>) -> Arc<Self> {
-        let first = snapshot(declared, None, &clock, drawer.as_ref());
+    pub fn new(config: Declared, clock: Clock, drawer: Option<Arc<Drawer>>) -> Arc<Self> {
+        let first = snapshot(config.clone(), None, &clock, drawer.as_ref());
         let (current, generation) = (ArcSwap::from_pointee(first), watch::Sender::new(0));
-        Arc::new(Self { current, generation, making: Mutex::default(), clock, drawer })
+        let given = Mutex::new(Given { config, files: Vec::new() });
+        Arc::new(Self { current, generation, given, clock, drawer })
     }
 
     /// The current snapshot, for one look.
@@ -153,14 +179,27 @@ impl Directory {
         self.current.load()
     }
 
-    /// Replaces all that was declared.
-    pub fn replace(&self, declared: Declared) {
+    /// Replaces what files declare. Returns what changes by it.
+    ///
+    /// # Errors
+    /// What does not go together with the rest; nothing has changed then.
+    pub fn set_files(&self, files: declared::Tenants) -> Result<Vec<Change>, Broken> {
+        self.change(|given| given.files = files)
+    }
+
+    fn change(&self, what: impl FnOnce(&mut Given)) -> Result<Vec<Change>, Broken> {
         // A poisoned lock means a panic before the swap: the current snapshot is whole.
-        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = snapshot(declared, Some(&self.current.load()), &self.clock, self.drawer.as_ref());
-        let generation = next.generation;
-        self.current.store(Arc::new(next));
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Given { config: given.config.clone(), files: given.files.clone() };
+        what(&mut next);
+        let declared = next.together()?;
+        *given = next;
+        let before = self.current.load_full();
+        let after = snapshot(declared, Some(&before), &self.clock, self.drawer.as_ref());
+        let (generation, changes) = (after.generation, diff::diff(&before.shown(), &after.shown()));
+        self.current.store(Arc::new(after));
         self.generation.send_replace(generation);
+        Ok(changes)
     }
 
     /// Tells of each change after this call; a reader that was slow is told of the last one only.
@@ -168,6 +207,19 @@ impl Directory {
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
     }
+}
+
+/// Reads everything that a configuration declares, its folder included, without a gateway: how many tenants there are, and
+/// the declarations to be compared.
+///
+/// # Errors
+/// Everything that is wrong with the folder.
+pub fn check(config: &Config) -> Result<diff::Shown, Broken> {
+    let mut declared = Declared::of(config);
+    if let Some(folder) = &config.directory.path {
+        declared = declared.with_files(&files::parse(&files::read(folder)?, &Known::of(config))?)?;
+    }
+    Ok(snapshot(declared, None, &Clock::system(), None).shown())
 }
 
 fn snapshot(declared: Declared, before: Option<&Snapshot>, clock: &Clock, drawer: Option<&Arc<Drawer>>) -> Snapshot {

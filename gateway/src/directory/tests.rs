@@ -32,6 +32,13 @@ fn declared(tenants: &str) -> Declared {
     Declared::of(&Config::parse(&text, "test.toml", &|_| Vec::new()).unwrap_or_else(|m| panic!("{m}\n{text}")))
 }
 
+/// Has a folder declare them.
+fn set(directory: &Directory, tenants: &str) -> Vec<Change> {
+    let source = || Source::File { file: "tenants.d/x.yaml".to_owned(), line: 1, column: 1 };
+    let tenants = declared(tenants).tenants.into_values().map(|(tenant, _)| ((*tenant).clone(), source())).collect();
+    directory.set_files(tenants).unwrap()
+}
+
 fn directory(tenants: &str) -> Arc<Directory> {
     Directory::new(declared(tenants), Clock::from_fn(|| NOW), None)
 }
@@ -80,28 +87,30 @@ fn what_is_not_declared_any_more_opens_nothing() {
     let both = "[[tenants]]\nname = \"acme\"\n[[tenants.keys]]\nkey a role = \"admin\"\n\
                 [[tenants]]\nname = \"lab\"\n[[tenants.keys]]\nkey b role = \"admin\"\n";
     let (first, second) = both.split_at(both.rfind("[[tenants]]").unwrap());
-    let directory = directory(both);
+    let directory = directory("[platform]\n[[platform.keys]]\nkey all role = \"platform-admin\"\n");
+    set(&directory, both);
     let old = directory.load().tenants().count();
-    directory.replace(declared(first));
-    assert_eq!((old, directory.load().tenants().count(), directory.load().generation), (2, 1, 1));
+    set(&directory, first);
+    assert_eq!((old, directory.load().tenants().count(), directory.load().generation), (2, 1, 2));
     assert!(identify(&directory, "a").is_ok());
     assert_eq!(identify(&directory, "b"), Err(Denied::Unknown));
-    directory.replace(declared(second));
+    set(&directory, second);
     assert!(identify(&directory, "b").is_ok());
 }
 
 #[test]
 fn buckets_of_a_rate_that_stays_survive_a_change() {
     let with = |acme: u32, lab: u32| {
-        declared(&format!(
+        format!(
             "[[tenants]]\nname = \"acme\"\nrate = {{ requestsPerMinute = {acme} }}\n\
              [[tenants]]\nname = \"lab\"\nrate = {{ requestsPerMinute = {lab} }}\n"
-        ))
+        )
     };
-    let directory = Directory::new(with(10, 10), Clock::from_fn(|| NOW), None);
+    let directory = directory("[platform]\n[[platform.keys]]\nkey all role = \"platform-admin\"\n");
+    set(&directory, &with(10, 10));
     let limits = |name: &str| Arc::clone(&directory.load().tenant(&name.parse().unwrap()).unwrap().limits);
     let before = ["acme", "lab"].map(limits);
-    directory.replace(with(10, 20));
+    set(&directory, &with(10, 20));
     let after = ["acme", "lab"].map(limits);
     assert!(Arc::ptr_eq(&before[0], &after[0]), "a tenant that did not change has the tokens it had");
     assert!(!Arc::ptr_eq(&before[1], &after[1]));
@@ -112,7 +121,7 @@ async fn whoever_follows_is_told_of_the_last_change() {
     let directory = directory("[[tenants]]\nname = \"acme\"\n");
     let mut changes = directory.changes();
     for _ in 0..3 {
-        directory.replace(declared("[[tenants]]\nname = \"acme\"\n"));
+        set(&directory, "[[tenants]]\nname = \"lab\"\n");
     }
     changes.changed().await.unwrap();
     assert_eq!((*changes.borrow_and_update(), directory.load().generation), (3, 3));

@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::Unit,
 };
 
-use super::{Metrics, budget::BudgetMetrics, reconcile::ReconcileMetrics};
+use super::{Metrics, budget::BudgetMetrics, directory::DirectoryMetrics, reconcile::ReconcileMetrics};
 
 /// Span of one call to a backend: `otel.kind=client`, `cloud.region`, `meridian.backend`, `meridian.verb`; at its end
 /// `meridian.effect` (`applied`, `not-applied` or `unknown`) and `error.type`.
@@ -90,6 +90,8 @@ pub struct CoreMetrics {
     feed_age: Gauge,
     journal_unwritable: Gauge,
     limits_differ: Gauge,
+    /// Those of the directory.
+    pub directory: DirectoryMetrics,
     /// Those of the reconciler.
     pub reconcile: ReconcileMetrics,
     /// Those of the vendors' budget.
@@ -128,6 +130,7 @@ impl CoreMetrics {
             feed_age: Gauge::default(),
             journal_unwritable: Gauge::default(),
             limits_differ: Gauge::default(),
+            directory: DirectoryMetrics::register(metrics),
             reconcile: ReconcileMetrics::register(metrics),
             budget: BudgetMetrics::register(metrics),
         };

@@ -3,6 +3,7 @@
 mod admin;
 mod audit;
 mod demo;
+mod directory;
 mod examples;
 mod harness;
 mod ledger;

@@ -42,7 +42,7 @@ pub(super) fn refuse(mut faults: Vec<FieldError>) -> Rejection {
     Problem::new(code, detail).with_errors(faults).into()
 }
 
-pub(super) fn fault(pointer: impl Into<String>, code: &str, detail: impl Into<String>) -> FieldError {
+pub(crate) fn fault(pointer: impl Into<String>, code: &str, detail: impl Into<String>) -> FieldError {
     FieldError { pointer: pointer.into(), code: code.to_owned(), detail: detail.into(), hint: None }
 }
 
@@ -268,18 +268,18 @@ impl<'de> Visitor<'de> for Node<'_> {
 
 /// What came of a typed parse.
 #[derive(Debug)]
-pub(super) struct Typed<T> {
+pub(crate) struct Typed<T> {
     /// The value.
-    pub(super) value: T,
+    pub(crate) value: T,
     /// Fields its type does not have.
-    pub(super) unknown: Vec<FieldError>,
+    pub(crate) unknown: Vec<FieldError>,
 }
 
 /// Parses a body into its type.
 ///
 /// # Errors
 /// The first ill-typed field, with the unknown fields that stand before it.
-pub(super) fn parse_typed<T: DeserializeOwned>(bytes: &[u8]) -> Result<Typed<T>, Rejection> {
+pub(crate) fn parse_typed<T: DeserializeOwned>(bytes: &[u8]) -> Result<Typed<T>, Rejection> {
     let mut unknown = Vec::new();
     let mut track = serde_path_to_error::Track::new();
     let mut json = serde_json::Deserializer::from_slice(bytes);
