@@ -5,6 +5,7 @@
 #![expect(clippy::panic, reason = "a case fails by panicking")]
 
 mod cases;
+mod documents;
 mod memory;
 pub mod redis_server;
 mod shared;
@@ -20,7 +21,11 @@ use meridian_model::{
 };
 use meridian_policies::quota::{Beside, charge_of};
 
-pub use self::{memory::MemoryLedger, shared::shared_suite};
+pub use self::{
+    documents::{documents_suite, put as put_document},
+    memory::MemoryLedger,
+    shared::shared_suite,
+};
 use crate::{Claim, Claimed, Ledger, Step, Stepped};
 
 /// Runs every case against a ledger of its own and returns how many there were.

@@ -13,6 +13,7 @@
 
 mod amounts;
 mod check;
+mod documents;
 mod leases;
 mod pots;
 #[cfg(test)]

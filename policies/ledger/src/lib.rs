@@ -7,6 +7,7 @@
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod documents;
 pub mod embedded;
 mod known;
 pub mod recovery;

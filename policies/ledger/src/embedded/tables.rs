@@ -224,6 +224,8 @@ pub(super) struct Tables<'t> {
     pub(super) pots: Table<'t, Bytes, Bytes>,
     pub(super) trees: Table<'t, &'static str, Bytes>,
     pub(super) seqs: Table<'t, &'static str, u64>,
+    /// The transaction, for tables that few commands need.
+    pub(super) tx: &'t WriteTransaction,
     pub(super) sealer: &'t Sealer,
     /// Trees that are ready for checks.
     pub(super) made: &'t Trees,
@@ -251,6 +253,7 @@ impl<'t> Tables<'t> {
             pots: tx.open_table(POTS)?,
             trees: tx.open_table(TREES)?,
             seqs: tx.open_table(SEQS)?,
+            tx,
             sealer,
             made,
             store,

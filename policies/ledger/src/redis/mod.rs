@@ -36,6 +36,7 @@ mod check;
 mod cluster;
 mod connect;
 mod dial;
+mod documents;
 mod expire;
 mod follow;
 mod keys;
@@ -73,6 +74,7 @@ use tokio::{sync::watch, task::AbortHandle, time::Instant};
 pub use self::{
     check::{CheckError, Warning},
     connect::{Connect, Connecting, Stream, TcpConnect},
+    documents::RedisDocuments,
     link::{Acks, Redis, Script},
     options::{Address, Options, Servers, Tls, User},
     shared::RedisShared,
