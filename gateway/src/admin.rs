@@ -211,7 +211,7 @@ impl Admin {
 /// What is in force of tenants, and what is wrong with their folder.
 fn directory(core: &Core) -> Value {
     let snapshot = core.directory.load();
-    let broken = core.watcher.as_ref().and_then(|watcher| watcher.broken());
+    let broken = core.sources.watcher.as_ref().and_then(|watcher| watcher.broken());
     json!({ "generation": snapshot.generation, "broken": broken, "declared": snapshot.shown() })
 }
 

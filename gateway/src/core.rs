@@ -10,14 +10,14 @@ use meridian_adapters::{
     http::HttpClient,
     registry::{self, ConfigError},
 };
-use meridian_ledger::{Ledger, LedgerError, Quota, recovery::Recovery, shared::Shared};
+use meridian_ledger::{Ledger, LedgerError, Quota, documents::Documents, recovery::Recovery, shared::Shared};
 use meridian_model::{
     capability::Capability,
     ids::{BackendId, TenantId},
 };
 use secrecy::ExposeSecret;
 use tokio::{
-    sync::{mpsc, watch::Receiver},
+    sync::{mpsc, watch},
     time::MissedTickBehavior,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -26,10 +26,11 @@ use crate::{
     agreement::{self, Agreement},
     audit::Audit,
     clock::{Clock, Entropy},
-    config::{self, Config},
+    config::{self, Config, Known},
     directory::{
         Declared, Directory, Snapshot,
         files::Broken,
+        follower::Follower,
         watcher::{self, Watcher},
     },
     http::drawn::Drawer,
@@ -130,8 +131,8 @@ pub struct Core {
     /// Whose word is taken for who is calling.
     pub identities: Arc<Identities>,
     pub(crate) is_shared: bool,
-    /// Follows the folder that declares a part of it, if there is one.
-    pub watcher: Option<Arc<Watcher>>,
+    /// What it is kept up with.
+    pub sources: Sources,
     /// The vendors' calls.
     pub budget: Budget,
     retention: Duration,
@@ -139,6 +140,15 @@ pub struct Core {
     written: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// What the directory is kept up with, besides the configuration.
+#[derive(Debug)]
+pub struct Sources {
+    /// Follows the folder that declares a part of it, if there is one.
+    pub watcher: Option<Arc<Watcher>>,
+    /// Writes and follows the documents that declare another part.
+    pub(crate) documents: Arc<Follower>,
 }
 
 /// What comes from outside the configuration.
@@ -155,6 +165,8 @@ pub struct Deps {
     pub shared: Arc<dyn Shared>,
     /// How a ledger that several gateways share is rebuilt; none for one of this process alone.
     pub recovery: Option<Arc<dyn Recovery>>,
+    /// Documents made by the API, which all gateways know.
+    pub documents: Arc<dyn Documents>,
     /// What is about to be sent, for the rebuild of a shared ledger.
     pub intents: Arc<dyn IntentLog>,
     /// Counts what happens.
@@ -193,10 +205,9 @@ impl Core {
         let limits = Limits { place_timeout: config.driver.place_timeout.0, attempts_max: config.driver.max_attempts };
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let told = (Arc::clone(&deps.shared), replicas.owner().to_owned());
-        let (directory, watcher) = attend(config, &deps, replicas, (&tasks, &stop)).await?;
+        let (directory, sources) = attend(config, &deps, replicas, (&tasks, &stop)).await?;
         let identities = identities(config, &http, &deps.clock, (&tasks, &stop));
-        let planner =
-            Arc::new(Planner::new(pollers.clone(), Arc::clone(&fleet), profiles, Arc::clone(&directory), limits));
+        let planner = Arc::new(Planner::new(pollers.clone(), fleet.clone(), profiles, directory.clone(), limits));
         let parts = Parts {
             ledger: Arc::clone(&deps.ledger),
             fleet: Arc::clone(&fleet),
@@ -242,7 +253,7 @@ impl Core {
             directory,
             identities,
             budget: outside.budget,
-            watcher,
+            sources,
             retention: config.driver.retention.0,
             written: CancellationToken::new(),
             stop,
@@ -327,7 +338,7 @@ impl Core {
     }
 
     /// Sets limits as they change, and those that could not be set when they should.
-    async fn keep_limits(self: Arc<Self>, mut limits: KeptLimits, mut changes: Receiver<u64>) {
+    async fn keep_limits(self: Arc<Self>, mut limits: KeptLimits, mut changes: watch::Receiver<u64>) {
         let mut wait = LIMITS_WAIT.0;
         loop {
             tokio::select! {
@@ -537,25 +548,43 @@ async fn attend(
     deps: &Deps,
     replicas: Replicas,
     running: (&TaskTracker, &CancellationToken),
-) -> Result<(Arc<Directory>, Option<Arc<Watcher>>), Broken> {
-    let directory = share_limits(Declared::of(config), deps, replicas, running);
+) -> Result<(Arc<Directory>, Sources), BuildError> {
+    let directory = share_limits(config, deps, replicas, running);
     let watcher = watch_folder(config, &directory, &deps.metrics, running).await?;
-    Ok((directory, watcher))
+    let documents = Follower::new(Arc::clone(&deps.documents), Arc::clone(&directory));
+    match documents.look().await {
+        Ok(()) => {}
+        Err(error) if deps.documents.is_shared() && may_pass(&error) => {
+            tracing::error!(%error, "the gateway starts without the documents made by the API, until they are told");
+        }
+        Err(error) => return Err(error.into()),
+    }
+    if deps.documents.is_shared() {
+        running.0.spawn(Arc::clone(&documents).run(running.1.clone()));
+    }
+    Ok((directory, Sources { watcher, documents }))
 }
 
 fn share_limits(
-    declared: Declared,
+    config: &Config,
     deps: &Deps,
     replicas: Replicas,
     (tasks, stop): (&TaskTracker, &CancellationToken),
 ) -> Arc<Directory> {
     tasks.spawn(replicas.clone().run(stop.clone()));
+    let directory = |drawer| {
+        let directory = Directory::over(Declared::of(config), Some(Known::of(config)), deps.clock.clone(), drawer);
+        if deps.documents.is_shared() {
+            directory.share();
+        }
+        directory
+    };
     if !deps.shared.is_shared() {
-        return Directory::new(declared, deps.clock.clone(), None);
+        return directory(None);
     }
     let drawer = Drawer::new(Arc::clone(&deps.shared), replicas, deps.clock.clone());
     tasks.spawn(Arc::clone(&drawer).run(stop.clone()));
-    let directory = Directory::new(declared, deps.clock.clone(), Some(drawer));
+    let directory = directory(Some(drawer));
     let agreement = Agreement::new(Arc::clone(&deps.ledger), Arc::clone(&directory), Arc::clone(&deps.metrics));
     tasks.spawn(agreement.run(stop.clone()));
     directory

@@ -79,7 +79,7 @@ pub fn tell_of(health: &Health, core: &Core) {
             (Standing::Serving | Standing::Recovering, left) => format!("recovering, about {left} s left"),
         })
     });
-    if let Some(watcher) = core.watcher.clone() {
+    if let Some(watcher) = core.sources.watcher.clone() {
         health.tell("directory", move || watcher.broken().map_or_else(|| Ok("in force".to_owned()), Err));
     }
     let driver = core.driver.clone();
@@ -192,6 +192,7 @@ impl Process {
             ledger: opened.ledger,
             shared: opened.shared,
             recovery: opened.recovery,
+            documents: opened.documents,
             intents: opened.intents,
             metrics: CoreMetrics::register(&metrics),
             draining: drain.clone(),
@@ -239,7 +240,7 @@ impl Process {
 
     /// Reads the folder that declares tenants anew, at once.
     pub async fn reload(&self) {
-        let Some(watcher) = &self.core.watcher else {
+        let Some(watcher) = &self.core.sources.watcher else {
             tracing::warn!("there is no folder to reload: [directory] is not configured");
             return;
         };

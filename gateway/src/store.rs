@@ -10,9 +10,10 @@ use std::{
 use base64::Engine as _;
 use meridian_ledger::{
     Ledger, LedgerError,
+    documents::Documents,
     embedded::{EmbeddedLedger, OpenError, Options, SealKey},
     recovery::Recovery,
-    redis::{self, CheckError, RedisLedger, RedisShared},
+    redis::{self, CheckError, RedisDocuments, RedisLedger, RedisShared},
     shared::{MemoryShared, Shared},
 };
 use secrecy::{ExposeSecret as _, SecretString};
@@ -81,6 +82,8 @@ pub struct Opened {
     pub shared: Arc<dyn Shared>,
     /// How it is rebuilt, if several gateways share it.
     pub recovery: Option<Arc<dyn Recovery>>,
+    /// Documents made by the API.
+    pub documents: Arc<dyn Documents>,
     /// This gateway's intent journal.
     pub intents: Arc<dyn IntentLog>,
 }
@@ -93,7 +96,13 @@ pub async fn open(config: &Config, fatal: impl FnOnce(&str) + Send + 'static) ->
     match &config.ledger.store {
         Store::Embedded { path } => {
             let ledger = Arc::new(embedded(path, seal_key(config)?, fatal).await?);
-            Ok(Opened { ledger, shared: Arc::new(MemoryShared::alone()), recovery: None, intents: Arc::new(NoIntents) })
+            Ok(Opened {
+                documents: Arc::clone(&ledger) as Arc<dyn Documents>,
+                ledger,
+                shared: Arc::new(MemoryShared::alone()),
+                recovery: None,
+                intents: Arc::new(NoIntents),
+            })
         }
         Store::Redis(settings) => shared(config, settings).await,
     }
@@ -129,8 +138,10 @@ async fn shared(config: &Config, settings: &config::Redis) -> Result<Opened, Sto
     let recovery: Arc<dyn Recovery> = Arc::clone(&ledger) as Arc<dyn Recovery>;
     // A connection of its own: the ledger's tells by its answers how the ledger stands.
     let link = redis::Redis::connect(redis_options(settings)?).map_err(StoreError::Options)?;
-    let shared = RedisShared::new(link, &format!("{}:{}", settings.prefix, config.deployment.id));
-    Ok(Opened { ledger, shared, recovery: Some(recovery), intents: Arc::new(intents) })
+    let prefix = format!("{}:{}", settings.prefix, config.deployment.id);
+    let documents = RedisDocuments::new(link.clone(), &prefix);
+    let shared = RedisShared::new(link, &prefix);
+    Ok(Opened { ledger, shared, recovery: Some(recovery), documents, intents: Arc::new(intents) })
 }
 
 /// The ledger in the configured Redis alone; asks nothing yet. Must be called within a runtime.

@@ -18,6 +18,7 @@ use meridian_model::{
     time::Time,
 };
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::audit::{chain::SignedHead, record::AuditRecord};
 
@@ -386,12 +387,132 @@ pub struct QuotaLine {
 pub struct Tenant {
     /// `tenants/{tenant}`.
     pub name: String,
+    /// What its operators tell it by.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// How often it was changed; of one that the API made, as the next three.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// What `If-Match` takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// When it was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub create_time: Option<Time>,
+    /// When it was changed last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub update_time: Option<Time>,
+    /// Where it is declared, and so where it is changed: `the API`, `the configuration`, or a file.
+    pub source: String,
     /// Limits and usage.
     pub quota: Quota,
     /// Regions it may use; all when empty.
     pub regions: Vec<RegionId>,
     /// Adapters it may use; all when empty.
     pub providers: Vec<AdapterName>,
+    /// What is declared of it, as the `spec` of a document of kind Tenant.
+    pub spec: Value,
+}
+
+/// An API key. Its secret is in the answer that makes or rotates it, and never again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiKey {
+    /// `tenants/{tenant}/keys/{key}`.
+    pub name: String,
+    /// Its public part.
+    pub id: String,
+    /// What people call it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// What it is trusted with.
+    pub role: &'static str,
+    /// The project of what it makes where the request names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// The only permissions of the role that it has; all when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permissions: Option<Vec<&'static str>>,
+    /// Whose key it is; its own principal when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<String>,
+    /// When it ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Time>,
+    /// It has ended.
+    pub expired: bool,
+    /// Until when the secret before the last rotation is good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub former_secret_until: Option<Time>,
+    /// When it was made; absent for one that is declared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub create_time: Option<Time>,
+    /// Who made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<String>,
+    /// Where it is declared, and so where it is changed.
+    pub source: String,
+    /// What `If-Match` takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// The whole key, in the answer that makes or rotates it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<ShownOnce>,
+}
+
+/// A secret on its way to who asked for it; nobody else sees it.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+pub struct ShownOnce(pub String);
+
+impl std::fmt::Debug for ShownOnce {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ShownOnce")
+    }
+}
+
+/// A principal that is no person and owns keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceAccount {
+    /// `tenants/{tenant}/serviceAccounts/{account}`.
+    pub name: String,
+    /// What people call it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// The most that its keys may be trusted with.
+    pub role: &'static str,
+    /// The project of what its keys make where neither the request nor the key names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// When it ends, and its keys with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Time>,
+    /// It has ended.
+    pub expired: bool,
+    /// When it was made.
+    pub create_time: Time,
+    /// Who made it.
+    pub created_by: String,
+    /// What `If-Match` takes.
+    pub etag: String,
+}
+
+/// Who a credential speaks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WhoAmI {
+    /// The tenant it belongs to; absent for the platform's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantId>,
+    /// Who acts.
+    pub principal: String,
+    /// Its role.
+    pub role: &'static str,
+    /// The project of what it makes where the request names none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// What it may do.
+    pub permissions: Vec<&'static str>,
 }
 
 /// One backend in its region.

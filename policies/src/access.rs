@@ -73,6 +73,14 @@ words!(
         AuditRead = "audit.read",
         /// Read regions, zones, adapters, sizes and prices.
         RegionsRead = "regions.read",
+        /// Read which credentials a tenant has; never their secrets.
+        KeysRead = "keys.read",
+        /// Make, rotate and end a tenant's keys and service accounts.
+        KeysWrite = "keys.write",
+        /// Make, change and remove tenants.
+        TenantsWrite = "tenants.write",
+        /// Ask who one is: everybody may, however narrow the credential.
+        SelfRead = "self.read",
     }
 );
 
@@ -156,10 +164,14 @@ impl Role {
     const fn may(self, permission: Permission) -> bool {
         use Permission as P;
         let least = match permission {
-            P::InstancesRead | P::OperationsRead | P::QuotasRead | P::TenantsRead | P::RegionsRead => Self::Viewer,
+            P::InstancesRead | P::OperationsRead | P::QuotasRead | P::TenantsRead | P::RegionsRead | P::SelfRead => {
+                Self::Viewer
+            }
             // It tells of everybody's doings, and of the addresses they came from.
             P::AuditRead => Self::Admin,
             P::InstancesCreate | P::InstancesDelete => Self::Operator,
+            P::KeysRead | P::KeysWrite => Self::Admin,
+            P::TenantsWrite => Self::PlatformAdmin,
         };
         match (self, least) {
             (Self::PlatformAdmin, _)
@@ -193,6 +205,7 @@ mod tests {
         ] {
             let (less, more) = (lower.permissions(), higher.permissions());
             assert!(less.is_within(more), "{lower} may {less:?}, {higher} may {more:?}");
+            assert!(less != more || lower == Role::Viewer, "{lower} and {higher} are the same");
         }
     }
 

@@ -35,6 +35,10 @@ word_enum!(
         AlreadyExists = "already-exists",
         /// The state does not allow it now.
         Conflict = "conflict",
+        /// What is there is not what the request saw.
+        EtagMismatch = "etag-mismatch",
+        /// The request must say what it saw.
+        PreconditionRequired = "precondition-required",
         /// The body is larger than allowed.
         PayloadTooLarge = "payload-too-large",
         /// The body's media type is not one we read.
@@ -72,7 +76,7 @@ word_enum!(
 
 impl ErrorCode {
     /// Every code, in the order of the catalogue.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::InvalidArgument,
         Self::UnknownField,
         Self::PageTokenInvalid,
@@ -85,6 +89,8 @@ impl ErrorCode {
         Self::PageExpired,
         Self::AlreadyExists,
         Self::Conflict,
+        Self::EtagMismatch,
+        Self::PreconditionRequired,
         Self::PayloadTooLarge,
         Self::UnsupportedMediaType,
         Self::IdempotencyKeyReused,
@@ -114,6 +120,8 @@ impl ErrorCode {
             Self::MethodNotAllowed => 405,
             Self::PageExpired => 410,
             Self::AlreadyExists | Self::Conflict | Self::Cancelled => 409,
+            Self::EtagMismatch => 412,
+            Self::PreconditionRequired => 428,
             Self::PayloadTooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::IdempotencyKeyReused | Self::Unplaceable => 422,
@@ -153,6 +161,8 @@ impl ErrorCode {
             Self::PageExpired => "The page token has expired",
             Self::AlreadyExists => "The name is already taken",
             Self::Conflict => "The current state does not allow this",
+            Self::EtagMismatch => "The resource has changed",
+            Self::PreconditionRequired => "The request must be conditional",
             Self::PayloadTooLarge => "The body is too large",
             Self::UnsupportedMediaType => "Unsupported media type",
             Self::IdempotencyKeyReused => "The idempotency key was used with another request",
@@ -192,6 +202,8 @@ impl ErrorCode {
             Self::PageExpired => "List again from the first page.",
             Self::AlreadyExists => "Choose another name, or delete the existing instance first.",
             Self::Conflict => "Read the resource again and decide anew.",
+            Self::EtagMismatch => "Read the resource again and repeat the change with its new ETag.",
+            Self::PreconditionRequired => "Read the resource and send its ETag as If-Match.",
             Self::PayloadTooLarge => "Send a smaller body; the limit is in the detail.",
             Self::UnsupportedMediaType => "Send 'Content-Type: application/json'.",
             Self::IdempotencyKeyReused => "Use a new key for a new request, or repeat the first body unchanged.",

@@ -104,7 +104,7 @@ pub(super) async fn answer(core: &Core, request: Request<Incoming>) -> Option<Re
 
 /// Reads the folder that declares tenants. Broken, it changes nothing, and the answer says what is wrong with it.
 async fn reload(core: &Core) -> Result<Reply, Refusal> {
-    let Some(watcher) = &core.watcher else {
+    let Some(watcher) = &core.sources.watcher else {
         return Err(Refusal::new(ErrorCode::Conflict, "there is no folder to reload: [directory] is not configured"));
     };
     let changes = watcher.reload().await.map_err(|broken| {

@@ -25,6 +25,7 @@ const REPLAYED: &str = "idempotency-replayed";
 /// What became of a document.
 struct Done {
     name: String,
+    kind: &'static str,
     verb: &'static str,
     /// The instance, the operation or the validation.
     value: Value,
@@ -96,13 +97,36 @@ fn emit_value(value: &Value, format: Format) -> Result<(), Failure> {
 fn report(done: &Done, format: Format) -> Result<(), Failure> {
     let name = output::one_line(&done.name);
     match format {
-        Format::Table | Format::Wide => emit(&format!("instance/{name} {}{}\n", done.verb, done.remark)),
-        Format::Name => emit(&format!("instance/{name}\n")),
+        Format::Table | Format::Wide => emit(&format!("{}/{name} {}{}\n", done.kind, done.verb, done.remark)),
+        Format::Name => emit(&format!("{}/{name}\n", done.kind)),
         Format::Json | Format::Yaml => Ok(()),
     }
 }
 
+/// Declares a tenant: what is there is replaced only as it was when it was read.
+async fn declare(client: &Client, document: &Document, waiting: &Waiting) -> Result<Done, Failure> {
+    let name = document.name.clone();
+    if waiting.dry_run {
+        let cause = "a tenant has no dry run here; `meridian check --diff` compares files with what is in force";
+        return Err(Failure::new(Exit::Usage, cause));
+    }
+    let path = format!("/v1/tenants/{}", encode(&name));
+    let before = client.ask(Ask::get(&path)).await?;
+    let tag = before.json().get("etag").and_then(Value::as_str).map(str::to_owned);
+    let answer = client.ask(Ask::put(path, &document.body, tag.as_deref())).await?;
+    if !answer.status.is_success() {
+        let problem = ProblemBody::read(&answer.body);
+        let failure = problem.failure(answer.status.as_u16(), client.verbose);
+        return Err(with_places(&problem, failure, document));
+    }
+    let verb = if answer.status.as_u16() == 201 { "created" } else { "configured" };
+    Ok(Done { name, kind: "tenant", verb, value: answer.json(), remark: String::new() })
+}
+
 async fn send(client: &Client, document: &Document, waiting: &Waiting, animate: bool) -> Result<Done, Failure> {
+    if text(&document.body, "/kind") == "Tenant" {
+        return declare(client, document, waiting).await;
+    }
     let tenant = encode(client.tenant().await?);
     let query = if waiting.dry_run { "?validateOnly=true" } else { "" };
     let path = format!("/v1/tenants/{tenant}/instances{query}");
@@ -115,7 +139,7 @@ async fn send(client: &Client, document: &Document, waiting: &Waiting, animate: 
         200 if waiting.dry_run => {
             let value = answer.json();
             let remark = would(&value);
-            Ok(Done { name, verb: "would be created (dry run)", value, remark })
+            Ok(Done { name, kind: "instance", verb: "would be created (dry run)", value, remark })
         }
         200 | 201 => {
             let value = answer.json();
@@ -124,22 +148,22 @@ async fn send(client: &Client, document: &Document, waiting: &Waiting, animate: 
             }
             if waiting.idempotency_key.is_some() && answer.headers.contains_key(REPLAYED) {
                 let remark = since(client, &name, &value, waiting.output).await?;
-                return Ok(Done { name, verb: "was created with this key before", value, remark });
+                return Ok(Done { name, kind: "instance", verb: "was created with this key before", value, remark });
             }
             let remark = place_of(&value);
-            Ok(Done { name, verb: "created", value, remark })
+            Ok(Done { name, kind: "instance", verb: "created", value, remark })
         }
         202 if waiting.wait => {
             let ended = follow(client, answer.json(), waiting.timeout.0, &mut progress).await;
             let ended = ended.map_err(|failure| located(failure, document))?;
             progress.finish(&ended.attempts, &phase(&ended.response));
             let remark = place_of(&ended.response);
-            Ok(Done { name, verb: "created", value: ended.response, remark })
+            Ok(Done { name, kind: "instance", verb: "created", value: ended.response, remark })
         }
         202 => {
             let value = answer.json();
             let remark = format!("; follow it with `meridian wait {name} --for=phase=Running`");
-            Ok(Done { name, verb: "accepted, being placed", value, remark })
+            Ok(Done { name, kind: "instance", verb: "accepted, being placed", value, remark })
         }
         409 => {
             let done = existing(client, document, &answer).await?;
@@ -223,7 +247,7 @@ async fn existing(client: &Client, document: &Document, answer: &Answer) -> Resu
     let differing = differences(&document.body, &there);
     if differing.is_empty() {
         let remark = place_of(&there);
-        return Ok(Done { name: document.name.clone(), verb: "unchanged", value: there, remark });
+        return Ok(Done { name: document.name.clone(), kind: "instance", verb: "unchanged", value: there, remark });
     }
     let more = differing.len().saturating_sub(DIFFERENCES_SHOWN);
     let more = if more > 0 { format!(" ({more} more differences)") } else { String::new() };

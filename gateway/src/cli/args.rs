@@ -103,11 +103,12 @@ pub(super) enum Verb {
                                         meridian context use demo\n  meridian context list"
     )]
     Context(Context),
-    /// Make API keys
+    /// Make, rotate and end API keys, and say who one is
     #[command(
         subcommand,
-        after_help = "Example:\n  meridian auth new-key --id acme-ci --env prod\n\nPut the printed line into the \
-                      tenant's keys in the gateway's configuration."
+        after_help = "Examples:\n  meridian auth whoami\n  meridian auth create-key --role viewer --ttl 720h\n  \
+                      meridian auth rotate-key k0123 --grace 1h\n  meridian auth new-key --id acme-ci --env prod\n\nnew-key \
+                      needs no gateway: put the line that it prints into the tenant's keys in the configuration."
     )]
     Auth(Auth),
     /// Run the gateway
@@ -452,6 +453,52 @@ pub enum Auth {
         #[arg(long, short, value_enum, default_value_t)]
         output: Format,
     },
+    /// Say who the credential in use speaks for, and what it may
+    Whoami(OutputOnly),
+    /// Make an API key at the gateway; its secret is shown once
+    CreateKey(Box<CreateKey>),
+    /// Give a key another secret; the former one stays good for a grace
+    RotateKey {
+        /// Id of the key
+        key: String,
+        /// How long the former secret is good, for example 1h; a day when left out
+        #[arg(long, value_name = "DURATION")]
+        grace: Option<Span>,
+        /// How to answer.
+        #[command(flatten)]
+        output: OutputOnly,
+    },
+    /// End a key, at every gateway
+    RevokeKey {
+        /// Id of the key
+        key: String,
+    },
+}
+
+/// `auth create-key`.
+#[derive(Debug, Args)]
+pub struct CreateKey {
+    /// What people call it
+    #[arg(long, value_name = "TEXT")]
+    pub display_name: Option<String>,
+    /// viewer, operator or admin; operator, or the service account's, when left out
+    #[arg(long)]
+    pub role: Option<String>,
+    /// The project of what it makes where a manifest names none
+    #[arg(long)]
+    pub project: Option<String>,
+    /// The only permission of its role that it has; may be given several times
+    #[arg(long)]
+    pub permission: Vec<String>,
+    /// How long it lives, for example 720h; for ever when left out
+    #[arg(long, value_name = "DURATION")]
+    pub ttl: Option<Span>,
+    /// Whose key it is
+    #[arg(long, value_name = "NAME")]
+    pub service_account: Option<String>,
+    /// How to answer.
+    #[command(flatten)]
+    pub output: OutputOnly,
 }
 
 /// `ledger`.

@@ -68,6 +68,13 @@ impl Ask {
         Self { method: Method::DELETE, path: path.into(), body: None, headers: Vec::new() }
     }
 
+    /// Puts a body, in place of what has this entity tag, if any.
+    pub(super) fn put(path: impl Into<String>, body: &Value, tag: Option<&str>) -> Self {
+        let mut headers = vec![("content-type", "application/json".to_owned())];
+        headers.extend(tag.map(|tag| ("if-match", format!("\"{tag}\""))));
+        Self { method: Method::PUT, path: path.into(), body: Some(Bytes::from(body.to_string())), headers }
+    }
+
     /// Posts a body under an idempotency key.
     pub(super) fn post(path: impl Into<String>, body: &Value, key: &str) -> Self {
         let quoted = format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""));

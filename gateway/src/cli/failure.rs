@@ -271,9 +271,12 @@ pub(super) const fn exit_of(code: ErrorCode) -> Exit {
         ErrorCode::QuotaExceeded | ErrorCode::RateLimited | ErrorCode::NoCapacity | ErrorCode::Overloaded => {
             Exit::Exhausted
         }
-        ErrorCode::AlreadyExists | ErrorCode::Conflict | ErrorCode::IdempotencyKeyReused | ErrorCode::Cancelled => {
-            Exit::Conflict
-        }
+        ErrorCode::AlreadyExists
+        | ErrorCode::Conflict
+        | ErrorCode::EtagMismatch
+        | ErrorCode::PreconditionRequired
+        | ErrorCode::IdempotencyKeyReused
+        | ErrorCode::Cancelled => Exit::Conflict,
         ErrorCode::DeadlineExceeded => Exit::Timeout,
     }
 }

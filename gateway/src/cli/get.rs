@@ -30,6 +30,8 @@ pub(super) enum Kind {
     Operations,
     /// Tenants the key may see.
     Tenants,
+    /// API keys of the tenant.
+    Keys,
     /// The tenant's quota.
     Quota,
     /// Adapters with what they can do.
@@ -52,13 +54,15 @@ impl Kind {
             "zones" | "zone" => Self::Zones,
             "operations" | "operation" | "op" | "ops" => Self::Operations,
             "tenants" | "tenant" => Self::Tenants,
+            "keys" | "key" => Self::Keys,
             "quota" | "quotas" => Self::Quota,
             "adapters" | "adapter" => Self::Adapters,
             "audit" => Self::Audit,
             "types" | "type" | "instancetypes" => Self::Types,
             _ => {
                 return Err(Failure::new(Exit::Usage, format!("there is no type {word:?}")).next(
-                    "use instances (inst), regions (reg), zones, operations (op), tenants, quota, adapters, types or audit",
+                    "use instances (inst), regions (reg), zones, operations (op), tenants, keys, quota, adapters, types or \
+                     audit",
                 ));
             }
         })
@@ -71,6 +75,7 @@ impl Kind {
             Self::Zones => "zone",
             Self::Operations => "operation",
             Self::Tenants => "tenant",
+            Self::Keys => "key",
             Self::Quota => "quota",
             Self::Adapters => "adapter",
             Self::Types => "type",
@@ -147,6 +152,11 @@ async fn fetch(client: &Client, kind: Kind, name: Option<&str>) -> Result<(Value
         }
         (Kind::Tenants, Some(name)) => format!("/v1/tenants/{name}"),
         (Kind::Tenants, None) => "/v1/tenants".to_owned(),
+        (Kind::Keys, None) => {
+            let base = format!("/v1/tenants/{}/keys?pageSize={PAGE_SIZE}", tenant().await?);
+            return Ok((pages(client, &base, "the tenant's keys").await?, false));
+        }
+        (Kind::Keys, Some(_)) => return Err(Failure::new(Exit::Usage, "keys are listed: use `meridian get keys`")),
         (Kind::Quota, _) => format!("/v1/tenants/{}/quotas/default", tenant().await?),
         (Kind::Adapters, _) => "/v1/adapters".to_owned(),
         (Kind::Types, Some(region)) => format!("/v1/instanceTypes?region={region}"),
@@ -279,6 +289,22 @@ fn table(kind: Kind, rows: &[&Value], args: &Get, now: Time) -> Table {
             for row in rows {
                 let cell = |dimension: &str| used_of(&row["quota"], dimension);
                 table.row(vec![name_of(kind, row), cell("instances"), cell("cpu"), cell("memory")]);
+            }
+            table
+        }
+        Kind::Keys => {
+            let mut table = Table::new(vec!["ID", "ROLE", "OWNER", "EXPIRES", "SOURCE", "AGE"]);
+            for row in rows {
+                let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { one_line(text) };
+                let expires = if row.get("expired") == Some(&Value::Bool(true)) {
+                    "expired".to_owned()
+                } else {
+                    or_dash(text(row, "/expires"))
+                };
+                let made = row.pointer("/createTime").and_then(Value::as_str);
+                let age = made.map_or_else(|| "-".to_owned(), |made| age(now, Some(made)));
+                let (owner, source) = (or_dash(text(row, "/serviceAccount")), one_line(text(row, "/source")));
+                table.row(vec![name_of(kind, row), one_line(text(row, "/role")), owner, expires, source, age]);
             }
             table
         }

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
-    args::{Auth, Check, Cloudsim, ConfigFile, Demo, Format},
+    args::{Check, Cloudsim, ConfigFile, Demo, Format},
     failure::{Exit, Failure},
     output::{self, Environment, emit, note},
     risks,
@@ -97,9 +97,8 @@ fn compare(declared: &Shown, admin: &str) -> Result<(), Failure> {
     if changes.is_empty() { Ok(()) } else { Err(Failure::differs()) }
 }
 
-/// `meridian auth`.
-pub(super) fn auth(command: &Auth) -> Result<(), Failure> {
-    let Auth::NewKey { id, env, output } = command;
+/// `meridian auth new-key`.
+pub(super) fn new_key(id: &str, env: &str, output: Format) -> Result<(), Failure> {
     let minted = authenticate::mint(env, id, &Entropy::system());
     let (key, sha256) = (minted.key.expose_secret(), minted.sha256_hex());
     let value = json!({"id": id, "apiKey": key, "sha256": sha256});

@@ -13,6 +13,7 @@ mod context;
 mod explain;
 mod failure;
 mod get;
+mod keys;
 mod ledger;
 mod life;
 mod local;
@@ -66,7 +67,7 @@ fn refused(error: &clap::Error) -> ExitCode {
 
 fn run(cli: &Cli, env: &Environment) -> Result<(), Failure> {
     match &cli.verb {
-        Verb::Auth(command) => local::auth(command),
+        Verb::Auth(args::Auth::NewKey { id, env, output }) => local::new_key(id, env, *output),
         Verb::Serve(args) => local::serve(args),
         Verb::Check(args) => local::check(args),
         Verb::Ledger(command) => ledger::run(command),
@@ -116,8 +117,8 @@ fn ask(cli: &Cli, env: &Environment) -> Result<(), Failure> {
             Verb::Wait(args) => life::wait(&client, args).await,
             Verb::Audit(Audit::List(args)) => audit::list(&client, args, env.now).await,
             Verb::Version(args) => tree::version(Some(&client), args.output).await,
-            Verb::Auth(_)
-            | Verb::Serve(_)
+            Verb::Auth(command) => keys::auth(&client, command).await,
+            Verb::Serve(_)
             | Verb::Check(_)
             | Verb::Ledger(_)
             | Verb::Audit(Audit::Verify(_) | Audit::Key(_))

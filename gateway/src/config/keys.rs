@@ -153,7 +153,7 @@ pub(crate) fn role_mistakes(role: Role, of_platform: bool, permissions: &[Permis
     mistakes
 }
 
-fn parse_sha256(text: &str) -> Option<[u8; 32]> {
+pub(crate) fn parse_sha256(text: &str) -> Option<[u8; 32]> {
     let mut hash = [0; 32];
     if text.len() != SHA256_HEX_LEN || !text.bytes().all(|c| c.is_ascii_hexdigit()) {
         return None;

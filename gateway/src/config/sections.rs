@@ -10,8 +10,6 @@ use std::{
 
 use meridian_model::{
     ids::{AccountName, AdapterName, BackendId, ProfileName, RegionId, TenantId},
-    instance::Strategy,
-    ids::{AdapterName, BackendId, ProfileName, RegionId, TenantId},
     instance::{Labels, Strategy},
     operation::QuotaLimits,
     quantity::{PricePerHour, Span},
@@ -375,7 +373,7 @@ pub struct Tenant {
     #[serde(default)]
     pub quota: QuotaLimits,
     /// How the quota is divided among projects and places; nothing when empty.
-    #[serde(skip_serializing_if = "is_undivided")]
+    #[serde(default, skip_serializing_if = "is_undivided")]
     pub projects: QuotaTree,
     /// Request rates.
     #[serde(default)]
@@ -405,6 +403,8 @@ pub struct Tenant {
 
 fn is_undivided(tree: &QuotaTree) -> bool {
     tree.nodes.is_empty()
+}
+
 /// Stands for the name of a document's spec until its metadata are read.
 fn unnamed() -> TenantId {
     TenantId::new("unnamed").expect("invariant: the text is a DNS label")

@@ -35,6 +35,8 @@ pub enum Class {
     Create,
     /// Removes something.
     Delete,
+    /// Changes what is declared: tenants, keys.
+    Change,
 }
 
 /// Where a request goes.

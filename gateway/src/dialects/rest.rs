@@ -2,6 +2,7 @@
 
 pub mod body;
 mod decode;
+mod directory;
 mod encode;
 mod hints;
 mod key;
@@ -46,6 +47,17 @@ pub enum Endpoint {
     GetTenant,
     ListTenantAudit,
     ListAudit,
+    CreateTenant,
+    PutTenant,
+    DeleteTenant,
+    ListKeys,
+    CreateKey,
+    RotateKey,
+    RevokeKey,
+    ListServiceAccounts,
+    CreateServiceAccount,
+    DeleteServiceAccount,
+    WhoAmI,
     ListRegions,
     GetRegion,
     ListZones,
@@ -98,8 +110,49 @@ pub const ROUTES: &[PathEntry] = &[
     get("/v1/tenants/{tenant}/quotas", &[("GET", Endpoint::ListQuotas, Class::List)]),
     get("/v1/tenants/{tenant}/quotas/default", &[("GET", Endpoint::GetQuota, Class::Read)]),
     get("/v1/tenants/{tenant}/quotas/{project}", &[("GET", Endpoint::GetProjectQuota, Class::Read)]),
-    get("/v1/tenants", &[("GET", Endpoint::ListTenants, Class::List)]),
-    get("/v1/tenants/{tenant}", &[("GET", Endpoint::GetTenant, Class::Read)]),
+    PathEntry {
+        path: "/v1/tenants",
+        allow: "GET, HEAD, POST",
+        methods: &[("GET", Endpoint::ListTenants, Class::List), ("POST", Endpoint::CreateTenant, Class::Change)],
+    },
+    PathEntry {
+        path: "/v1/tenants/{tenant}",
+        allow: "GET, HEAD, PUT, DELETE",
+        methods: &[
+            ("GET", Endpoint::GetTenant, Class::Read),
+            ("PUT", Endpoint::PutTenant, Class::Change),
+            ("DELETE", Endpoint::DeleteTenant, Class::Change),
+        ],
+    },
+    PathEntry {
+        path: "/v1/tenants/{tenant}/keys",
+        allow: "GET, HEAD, POST",
+        methods: &[("GET", Endpoint::ListKeys, Class::List), ("POST", Endpoint::CreateKey, Class::Change)],
+    },
+    PathEntry {
+        path: "/v1/tenants/{tenant}/keys/{key}",
+        allow: "DELETE",
+        methods: &[("DELETE", Endpoint::RevokeKey, Class::Change)],
+    },
+    PathEntry {
+        path: "/v1/tenants/{tenant}/keys/{key}:rotate",
+        allow: "POST",
+        methods: &[("POST", Endpoint::RotateKey, Class::Change)],
+    },
+    PathEntry {
+        path: "/v1/tenants/{tenant}/serviceAccounts",
+        allow: "GET, HEAD, POST",
+        methods: &[
+            ("GET", Endpoint::ListServiceAccounts, Class::List),
+            ("POST", Endpoint::CreateServiceAccount, Class::Change),
+        ],
+    },
+    PathEntry {
+        path: "/v1/tenants/{tenant}/serviceAccounts/{account}",
+        allow: "DELETE",
+        methods: &[("DELETE", Endpoint::DeleteServiceAccount, Class::Change)],
+    },
+    get("/v1/whoami", &[("GET", Endpoint::WhoAmI, Class::Read)]),
     get("/v1/tenants/{tenant}/audit", &[("GET", Endpoint::ListTenantAudit, Class::List)]),
     get("/v1/audit", &[("GET", Endpoint::ListAudit, Class::List)]),
     get("/v1/regions", &[("GET", Endpoint::ListRegions, Class::List)]),

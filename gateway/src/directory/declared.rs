@@ -8,7 +8,7 @@ use std::{
 
 use meridian_model::ids::TenantId;
 
-use super::files::Broken;
+use super::{files::Broken, made::Made};
 use crate::config::{self, Config};
 
 /// Where something was declared, and so where it is changed.
@@ -25,6 +25,8 @@ pub enum Source {
         /// Column, from 1.
         column: usize,
     },
+    /// Whoever looks after the platform, over the API.
+    Api,
 }
 
 impl fmt::Display for Source {
@@ -32,6 +34,7 @@ impl fmt::Display for Source {
         match self {
             Self::Config => f.write_str("the configuration"),
             Self::File { file, .. } => f.write_str(file),
+            Self::Api => f.write_str(super::API),
         }
     }
 }
@@ -73,7 +76,7 @@ impl Declared {
         let mut twice = |source: &Source, what: String| {
             let (file, line, column) = match source {
                 Source::File { file, line, column } => (file.as_str(), *line, *column),
-                Source::Config => ("the configuration", 1, 1),
+                Source::Config | Source::Api => ("the configuration", 1, 1),
             };
             broken.0.extend(Broken::of(file, line, column, what, "rename or remove one of the two").0);
         };
@@ -87,5 +90,17 @@ impl Declared {
             }
         }
         if broken.0.is_empty() { Ok(self) } else { Err(broken) }
+    }
+
+    /// The same with what the API declares. What stands in the configuration or in files takes its place.
+    #[must_use]
+    pub(crate) fn with_made(mut self, made: &Made) -> Self {
+        for (name, (tenant, _)) in &made.tenants {
+            match self.tenants.get(name) {
+                Some((_, source)) => tracing::warn!(tenant = %name, %source, "a tenant made by the API is hidden"),
+                None => drop(self.tenants.insert(name.clone(), (Arc::new(tenant.clone()), Source::Api))),
+            }
+        }
+        self
     }
 }

@@ -1,6 +1,7 @@
 //! Documents that declare tenants, from files and from the API: read strictly, every fault with its JSON pointer.
 
 use meridian_model::{error::FieldError, ids::TenantId, instance::Labels, validate};
+use meridian_policies::quota::tree::Tree;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -53,7 +54,21 @@ pub(crate) fn tenant(body: &Value, known: &Known) -> Result<config::Tenant, Vec<
     for (field, what) in tenant.rate.out_of_bounds() {
         faults.push(fault(format!("/spec/rate/{field}"), "out-of-range", what));
     }
+    for of_tree in Tree::new(&tenant.projects).err().unwrap_or_default() {
+        let mut fault = fault("/spec/projects", "invalid", format!("{}: {}", of_tree.place, of_tree.fault));
+        fault.hint = Some(of_tree.mend);
+        faults.push(fault);
+    }
     if faults.is_empty() { Ok(tenant) } else { Err(faults) }
+}
+
+/// Reads a tenant's document that was checked when it was stored: what it refers to may be gone since, and what a newer
+/// version knows is passed over.
+pub(crate) fn stored(body: &Value) -> Option<config::Tenant> {
+    let Document { metadata, spec, .. } = serde_json::from_value(body.clone()).ok()?;
+    let mut tenant = spec.unwrap_or_else(|| config::Tenant::new(metadata.name.clone()));
+    (tenant.name, tenant.labels) = (metadata.name, metadata.labels);
+    Some(tenant)
 }
 
 fn kind(body: &Value) -> Result<(), Vec<FieldError>> {
@@ -86,6 +101,7 @@ const FIELDS: [(&str, &[&str]); 5] = [
         &[
             "keys",
             "quota",
+            "projects",
             "rate",
             "regions",
             "providers",

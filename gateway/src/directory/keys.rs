@@ -10,9 +10,12 @@ use meridian_model::{ids::TenantId, time::Time};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::Entry;
+use super::{
+    Entry,
+    made::{Kept, KeyRecord, Made},
+};
 use crate::{
-    config::ApiKey,
+    config::{ApiKey, parse_sha256},
     http::{authenticate::parse, rate_limit::TenantLimits},
     operation::{Caller, Scope},
 };
@@ -33,12 +36,17 @@ pub enum Denied {
     Unknown,
     /// It is one of ours and has ended. Said only to who has its secret.
     Expired(Time),
+    /// It may have been revoked, or made, at another gateway, and the store was not heard of for too long to tell.
+    Unsure,
 }
 
 #[derive(Debug)]
 struct Known {
-    sha256: [u8; 32],
+    /// The newest first; a former one until its end.
+    secrets: Vec<([u8; 32], Option<Time>)>,
     expires: Option<Time>,
+    /// It can be revoked at another gateway.
+    revocable: bool,
     identity: Identity,
 }
 
@@ -55,41 +63,89 @@ impl fmt::Debug for KeyRing {
 }
 
 impl KeyRing {
-    /// The keys of these tenants and of the platform, whose keys share one limit.
-    pub(super) fn new(tenants: &BTreeMap<TenantId, Entry>, platform: &[ApiKey], limits: &Arc<TenantLimits>) -> Self {
+    /// The keys of these tenants and of the platform, whose keys share one limit, and those that the API made.
+    pub(super) fn new(
+        tenants: &BTreeMap<TenantId, Entry>,
+        platform: &[ApiKey],
+        limits: &Arc<TenantLimits>,
+        made: &Made,
+    ) -> Self {
         let of_tenants = tenants.iter().flat_map(|(name, entry)| {
             entry.settings.keys.iter().map(move |key| (Scope::Tenant(name.clone()), key, &entry.limits))
         });
         let of_platform = platform.iter().map(|key| (Scope::Platform, key, limits));
-        let keys = of_tenants.chain(of_platform).map(|(scope, key, limits)| {
+        let declared = of_tenants.chain(of_platform).map(|(scope, key, limits)| {
             let caller = Caller {
-                scope,
-                principal: format!("key:{}", key.id),
-                role: key.role,
                 project: key.project.clone(),
                 permissions: key.effective(),
+                credential: Some(key.id.clone()),
+                ..Caller::new(scope, format!("key:{}", key.id), key.role)
             };
             let identity = Identity { caller: Arc::new(caller), limits: Arc::clone(limits) };
-            (key.id.clone(), Known { sha256: key.sha256, expires: key.expires, identity })
+            let (secrets, expires) = (vec![(key.sha256, None)], key.expires);
+            (key.id.clone(), Known { secrets, expires, revocable: false, identity })
         });
-        Self { keys: keys.collect(), nobody: [0; 32] }
+        let of_api = made.keys.iter().flat_map(|(name, keys)| {
+            let entry = tenants.get(name);
+            let known = move |(id, kept): (&String, &Kept<KeyRecord>)| {
+                Some((id.clone(), of_record((name, entry?), id, &kept.record, made)?))
+            };
+            keys.iter().filter_map(known)
+        });
+        // What is declared holds against a key of the same id that the API made: the later of a pair stays.
+        Self { keys: of_api.chain(declared).collect(), nobody: [0; 32] }
     }
 
     /// The owner of a key, if it is one of ours and has not ended. An unknown id costs the same hash and compare as a
-    /// known one.
+    /// known one. With `unsure`, what other gateways did with keys is not known.
     ///
     /// # Errors
     /// [`Denied`].
-    pub fn identify(&self, key: &str, now: Time) -> Result<&Identity, Denied> {
+    pub fn identify(&self, key: &str, now: Time, unsure: bool) -> Result<&Identity, Denied> {
+        let unknown = if unsure { Denied::Unsure } else { Denied::Unknown };
         let presented = parse(key).ok_or(Denied::Unknown)?;
         let known = self.keys.get(presented.id);
         let hash: [u8; 32] = Sha256::digest(presented.secret.as_bytes()).into();
-        let expected = known.map_or(&self.nobody, |known| &known.sha256);
-        let same = bool::from(hash.ct_eq(expected));
-        let known = known.filter(|_| same).ok_or(Denied::Unknown)?;
+        let expected = known.and_then(|known| known.secrets.first()).map_or(&self.nobody, |(sha256, _)| sha256);
+        let mut same = bool::from(hash.ct_eq(expected));
+        for (sha256, until) in known.iter().flat_map(|known| known.secrets.iter().skip(1)) {
+            same |= bool::from(hash.ct_eq(sha256)) && until.is_none_or(|until| now < until);
+        }
+        let known = known.ok_or(unknown)?;
+        if !same {
+            return Err(if known.revocable { unknown } else { Denied::Unknown });
+        }
+        if unsure && known.revocable {
+            return Err(Denied::Unsure);
+        }
         match known.expires {
             Some(expires) if expires <= now => Err(Denied::Expired(expires)),
             Some(_) | None => Ok(&known.identity),
         }
     }
+}
+
+/// What a key that the API made opens; nothing when its service account is gone, or its record is none.
+fn of_record((tenant, entry): (&TenantId, &Entry), id: &str, record: &KeyRecord, made: &Made) -> Option<Known> {
+    let mut caller = Caller {
+        project: record.project.clone(),
+        permissions: record.effective(),
+        credential: Some(id.to_owned()),
+        ..Caller::new(Scope::Tenant(tenant.clone()), format!("key:{id}"), record.role)
+    };
+    let mut expires = record.expires;
+    if let Some(name) = &record.service_account {
+        let account = &made.account(tenant, name)?.record;
+        caller.principal = format!("serviceAccount:{name}");
+        caller.permissions = caller.permissions.and(account.role.permissions());
+        caller.project = caller.project.or_else(|| account.project.clone());
+        expires = expires.into_iter().chain(account.expires).min();
+    }
+    // A role of the platform in a tenant's key is none of ours.
+    if record.role.is_platform() {
+        return None;
+    }
+    let secrets = record.secrets.iter().map(|secret| Some((parse_sha256(&secret.sha256)?, secret.until)));
+    let identity = Identity { caller: Arc::new(caller), limits: Arc::clone(&entry.limits) };
+    Some(Known { secrets: secrets.collect::<Option<_>>()?, expires, revocable: true, identity })
 }

@@ -11,28 +11,38 @@ pub mod declared;
 pub mod diff;
 mod document;
 pub mod files;
+pub(crate) mod follower;
 pub mod keys;
+pub(crate) mod made;
 pub mod watcher;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::{ArcSwap, Guard};
 use meridian_ledger::Quota;
+use meridian_ledger::documents::Document;
 use meridian_model::{
+    error::FieldError,
     ids::{AdapterName, RegionId, TenantId},
     operation::QuotaLimits,
 };
 use meridian_policies::tenant::{Allow, TenantRules};
-use tokio::sync::watch;
+use serde_json::Value;
+use tokio::{sync::watch, time::Instant};
 
 pub use self::declared::{Declared, Source};
 use self::{
     diff::Change,
     files::Broken,
-    keys::{Identity, KeyRing},
+    keys::{Denied, Identity, KeyRing},
+    made::Made,
 };
 use crate::{
     clock::Clock,
@@ -44,6 +54,12 @@ use crate::{
 
 /// Stands for the platform where a tenant's name would: no tenant can be called so.
 pub const PLATFORM: &str = "-";
+
+/// For how long keys that can be revoked elsewhere are believed without a word of the store (RELIABILITY 2.9).
+const BELIEVED_FOR: Duration = Duration::from_secs(60);
+
+/// Lines of a change that are logged; the rest is seen in what is in force.
+const LOGGED_MAX: usize = 50;
 
 /// How the API is called where a source is told.
 pub const API: &str = "the API";
@@ -83,9 +99,15 @@ pub struct Snapshot {
     tenants: BTreeMap<TenantId, Entry>,
     keys: KeyRing,
     platform: (Rate, Arc<TenantLimits>),
+    made: Arc<Made>,
 }
 
 impl Snapshot {
+    /// What the API declares.
+    pub(crate) fn made(&self) -> &Made {
+        &self.made
+    }
+
     /// A tenant, if there is one of the name.
     #[must_use]
     pub fn tenant(&self, name: &TenantId) -> Option<&Entry> {
@@ -144,11 +166,13 @@ impl Snapshot {
 struct Given {
     config: Declared,
     files: declared::Tenants,
+    documents: BTreeMap<String, Document>,
+    made: Arc<Made>,
 }
 
 impl Given {
-    fn together(&self) -> Result<Declared, Broken> {
-        self.config.clone().with_files(&self.files)
+    fn together(config: &Declared, files: &declared::Tenants, made: &Made) -> Result<Declared, Broken> {
+        Ok(config.clone().with_files(files)?.with_made(made))
     }
 }
 
@@ -161,6 +185,12 @@ pub struct Directory {
     given: Mutex<Given>,
     clock: Clock,
     drawer: Option<Arc<Drawer>>,
+    known: Option<Known>,
+    /// When the documents were last heard of, in milliseconds since `began` and one more; 0 for never.
+    heard: AtomicU64,
+    began: Instant,
+    /// Nobody else writes documents: what is known of them is all there is.
+    alone: AtomicBool,
 }
 
 impl Directory {
@@ -168,10 +198,86 @@ impl Directory {
     /// drawer.
     #[must_use]
     pub fn new(config: Declared, clock: Clock, drawer: Option<Arc<Drawer>>) -> Arc<Self> {
-        let first = snapshot(config.clone(), None, &clock, drawer.as_ref());
+        Self::over(config, None, clock, drawer)
+    }
+
+    /// The same, that also reads documents of tenants, whose references are checked.
+    pub(crate) fn over(config: Declared, known: Option<Known>, clock: Clock, drawer: Option<Arc<Drawer>>) -> Arc<Self> {
+        let made = Arc::<Made>::default();
+        let first = snapshot((config.clone(), Arc::clone(&made)), None, &clock, drawer.as_ref());
         let (current, generation) = (ArcSwap::from_pointee(first), watch::Sender::new(0));
-        let given = Mutex::new(Given { config, files: Vec::new() });
-        Arc::new(Self { current, generation, given, clock, drawer })
+        let given = Mutex::new(Given { config, files: Vec::new(), documents: BTreeMap::new(), made });
+        let (heard, began, alone) = (AtomicU64::new(0), Instant::now(), AtomicBool::new(true));
+        Arc::new(Self { current, generation, given, clock, drawer, known, heard, began, alone })
+    }
+
+    /// Others write documents too: from now on it matters when they were last heard of.
+    pub(crate) fn share(&self) {
+        self.alone.store(false, Ordering::Release);
+    }
+
+    /// The documents were heard of just now.
+    pub(crate) fn heard(&self) {
+        let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard.store(ms.saturating_add(1), Ordering::Release);
+    }
+
+    /// For how long the documents were not heard of; `None` when nobody else writes any. Since the start, if never.
+    #[must_use]
+    pub fn unheard_for(&self) -> Option<Duration> {
+        if self.alone.load(Ordering::Acquire) {
+            return None;
+        }
+        let heard = match self.heard.load(Ordering::Acquire) {
+            0 => return Some(Duration::MAX),
+            ms => Duration::from_millis(ms - 1),
+        };
+        Some(self.began.elapsed().saturating_sub(heard))
+    }
+
+    /// Who a key speaks for now.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn identify(&self, key: &str) -> Result<Identity, Denied> {
+        let unsure = self.unheard_for().is_some_and(|silence| silence > BELIEVED_FOR);
+        self.load().keys().identify(key, self.clock.now(), unsure).cloned()
+    }
+
+    /// Reads the document of a tenant.
+    pub(crate) fn read_tenant(&self, body: &Value) -> Result<config::Tenant, Vec<FieldError>> {
+        match &self.known {
+            Some(known) => document::tenant(body, known),
+            None => document::stored(body).ok_or_else(Vec::new),
+        }
+    }
+
+    /// The current snapshot, to be kept.
+    #[must_use]
+    pub fn load_full(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Every document that is known.
+    pub(crate) fn documents(&self) -> Vec<Document> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).documents.values().cloned().collect()
+    }
+
+    /// Takes documents in.
+    pub(crate) fn merge(&self, documents: Vec<Document>) {
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        if !made::merge(&mut given.documents, documents) {
+            return;
+        }
+        let made = Arc::new(Made::of(given.documents.values()));
+        // The files were put together with the configuration before.
+        if let Ok(declared) = Given::together(&given.config, &given.files, &made) {
+            given.made = Arc::clone(&made);
+            let changes = self.swap((declared, made));
+            for change in changes.iter().take(LOGGED_MAX) {
+                tracing::info!(%change, "the directory changes");
+            }
+        }
     }
 
     /// The current snapshot, for one look.
@@ -184,22 +290,21 @@ impl Directory {
     /// # Errors
     /// What does not go together with the rest; nothing has changed then.
     pub fn set_files(&self, files: declared::Tenants) -> Result<Vec<Change>, Broken> {
-        self.change(|given| given.files = files)
-    }
-
-    fn change(&self, what: impl FnOnce(&mut Given)) -> Result<Vec<Change>, Broken> {
         // A poisoned lock means a panic before the swap: the current snapshot is whole.
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut next = Given { config: given.config.clone(), files: given.files.clone() };
-        what(&mut next);
-        let declared = next.together()?;
-        *given = next;
+        let declared = Given::together(&given.config, &files, &given.made)?;
+        given.files = files;
+        Ok(self.swap((declared, Arc::clone(&given.made))))
+    }
+
+    /// Makes the next snapshot the current one; the caller holds what it was made from.
+    fn swap(&self, next: (Declared, Arc<Made>)) -> Vec<Change> {
         let before = self.current.load_full();
-        let after = snapshot(declared, Some(&before), &self.clock, self.drawer.as_ref());
+        let after = snapshot(next, Some(&before), &self.clock, self.drawer.as_ref());
         let (generation, changes) = (after.generation, diff::diff(&before.shown(), &after.shown()));
         self.current.store(Arc::new(after));
         self.generation.send_replace(generation);
-        Ok(changes)
+        changes
     }
 
     /// Tells of each change after this call; a reader that was slow is told of the last one only.
@@ -219,10 +324,15 @@ pub fn check(config: &Config) -> Result<diff::Shown, Broken> {
     if let Some(folder) = &config.directory.path {
         declared = declared.with_files(&files::parse(&files::read(folder)?, &Known::of(config))?)?;
     }
-    Ok(snapshot(declared, None, &Clock::system(), None).shown())
+    Ok(snapshot((declared, Arc::default()), None, &Clock::system(), None).shown())
 }
 
-fn snapshot(declared: Declared, before: Option<&Snapshot>, clock: &Clock, drawer: Option<&Arc<Drawer>>) -> Snapshot {
+fn snapshot(
+    (declared, made): (Declared, Arc<Made>),
+    before: Option<&Snapshot>,
+    clock: &Clock,
+    drawer: Option<&Arc<Drawer>>,
+) -> Snapshot {
     let now = clock.now();
     let fresh = |name: &str, rate: &Rate| Arc::new(TenantLimits::new(name, rate, now, drawer));
     let Declared { tenants, platform } = declared;
@@ -235,9 +345,9 @@ fn snapshot(declared: Declared, before: Option<&Snapshot>, clock: &Clock, drawer
     let tenants: BTreeMap<TenantId, Entry> = tenants.into_iter().map(entry).collect();
     let kept = before.map(|b| &b.platform).filter(|(rate, _)| *rate == platform.rate);
     let limits = kept.map_or_else(|| fresh(PLATFORM, &platform.rate), |(_, limits)| Arc::clone(limits));
-    let keys = KeyRing::new(&tenants, &platform.keys, &limits);
+    let keys = KeyRing::new(&tenants, &platform.keys, &limits, &made);
     let generation = before.map_or(0, |b| b.generation + 1);
-    Snapshot { generation, tenants, keys, platform: (platform.rate, limits) }
+    Snapshot { generation, tenants, keys, platform: (platform.rate, limits), made }
 }
 
 /// A tenant's rules as admission and placement read them.

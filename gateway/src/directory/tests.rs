@@ -1,8 +1,10 @@
+use meridian_ledger::documents::{Documents, Expect, MemoryDocuments, Put};
 use meridian_model::time::Time;
 use meridian_policies::access::{Permission, Role};
 use secrecy::ExposeSecret as _;
+use tokio_util::sync::CancellationToken;
 
-use super::{keys::Denied, *};
+use super::{follower::Follower, keys::Denied, *};
 use crate::{
     clock::Entropy,
     config::Config,
@@ -46,7 +48,7 @@ fn directory(tenants: &str) -> Arc<Directory> {
 fn identify(directory: &Directory, id: &str) -> Result<Arc<Caller>, Denied> {
     let key = minted(id);
     let snapshot = directory.load();
-    snapshot.keys().identify(key.key.expose_secret(), NOW).map(|identity| Arc::clone(&identity.caller))
+    snapshot.keys().identify(key.key.expose_secret(), NOW, false).map(|identity| Arc::clone(&identity.caller))
 }
 
 #[test]
@@ -126,4 +128,87 @@ async fn whoever_follows_is_told_of_the_last_change() {
     changes.changed().await.unwrap();
     assert_eq!((*changes.borrow_and_update(), directory.load().generation), (3, 3));
     assert!(!changes.has_changed().unwrap());
+}
+
+/// Two gateways on one store; the second follows it.
+fn pair() -> [(Arc<Directory>, Arc<Follower>); 2] {
+    let store: Arc<dyn Documents> = Arc::new(MemoryDocuments::new());
+    [(); 2].map(|()| {
+        let directory = directory("[[tenants]]\nname = \"acme\"\n[[tenants.keys]]\nkey declared role = \"viewer\"\n");
+        directory.share();
+        (Arc::clone(&directory), Follower::new(Arc::clone(&store), directory))
+    })
+}
+
+/// The document of a key with the secret of its id.
+fn record(id: &str, role: Role) -> Option<String> {
+    let sha256 = minted(id).sha256_hex();
+    let record = serde_json::json!({
+        "secrets": [{ "sha256": sha256 }], "role": role, "createTime": NOW, "createdBy": "test",
+        "ofANewerVersion": true,
+    });
+    Some(record.to_string())
+}
+
+fn asked(directory: &Directory, id: &str) -> Result<Role, Denied> {
+    directory.identify(minted(id).key.expose_secret()).map(|identity| identity.caller.role)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_made_or_revoked_at_one_gateway_is_so_at_the_other_within_a_second() {
+    let [(one, writer), (other, follower)] = pair();
+    writer.look().await.unwrap();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(Arc::clone(&follower).run(stop.clone()));
+    let name = made::key_name(&"acme".parse().unwrap(), "k1");
+    let within_a_second = || tokio::time::sleep(Duration::from_secs(1));
+    let Put::Written(made) = writer.put(&name, record("k1", Role::Admin), Expect::Absent).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!(asked(&one, "k1"), Ok(Role::Admin), "at once where it was made");
+    within_a_second().await;
+    assert_eq!(asked(&other, "k1"), Ok(Role::Admin));
+    writer.put(&name, None, Expect::Revision(made)).await.unwrap();
+    assert!(asked(&one, "k1").is_err());
+    within_a_second().await;
+    assert_eq!(asked(&other, "k1"), Err(Denied::Unknown));
+    // Whoever brings the older state again changes nothing.
+    other.merge(vec![Document { name, revision: made, body: record("k1", Role::Admin) }]);
+    assert_eq!(asked(&other, "k1"), Err(Denied::Unknown));
+    stop.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_may_have_been_revoked_are_not_believed_for_longer_than_a_minute() {
+    let [(one, writer), _] = pair();
+    assert_eq!(asked(&one, "declared"), Ok(Role::Viewer), "what the configuration declares, nobody revokes elsewhere");
+    assert_eq!(asked(&one, "k1"), Err(Denied::Unsure), "nothing was ever heard");
+    let name = made::key_name(&"acme".parse().unwrap(), "k1");
+    writer.put(&name, record("k1", Role::Operator), Expect::Absent).await.unwrap();
+    writer.look().await.unwrap();
+    assert_eq!((asked(&one, "k1"), asked(&one, "k2")), (Ok(Role::Operator), Err(Denied::Unknown)));
+    tokio::time::advance(Duration::from_secs(59)).await;
+    assert_eq!(asked(&one, "k1"), Ok(Role::Operator));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!((asked(&one, "k1"), asked(&one, "k2")), (Err(Denied::Unsure), Err(Denied::Unsure)));
+    assert_eq!(asked(&one, "declared"), Ok(Role::Viewer));
+    writer.look().await.unwrap();
+    assert_eq!(asked(&one, "k1"), Ok(Role::Operator));
+}
+
+#[test]
+fn a_document_that_cannot_be_read_opens_nothing_and_hides_no_other() {
+    let directory = directory("[[tenants]]\nname = \"acme\"\n");
+    let name = |id: &str| made::key_name(&"acme".parse().unwrap(), id);
+    let bad = |revision, id: &str, body: &str| Document { name: name(id), revision, body: Some(body.to_owned()) };
+    let platform = record("k3", Role::PlatformAdmin).unwrap();
+    directory.merge(vec![
+        bad(1, "k1", "{"),
+        Document { name: name("k2"), revision: 2, body: record("k2", Role::Viewer) },
+        bad(3, "k3", &platform),
+    ]);
+    assert_eq!(asked(&directory, "k1"), Err(Denied::Unknown));
+    assert_eq!(asked(&directory, "k2"), Ok(Role::Viewer));
+    assert_eq!(asked(&directory, "k3"), Err(Denied::Unknown), "no tenant's key has a role of the platform");
 }

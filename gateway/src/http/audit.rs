@@ -105,7 +105,7 @@ impl Note {
 const fn changes(class: Class) -> bool {
     match class {
         Class::Public | Class::Read | Class::List => false,
-        Class::Create | Class::Delete => true,
+        Class::Create | Class::Delete | Class::Change => true,
     }
 }
 
@@ -323,7 +323,7 @@ fn unrecorded(why: String) -> Rejection {
 
 fn actor(caller: &Caller) -> Actor {
     Actor {
-        credential: caller.principal.strip_prefix("key:").map(cut),
+        credential: caller.credential.as_deref().map(cut),
         principal: cut(&caller.principal),
         role: Some(caller.role.as_str()),
     }

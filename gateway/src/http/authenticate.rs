@@ -22,7 +22,7 @@ use tower::{Layer, Service};
 
 use super::{Exchange, LayerFuture, Reply};
 use crate::{
-    clock::{Clock, Entropy},
+    clock::Entropy,
     dialects::Class,
     directory::{
         Directory,
@@ -129,14 +129,13 @@ pub(crate) fn parse(key: &str) -> Option<Presented<'_>> {
 pub struct AuthenticateLayer {
     directory: Arc<Directory>,
     identities: Arc<Identities>,
-    clock: Clock,
 }
 
 impl AuthenticateLayer {
     /// A layer that knows the keys of a directory as it stands at each request, and these identities.
     #[must_use]
-    pub fn new(directory: Arc<Directory>, identities: Arc<Identities>, clock: Clock) -> Self {
-        Self { directory, identities, clock }
+    pub fn new(directory: Arc<Directory>, identities: Arc<Identities>) -> Self {
+        Self { directory, identities }
     }
 
     /// Who is calling, or the token that says so where that takes waiting.
@@ -161,11 +160,16 @@ impl AuthenticateLayer {
                 Err(fault) => Err(not_valid(&fault)),
             };
         }
-        match self.directory.load().keys().identify(bearer, self.clock.now()) {
-            Ok(identity) => Ok(Proof::Identity(identity.clone())),
+        match self.directory.identify(bearer) {
+            Ok(identity) => Ok(Proof::Identity(identity)),
             // One text for every wrong key: which part is wrong is nobody's business.
             Err(Denied::Unknown) => Err(refused("the API key is not valid")),
             Err(Denied::Expired(at)) => Err(refused(&format!("the API key expired at {at}"))),
+            Err(Denied::Unsure) => Err(Rejection::new(
+                ErrorCode::StoreUnavailable,
+                "the store was not heard of for a minute, so it is not known whether the key was revoked; another \
+                 gateway may know",
+            )),
         }
     }
 

@@ -88,7 +88,7 @@ where
         };
         let deadline = exchange.meta.started + timeout;
         exchange.meta.deadline = deadline;
-        let changes = matches!(exchange.meta.route.class, Class::Create | Class::Delete);
+        let changes = matches!(exchange.meta.route.class, Class::Create | Class::Delete | Class::Change);
         let handed_on = changes.then(Arc::<AtomicBool>::default);
         exchange.meta.handed_on.clone_from(&handed_on);
         let inner = self.inner.call(exchange);

@@ -163,7 +163,7 @@ impl Http {
             // From here on every stage has the time that is left.
             "deadline" => deadline::DeadlineLayer::new(limits.request_timeout.0, limits.request_timeout_max.0),
             // Identity before anything that is counted per tenant.
-            "authenticate" => authenticate::AuthenticateLayer::new(directory, identities, clock.clone()),
+            "authenticate" => authenticate::AuthenticateLayer::new(directory, identities),
             // As soon as it is known who asks, and before anything is done for what could not be recorded.
             "accountable" => audit::AccountableLayer::new(audit),
             // The tenant's share, before a byte of the body is read.

@@ -44,7 +44,7 @@ impl ShedLayer {
         match class {
             Class::List => part(LIST_PERCENT),
             Class::Create => part(CREATE_PERCENT),
-            Class::Read => self.in_flight_max,
+            Class::Read | Class::Change => self.in_flight_max,
             Class::Public | Class::Delete => usize::MAX,
         }
     }

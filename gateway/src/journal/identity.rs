@@ -51,6 +51,8 @@ fn digit_value(c: char) -> Option<u32> {
 #[derive(Clone)]
 pub struct Deployment {
     id: String,
+    /// As the configuration has it.
+    env: String,
     secret: Vec<u8>,
 }
 
@@ -77,7 +79,14 @@ impl Deployment {
     /// A deployment by its id and secret.
     #[must_use]
     pub fn new(id: &str, secret: &[u8]) -> Self {
-        Self { id: base32(&Sha256::digest(id.as_bytes()), DEPLOYMENT_LEN), secret: secret.to_vec() }
+        let env = id.to_owned();
+        Self { id: base32(&Sha256::digest(id.as_bytes()), DEPLOYMENT_LEN), env, secret: secret.to_vec() }
+    }
+
+    /// The deployment's name, which API keys that it makes carry.
+    #[must_use]
+    pub fn env(&self) -> &str {
+        &self.env
     }
 
     /// The operation of a tenant's key on a route, for example `POST instances`.

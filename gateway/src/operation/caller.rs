@@ -21,6 +21,8 @@ pub struct Caller {
     pub scope: Scope,
     /// Identifier of the credential, for logs and audit; never the secret.
     pub principal: String,
+    /// Which of the principal's credentials it is, where it has a name.
+    pub credential: Option<String>,
     /// Its role, for people; what it may do is in `permissions`.
     pub role: Role,
     /// The project of what it makes where the request names none.
@@ -33,7 +35,14 @@ impl Caller {
     /// A caller with all that its role gives.
     #[must_use]
     pub fn new(scope: Scope, principal: impl Into<String>, role: Role) -> Self {
-        Self { scope, principal: principal.into(), role, project: None, permissions: role.permissions() }
+        Self {
+            scope,
+            principal: principal.into(),
+            credential: None,
+            role,
+            project: None,
+            permissions: role.permissions(),
+        }
     }
 
     /// The tenant it belongs to; none for the platform.
@@ -54,7 +63,7 @@ impl Caller {
     /// Whether it may.
     #[must_use]
     pub fn may(&self, permission: Permission) -> bool {
-        self.permissions.contains(permission)
+        permission == Permission::SelfRead || self.permissions.contains(permission)
     }
 }
 

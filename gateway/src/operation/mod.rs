@@ -10,6 +10,7 @@ pub mod caller;
 pub mod claim;
 pub mod create;
 pub mod delete;
+pub mod directory;
 mod quotas;
 pub mod read;
 
@@ -33,6 +34,7 @@ pub use self::caller::{Caller, Place, Reach, Scope};
 use self::{
     authorize::{Admitted, AuthorizeLayer, OutcomeFuture},
     claim::{ClaimKeyLayer, Work},
+    directory::DirectoryAction,
 };
 use crate::{audit::query::Filter, config::quota::ROOT_NAME, core::Core, views};
 
@@ -90,6 +92,8 @@ pub enum Action {
     ListAdapters,
     /// Sizes on sale with prices.
     ListInstanceTypes(Option<RegionId>),
+    /// Tenants, keys and service accounts.
+    Directory(Box<DirectoryAction>),
 }
 
 impl Action {
@@ -97,6 +101,7 @@ impl Action {
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
+            Self::Directory(action) => action.name(),
             Self::CreateInstance(_) => "create-instance",
             Self::GetInstance(_) => "get-instance",
             Self::ListInstances(_) => "list-instances",
@@ -121,6 +126,7 @@ impl Action {
     #[must_use]
     pub const fn permission(&self) -> Permission {
         match self {
+            Self::Directory(action) => action.permission(),
             Self::CreateInstance(_) => Permission::InstancesCreate,
             Self::GetInstance(_) | Self::ListInstances(_) | Self::ExplainInstance(_) => Permission::InstancesRead,
             Self::DeleteInstance(_) => Permission::InstancesDelete,
@@ -138,6 +144,7 @@ impl Action {
     #[must_use]
     pub fn place(&self) -> Place<'_> {
         let named = match self {
+            Self::Directory(action) => return action.place(),
             Self::CreateInstance(create) => Some(&create.tenant),
             Self::GetInstance(i) | Self::ExplainInstance(i) => i.tenant.as_ref(),
             Self::DeleteInstance(delete) => delete.instance.tenant.as_ref(),
@@ -333,6 +340,30 @@ pub enum Outcome {
     Adapters(views::Page<views::Adapter>),
     /// Sizes and prices.
     InstanceTypes(views::Page<views::InstanceType>),
+    /// A tenant as it is declared now.
+    TenantWritten {
+        /// The tenant.
+        tenant: Box<views::Tenant>,
+        /// It was made by this request.
+        created: bool,
+    },
+    /// API keys, without their secrets.
+    Keys(views::Page<views::ApiKey>),
+    /// A key with its new secret.
+    KeyMade {
+        /// The key.
+        key: Box<views::ApiKey>,
+        /// It was made by this request, or the one that this one repeats.
+        created: bool,
+        /// It had been made before this request came.
+        replayed: bool,
+    },
+    /// Service accounts.
+    Accounts(views::Page<views::ServiceAccount>),
+    /// A service account that was made.
+    AccountMade(Box<views::ServiceAccount>),
+    /// Who the caller is.
+    WhoAmI(Box<views::WhoAmI>),
 }
 
 /// The gateway said no, or something broke; either way a public problem and, apart from it, what only logs may say.
@@ -449,6 +480,7 @@ fn at_once(core: &Core, admitted: &Admitted) -> Option<Result<Outcome, Refusal>>
 async fn perform(core: &Core, admitted: Admitted) -> Result<Outcome, Refusal> {
     let Admitted { operation, reach } = admitted;
     match operation.action {
+        Action::Directory(action) => directory::perform(core, &operation.caller, &reach, *action).await,
         Action::CreateInstance(create) => create::validate(core, *create).await,
         Action::DeleteInstance(wish) => delete::delete(core, reach.one()?, wish, operation.deadline).await,
         Action::ExplainInstance(wish) => read::explain(core, reach.one()?, &wish).await,

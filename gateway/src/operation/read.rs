@@ -14,10 +14,12 @@ use tokio::time::Instant;
 use super::{
     InstanceRef, ListInstances, Outcome, PageRequest, Reach, Refusal,
     across::{self, Across},
+    directory::etag,
     quota_view, quotas as trees, read_refusal,
 };
 use crate::{
     core::Core,
+    directory::Source,
     journal::NOTED_WITHIN,
     status::render::{self, DELETE_SUFFIX},
     views,
@@ -294,8 +296,31 @@ async fn known_quota(core: &Core, tenant: &TenantId) -> views::Quota {
 /// # Errors
 /// It is in the directory no more.
 pub async fn tenant(core: &Core, tenant: &TenantId) -> Result<views::Tenant, Refusal> {
-    let (regions, providers) = core.directory.load().tenant(tenant).ok_or_else(Refusal::not_found)?.places();
-    Ok(views::Tenant { name: format!("tenants/{tenant}"), quota: known_quota(core, tenant).await, regions, providers })
+    let snapshot = core.directory.load_full();
+    let entry = snapshot.tenant(tenant).ok_or_else(Refusal::not_found)?;
+    let (regions, providers) = entry.places();
+    let kept = snapshot.made().tenants.get(tenant).map(|(_, kept)| kept).filter(|_| entry.source == Source::Api);
+    let mut spec = serde_json::to_value(&*entry.settings).unwrap_or_default();
+    if let Some(spec) = spec.as_object_mut() {
+        // What is the resource's own, and what are resources of their own.
+        for elsewhere in ["name", "labels", "keys"] {
+            spec.remove(elsewhere);
+        }
+        spec.retain(|_, value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty()));
+    }
+    Ok(views::Tenant {
+        name: format!("tenants/{tenant}"),
+        labels: entry.settings.labels.clone(),
+        generation: kept.map(|kept| kept.record.generation),
+        etag: kept.map(|kept| etag(kept.revision)),
+        create_time: kept.map(|kept| kept.record.create_time),
+        update_time: kept.map(|kept| kept.record.update_time),
+        source: entry.source.to_string(),
+        quota: known_quota(core, tenant).await,
+        regions,
+        providers,
+        spec,
+    })
 }
 
 /// The tenants that the caller may see, in the order of their names.

@@ -491,6 +491,12 @@ impl Fleet {
         read(&self.tenants).contains_key(tenant)
     }
 
+    /// Whether a tenant has no instance that is not gone.
+    #[must_use]
+    pub fn is_empty(&self, tenant: &TenantId) -> bool {
+        self.tenant(tenant).is_none_or(|tenant| read(&tenant).instances.is_empty())
+    }
+
     /// Every tenant that has, or had, an instance.
     #[must_use]
     pub fn tenants(&self) -> BTreeSet<TenantId> {

@@ -9,6 +9,7 @@
 
 mod admin;
 mod audit;
+mod authz;
 mod budget;
 mod cli;
 mod config;

@@ -109,6 +109,7 @@ async fn gateway(sim: &Simulator, server: &str, journal: &Path, acme: QuotaLimit
         ledger: opened.ledger,
         shared: opened.shared,
         recovery: opened.recovery,
+        documents: opened.documents,
         intents: opened.intents,
         metrics: CoreMetrics::detached(),
         draining: CancellationToken::new(),

@@ -23,6 +23,7 @@ use meridian_gateway::{
     server::{Server, Setup},
     telemetry::{Metrics, core::CoreMetrics},
 };
+use meridian_ledger::documents::MemoryDocuments;
 use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 
@@ -188,6 +189,7 @@ impl Machine {
             ledger: Arc::new(Trapped { inner: opened.ledger, traps: Arc::clone(&self.traps) }),
             shared: opened.shared,
             recovery: opened.recovery,
+            documents: Arc::new(MemoryDocuments::alone()),
             intents: Arc::clone(&self.intents) as _,
             metrics: CoreMetrics::register(&metrics),
             draining: drain.clone(),

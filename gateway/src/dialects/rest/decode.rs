@@ -37,17 +37,17 @@ const MERIDIAN_VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(super) const OPENAPI: &[u8] = include_bytes!("../../../openapi.json");
 
 /// A request while it is decoded.
-struct Reading<'a> {
-    meta: &'a Meta,
+pub(super) struct Reading<'a> {
+    pub(super) meta: &'a Meta,
     path: &'a str,
-    query: Option<&'a str>,
-    headers: &'a HeaderMap,
-    method: &'a Method,
+    pub(super) query: Option<&'a str>,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) method: &'a Method,
 }
 
 impl Reading<'_> {
     /// A parameter of the path; what cannot be one does not exist.
-    fn param(&self, n: usize) -> Result<std::borrow::Cow<'_, str>, Rejection> {
+    pub(super) fn param(&self, n: usize) -> Result<std::borrow::Cow<'_, str>, Rejection> {
         let range = self.meta.route.params.get(n).copied().unwrap_or_default();
         let raw = self.path.get(range.0..range.1).unwrap_or_default();
         percent_decode_str(raw).decode_utf8().map_err(|_| Refusal::not_found().into())
@@ -73,6 +73,17 @@ impl Rest {
         #[expect(clippy::wildcard_enum_match_arm, reason = "the rest is matched without a wildcard in `bodiless`")]
         match meta.route.endpoint {
             Endpoint::CreateInstance => self.create(&reading, body, limits).await,
+            Endpoint::CreateTenant
+            | Endpoint::PutTenant
+            | Endpoint::DeleteTenant
+            | Endpoint::ListKeys
+            | Endpoint::CreateKey
+            | Endpoint::RotateKey
+            | Endpoint::RevokeKey
+            | Endpoint::ListServiceAccounts
+            | Endpoint::CreateServiceAccount
+            | Endpoint::DeleteServiceAccount
+            | Endpoint::WhoAmI => self.directory(&reading, body, limits).await,
             Endpoint::NotFound => Err(Refusal::not_found().into()),
             Endpoint::MethodNotAllowed(allow) => {
                 let detail = format!("{} is not offered here; use {allow}", parts.method);
@@ -153,13 +164,7 @@ impl Rest {
             }
             Endpoint::ListRegions => no_query(r, Action::ListRegions)?,
             Endpoint::ListAdapters => no_query(r, Action::ListAdapters)?,
-            Endpoint::CreateInstance
-            | Endpoint::OpenApi
-            | Endpoint::Health
-            | Endpoint::Ready
-            | Endpoint::Version
-            | Endpoint::NotFound
-            | Endpoint::MethodNotAllowed(_) => return Err(Refusal::internal("a route without a decoder").into()),
+            _ => return Err(Refusal::internal("a route without a decoder").into()),
         };
         Ok(Decoded::Action(action, plan))
     }
@@ -206,7 +211,7 @@ impl Rest {
     }
 
     /// Size and position of a page; a token holds only for the caller's tenant (or the platform), the path and these words.
-    fn page(
+    pub(super) fn page(
         &self,
         r: &Reading<'_>,
         query: &Query<'_>,
@@ -267,7 +272,7 @@ impl Rest {
 
 impl Reading<'_> {
     /// The path's tenant; none for `-`.
-    fn tenant_or_all(&self) -> Result<Option<TenantId>, Rejection> {
+    pub(super) fn tenant_or_all(&self) -> Result<Option<TenantId>, Rejection> {
         let name = self.param(0)?;
         if name == "-" {
             return Ok(None);

@@ -102,7 +102,23 @@ impl Rest {
                 json(StatusCode::OK, &views::AuditPage { next_page_token, ..*page })?
             }
             Outcome::Tenants(page) => self.collection(page, plan)?,
-            Outcome::Tenant(tenant) => json(StatusCode::OK, &tenant)?,
+            Outcome::Tenant(tenant) => tagged(StatusCode::OK, &*tenant, tenant.etag.as_deref())?,
+            Outcome::TenantWritten { tenant, created } => {
+                made(&*tenant, &tenant.name, tenant.etag.as_deref(), created)?
+            }
+            Outcome::Keys(page) => self.collection(page, plan)?,
+            Outcome::KeyMade { key, created, replayed } => {
+                let mut reply = made(&*key, &key.name, key.etag.as_deref(), created)?;
+                // It holds a secret: not even the caller's own cache keeps it.
+                reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                if replayed {
+                    reply.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+                }
+                reply
+            }
+            Outcome::Accounts(page) => self.collection(page, plan)?,
+            Outcome::AccountMade(account) => made(&*account, &account.name, Some(&account.etag), true)?,
+            Outcome::WhoAmI(who) => json(StatusCode::OK, &who)?,
             Outcome::Regions(page) => self.collection(page, plan)?,
             Outcome::Region(region) if plan.view == View::Zones => {
                 let items: Vec<_> = region.backends.into_iter().flat_map(|b| b.zones).collect();
@@ -189,6 +205,24 @@ impl Rest {
         add_ledger_age(&mut reply, page.ledger.as_ref());
         Ok(reply)
     }
+}
+
+/// A resource with its entity tag.
+fn tagged(status: StatusCode, value: &impl Serialize, tag: Option<&str>) -> Result<Reply, Rejection> {
+    let mut reply = json(status, value)?;
+    if let Some(tag) = tag.and_then(etag) {
+        reply.headers_mut().insert(header::ETAG, tag);
+    }
+    Ok(reply)
+}
+
+/// A resource that was written.
+fn made(value: &impl Serialize, name: &str, tag: Option<&str>, created: bool) -> Result<Reply, Rejection> {
+    let mut reply = tagged(if created { StatusCode::CREATED } else { StatusCode::OK }, value, tag)?;
+    if created {
+        set(&mut reply, header::LOCATION, &format!("/v1/{name}"));
+    }
+    Ok(reply)
 }
 
 fn add_ledger_age(reply: &mut Reply, ledger: Option<&views::LedgerFreshness>) {

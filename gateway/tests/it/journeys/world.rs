@@ -17,10 +17,13 @@ use meridian_gateway::{
     telemetry::core::CoreMetrics,
     views,
 };
-use meridian_ledger::shared::{MemoryShared, Shared};
 use meridian_ledger::{
     Ledger,
     embedded::{EmbeddedLedger, Options, SealKey},
+};
+use meridian_ledger::{
+    documents::MemoryDocuments,
+    shared::{MemoryShared, Shared},
 };
 use meridian_model::{ids::TenantId, instance::InstanceSpec};
 use meridian_policies::{
@@ -160,6 +163,7 @@ async fn started(
         ledger,
         shared,
         recovery: None,
+        documents: Arc::new(MemoryDocuments::alone()),
         intents,
         metrics: CoreMetrics::detached(),
         draining: CancellationToken::new(),

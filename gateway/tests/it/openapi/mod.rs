@@ -120,6 +120,59 @@ fn doc(endpoint: Endpoint) -> Doc {
             ],
             &[("200", "A page of the log of the gateway that answers.", One("AuditPage"))],
         ),
+        Endpoint::CreateTenant => doc("createTenant", "Make a tenant", &[], &[("201", "It is there.", One("Tenant"))]),
+        Endpoint::PutTenant => doc(
+            "putTenant",
+            "Make a tenant, or replace what is declared of it",
+            &[],
+            &[("200", "It was replaced.", One("Tenant")), ("201", "It was made.", One("Tenant"))],
+        ),
+        Endpoint::DeleteTenant => doc(
+            "deleteTenant",
+            "Remove a tenant that has no instances, with its keys and service accounts",
+            &[],
+            &[("204", "It is gone.", Nothing)],
+        ),
+        Endpoint::ListKeys => {
+            doc("listKeys", "List a tenant's API keys", PAGED, &[("200", "A page, without secrets.", List("ApiKey"))])
+        }
+        Endpoint::CreateKey => doc(
+            "createKey",
+            "Make an API key",
+            &[],
+            &[("201", "The key with its secret, which is not shown again.", One("ApiKey"))],
+        ),
+        Endpoint::RotateKey => doc(
+            "rotateKey",
+            "Give a key another secret; the former one is good for a grace",
+            &[],
+            &[("200", "The key with its new secret, which is not shown again.", One("ApiKey"))],
+        ),
+        Endpoint::RevokeKey => doc(
+            "revokeKey",
+            "End a key, at every gateway within a second",
+            &[],
+            &[("204", "It opens nothing.", Nothing)],
+        ),
+        Endpoint::ListServiceAccounts => doc(
+            "listServiceAccounts",
+            "List a tenant's service accounts",
+            PAGED,
+            &[("200", "A page.", List("ServiceAccount"))],
+        ),
+        Endpoint::CreateServiceAccount => doc(
+            "createServiceAccount",
+            "Make a service account",
+            &[],
+            &[("201", "It may have keys.", One("ServiceAccount"))],
+        ),
+        Endpoint::DeleteServiceAccount => doc(
+            "deleteServiceAccount",
+            "Remove a service account; its keys open nothing from then on",
+            &[],
+            &[("204", "It is gone.", Nothing)],
+        ),
+        Endpoint::WhoAmI => doc("whoAmI", "Say who the credential speaks for", &[], &[("200", "Who.", One("WhoAmI"))]),
         Endpoint::ListRegions => doc(
             "listRegions",
             "List regions with health and freshness",
@@ -228,6 +281,24 @@ fn headers(endpoint: Endpoint, class: Class) -> Vec<Value> {
         Class::Read if endpoint == Endpoint::GetInstance => {
             all.push(header("If-None-Match", text(), "The `ETag` of an earlier answer: 304 while nothing changed."));
         }
+        Class::Change => {
+            if endpoint == Endpoint::CreateKey {
+                let what = "Repeating the request with the same key within ten minutes gives the same API key.";
+                all.push(header(
+                    "Idempotency-Key",
+                    json!({ "type": "string", "minLength": 1, "maxLength": 255 }),
+                    what,
+                ));
+            }
+            if !matches!(endpoint, Endpoint::CreateTenant | Endpoint::CreateKey | Endpoint::CreateServiceAccount) {
+                let what =
+                    "The `ETag` of what is to be changed: 412 when it has changed since. Required to replace a tenant.";
+                all.push(header("If-Match", text(), what));
+            }
+            if endpoint == Endpoint::PutTenant {
+                all.push(header("If-None-Match", text(), "`*` makes it only when it is not there."));
+            }
+        }
         Class::Read | Class::List => {}
         Class::Public => all.clear(),
     }
@@ -278,9 +349,17 @@ fn operation(path: &str, endpoint: Endpoint, class: Class) -> Value {
     if class == Class::Public {
         operation["security"] = json!([]);
     }
-    if class == Class::Create {
+    let body = match endpoint {
+        Endpoint::CreateInstance => Some(("CreateRequest", true)),
+        Endpoint::CreateTenant | Endpoint::PutTenant => Some(("TenantDocument", true)),
+        Endpoint::CreateKey => Some(("NewApiKey", true)),
+        Endpoint::RotateKey => Some(("Rotation", false)),
+        Endpoint::CreateServiceAccount => Some(("NewServiceAccount", true)),
+        _ => None,
+    };
+    if let Some((name, required)) = body {
         operation["requestBody"] =
-            json!({ "required": true, "content": { "application/json": { "schema": reference("CreateRequest") } } });
+            json!({ "required": required, "content": { "application/json": { "schema": reference(name) } } });
     }
     operation
 }
@@ -303,6 +382,7 @@ fn paths() -> Map<String, Value> {
 }
 
 /// Schemas of what is no type of its own.
+#[expect(clippy::too_many_lines, reason = "a table, one block per schema")]
 fn given() -> Map<String, Value> {
     let text = || json!({ "type": "string" });
     let map = || json!({ "type": "object", "additionalProperties": { "type": "string" } });
@@ -369,11 +449,43 @@ fn given() -> Map<String, Value> {
         "required": ["type", "title", "status", "code", "detail", "retryable"],
     });
     let create = json!({ "oneOf": [short, resource("meridian.dev/v1", "Instance"), resource("v1", "Pod")] });
-    let given = [("CreateRequest", create), ("InstanceList", list), ("Problem", problem)];
+    let object = |properties: Value, required: Value| json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false });
+    let time = || json!({ "type": "string", "format": "date-time" });
+    let role = || json!({ "type": "string", "enum": ["viewer", "operator", "admin"] });
+    let tenant = object(
+        json!({
+            "apiVersion": { "const": "meridian.dev/v1" }, "kind": { "const": "Tenant" },
+            "metadata": object(json!({ "name": text(), "labels": map() }), json!(["name"])),
+            "spec": { "type": "object", "description": "As `spec` of the tenant that is answered." },
+        }),
+        json!(["apiVersion", "kind", "metadata"]),
+    );
+    let key = object(
+        json!({
+            "displayName": text(), "role": role(), "project": text(), "serviceAccount": text(), "expires": time(),
+            "permissions": { "type": "array", "items": text() },
+            "ttl": { "type": "string", "description": "A duration, instead of `expires`." },
+        }),
+        json!([]),
+    );
+    let account = object(
+        json!({ "name": text(), "role": role(), "project": text(), "expires": time(), "displayName": text() }),
+        json!(["name", "role"]),
+    );
+    let grace = json!({ "type": "string", "default": "24h", "description": "How long the former secret is good; at most 720h." });
+    let given = [
+        ("CreateRequest", create),
+        ("InstanceList", list),
+        ("Problem", problem),
+        ("TenantDocument", tenant),
+        ("NewApiKey", key),
+        ("NewServiceAccount", account),
+        ("Rotation", object(json!({ "grace": grace }), json!([]))),
+    ];
     given.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect()
 }
 
-const ROOTS: [&str; 20] = [
+const ROOTS: [&str; 23] = [
     "Instance",
     "InstanceName",
     "InstanceSpec",
@@ -383,6 +495,9 @@ const ROOTS: [&str; 20] = [
     "AuditPage",
     "Quota",
     "Tenant",
+    "ApiKey",
+    "ServiceAccount",
+    "WhoAmI",
     "Region",
     "Zone",
     "Adapter",

@@ -49,6 +49,8 @@ fn special(name: &str) -> Option<Value> {
             },
             "required": ["chain", "seq", "prevHash", "time", "publicKey", "signature"],
         }),
+        "Value" => json!({ "type": "object" }),
+        "ShownOnce" => json!({ "type": "string", "description": "Not shown again." }),
         "Labels" => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
         "MilliCpu" => text("Processor time as a Kubernetes quantity.", "500m"),
         "MemoryMib" => text("Memory or disk as a Kubernetes quantity.", "2Gi"),

@@ -1,0 +1,125 @@
+//! The routes of tenants, keys and service accounts: from a request to an action.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, header};
+use hyper::body::Incoming;
+use meridian_model::{error::ErrorCode, ids::ProfileName, quantity::Span};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use super::{Endpoint, Rest, body, decode::Reading, key::idempotency_key, query::Query};
+use crate::{
+    dialects::{AnswerPlan, BodyLimits, Decoded},
+    operation::{
+        Action, Refusal,
+        directory::{Condition, DirectoryAction, NewAccount, NewKey},
+    },
+    refusal::Rejection,
+};
+
+#[derive(Debug, Default, Deserialize)]
+struct Rotate {
+    #[serde(default)]
+    grace: Option<Span>,
+}
+
+impl Rest {
+    /// Reads a request of these routes.
+    pub(super) async fn directory(
+        &self,
+        r: &Reading<'_>,
+        incoming: Incoming,
+        limits: BodyLimits,
+    ) -> Result<Decoded, Rejection> {
+        let mut plan = AnswerPlan::default();
+        let paged = ["pageSize", "pageToken"];
+        let known: &[&str] = match r.meta.route.endpoint {
+            Endpoint::ListKeys | Endpoint::ListServiceAccounts => &paged,
+            _ => &[],
+        };
+        let query = Query::parse(r.query, known)?;
+        let condition = condition(r.headers)?;
+        let action = match r.meta.route.endpoint {
+            Endpoint::CreateTenant => {
+                let (_, tree) = document(r.headers, incoming, limits).await?;
+                let name = tree.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+                let name = name.parse().map_err(|e: meridian_model::ids::IdError| {
+                    body::refuse(vec![body::fault("/metadata/name", "invalid", e.to_string())])
+                })?;
+                DirectoryAction::CreateTenant(name, tree)
+            }
+            Endpoint::PutTenant => {
+                let name = r.tenant_or_all()?.ok_or_else(Refusal::not_found)?;
+                let (_, tree) = document(r.headers, incoming, limits).await?;
+                DirectoryAction::PutTenant(name, tree, condition)
+            }
+            Endpoint::DeleteTenant => DirectoryAction::DeleteTenant(r.tenant_or_all()?, condition),
+            Endpoint::ListKeys => {
+                DirectoryAction::ListKeys(r.tenant_or_all()?, self.page(r, &query, &mut plan, &["keys"])?)
+            }
+            Endpoint::CreateKey => {
+                let key = idempotency_key(r.headers)?;
+                let (bytes, tree) = document(r.headers, incoming, limits).await?;
+                let wish: NewKey = typed(&bytes)?;
+                let tenant = r.tenant_or_all()?;
+                let scope = r.meta.caller()?.scope_name().to_owned();
+                let name = tenant.as_ref().map_or(scope.as_str(), AsRef::as_ref);
+                let fingerprint = body::fingerprint(r.method.as_str(), r.meta.route.template, name, &tree);
+                DirectoryAction::CreateKey { tenant, wish, key, fingerprint }
+            }
+            Endpoint::RotateKey => {
+                let bytes = body::read(incoming, limits).await?;
+                let wish: Rotate = if bytes.is_empty() { Rotate::default() } else { typed(&bytes)? };
+                DirectoryAction::RotateKey(r.tenant_or_all()?, r.param(1)?.into_owned(), wish.grace, condition)
+            }
+            Endpoint::RevokeKey => DirectoryAction::RevokeKey(r.tenant_or_all()?, r.param(1)?.into_owned(), condition),
+            Endpoint::ListServiceAccounts => {
+                DirectoryAction::ListAccounts(r.tenant_or_all()?, self.page(r, &query, &mut plan, &["accounts"])?)
+            }
+            Endpoint::CreateServiceAccount => {
+                let (bytes, _) = document(r.headers, incoming, limits).await?;
+                DirectoryAction::CreateAccount(r.tenant_or_all()?, typed::<NewAccount>(&bytes)?)
+            }
+            Endpoint::DeleteServiceAccount => {
+                let name = ProfileName::new(r.param(1)?).map_err(|_| Refusal::not_found())?;
+                DirectoryAction::DeleteAccount(r.tenant_or_all()?, name, condition)
+            }
+            Endpoint::WhoAmI => DirectoryAction::WhoAmI,
+            _ => return Err(Refusal::internal("a route without a decoder").into()),
+        };
+        Ok(Decoded::Action(Action::Directory(Box::new(action)), plan))
+    }
+}
+
+async fn document(headers: &HeaderMap, incoming: Incoming, limits: BodyLimits) -> Result<(Bytes, Value), Rejection> {
+    body::check_media_type(headers)?;
+    let bytes = body::read(incoming, limits).await?;
+    let tree = body::parse_tree(&bytes)?;
+    if tree.is_object() {
+        Ok((bytes, tree))
+    } else {
+        Err(body::refuse(vec![body::fault("", "invalid", "the body must be a JSON object")]))
+    }
+}
+
+fn typed<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Rejection> {
+    let typed = body::parse_typed::<T>(bytes)?;
+    if typed.unknown.is_empty() { Ok(typed.value) } else { Err(body::refuse(typed.unknown)) }
+}
+
+/// `If-Match` or `If-None-Match: *`.
+fn condition(headers: &HeaderMap) -> Result<Condition, Rejection> {
+    let text = |name: HeaderName| headers.get(name).map(|v| v.to_str().unwrap_or_default().trim().to_owned());
+    match (text(header::IF_MATCH), text(header::IF_NONE_MATCH)) {
+        (None, None) => Ok(Condition::None),
+        (Some(tag), None) => {
+            let revision = tag.trim_matches('"').strip_prefix('r').and_then(|n| n.parse().ok());
+            Ok(Condition::Match(revision))
+        }
+        (None, Some(any)) if any == "*" => Ok(Condition::Absent),
+        (None, Some(_)) => Err(Rejection::new(ErrorCode::InvalidArgument, "If-None-Match of a write takes only *")),
+        (Some(_), Some(_)) => {
+            Err(Rejection::new(ErrorCode::InvalidArgument, "If-Match and If-None-Match contradict each other"))
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Documents that the API made: their names, their forms, and what they declare. Pure.
+//!
+//! Forms only grow: a field that this version does not know is kept out of what it reads and was written by a newer one. A
+//! document that cannot be read at all declares nothing: a key opens nothing then.
+
+use std::collections::BTreeMap;
+
+use meridian_ledger::documents::Document;
+use meridian_model::{
+    ids::{ProfileName, ProjectName, TenantId},
+    time::Time,
+};
+use meridian_policies::access::{Permission, Permissions, Role};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use super::document;
+use crate::config;
+
+/// Name of a tenant's document.
+pub(crate) fn tenant_name(tenant: &TenantId) -> String {
+    format!("tenants/{tenant}")
+}
+
+/// Name of a key's document, which is also its resource's.
+pub(crate) fn key_name(tenant: &TenantId, id: &str) -> String {
+    format!("tenants/{tenant}/keys/{id}")
+}
+
+/// Name of a service account's document, which is also its resource's.
+pub(crate) fn account_name(tenant: &TenantId, name: &ProfileName) -> String {
+    format!("tenants/{tenant}/serviceAccounts/{name}")
+}
+
+/// A tenant as it is stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TenantRecord {
+    /// The document that declares it, as it was sent.
+    pub(crate) manifest: Value,
+    /// How often it was changed.
+    pub(crate) generation: u64,
+    pub(crate) create_time: Time,
+    pub(crate) update_time: Time,
+}
+
+/// A secret of a key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Secret {
+    /// SHA-256 of its text, in hexadecimal.
+    pub(crate) sha256: String,
+    /// When it ends, for one that was replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) until: Option<Time>,
+}
+
+/// A key as it is stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct KeyRecord {
+    /// The newest first.
+    pub(crate) secrets: Vec<Secret>,
+    pub(crate) role: Role,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) project: Option<ProjectName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) permissions: Option<Vec<Permission>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) expires: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) display_name: Option<String>,
+    /// Whose key it is; its own principal when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) service_account: Option<ProfileName>,
+    pub(crate) create_time: Time,
+    pub(crate) created_by: String,
+    /// Of the request that made it, for its repetitions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fingerprint: Option<String>,
+}
+
+impl KeyRecord {
+    /// What it may do, by itself.
+    pub(crate) fn effective(&self) -> Permissions {
+        let all = self.role.permissions();
+        self.permissions.as_ref().map_or(all, |only| all.and(only.iter().copied().collect()))
+    }
+}
+
+/// A service account as it is stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AccountRecord {
+    pub(crate) role: Role,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) project: Option<ProjectName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) expires: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) display_name: Option<String>,
+    pub(crate) create_time: Time,
+    pub(crate) created_by: String,
+}
+
+/// A record with the revision that wrote it.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept<T> {
+    pub(crate) record: T,
+    pub(crate) revision: u64,
+}
+
+/// What the API declares.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Made {
+    pub(crate) tenants: BTreeMap<TenantId, (config::Tenant, Kept<TenantRecord>)>,
+    pub(crate) keys: BTreeMap<TenantId, BTreeMap<String, Kept<KeyRecord>>>,
+    pub(crate) accounts: BTreeMap<TenantId, BTreeMap<ProfileName, Kept<AccountRecord>>>,
+}
+
+impl Made {
+    /// Reads all documents.
+    pub(crate) fn of<'d>(documents: impl Iterator<Item = &'d Document>) -> Self {
+        let mut made = Self::default();
+        for document in documents {
+            let Some(body) = &document.body else { continue };
+            if made.take(document, body).is_none() {
+                tracing::error!(document = document.name, "a document cannot be read: it declares nothing");
+            }
+        }
+        made
+    }
+
+    fn take(&mut self, document: &Document, body: &str) -> Option<()> {
+        let segments: Vec<&str> = document.name.split('/').collect();
+        let revision = document.revision;
+        match segments.as_slice() {
+            ["tenants", tenant] => {
+                let record: TenantRecord = read(body)?;
+                let name: TenantId = tenant.parse().ok()?;
+                let settings = document::stored(&record.manifest).filter(|settings| settings.name == name)?;
+                self.tenants.insert(name, (settings, Kept { record, revision }));
+            }
+            ["tenants", tenant, "keys", id] => {
+                let of = self.keys.entry(tenant.parse().ok()?).or_default();
+                of.insert((*id).to_owned(), Kept { record: read(body)?, revision });
+            }
+            ["tenants", tenant, "serviceAccounts", name] => {
+                let of = self.accounts.entry(tenant.parse().ok()?).or_default();
+                of.insert(name.parse().ok()?, Kept { record: read(body)?, revision });
+            }
+            // Of another part of the gateway, or of a newer one.
+            _ => {}
+        }
+        Some(())
+    }
+
+    pub(crate) fn key(&self, tenant: &TenantId, id: &str) -> Option<&Kept<KeyRecord>> {
+        self.keys.get(tenant)?.get(id)
+    }
+
+    pub(crate) fn account(&self, tenant: &TenantId, name: &ProfileName) -> Option<&Kept<AccountRecord>> {
+        self.accounts.get(tenant)?.get(name)
+    }
+}
+
+fn read<T: DeserializeOwned>(body: &str) -> Option<T> {
+    serde_json::from_str(body).ok()
+}
+
+/// Takes documents in; of each name the higher revision stays, so that a store that lost writes takes none back here.
+/// Returns whether anything is new.
+pub(crate) fn merge(known: &mut BTreeMap<String, Document>, documents: Vec<Document>) -> bool {
+    let mut is_new = false;
+    for document in documents {
+        if known.get(&document.name).is_none_or(|held| held.revision < document.revision) {
+            known.insert(document.name.clone(), document);
+            is_new = true;
+        }
+    }
+    is_new
+}
