@@ -14,6 +14,7 @@ pub mod budget;
 pub mod chaos;
 pub mod client;
 pub mod direct;
+pub mod directory;
 pub mod generator;
 pub mod hello;
 pub mod machine;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use meridian_loadtests::{
     bench::{self, Options},
-    budget, chaos, hello, simulation,
+    budget, chaos, directory, hello, simulation,
 };
 use meridian_model::quantity::Span;
 use tokio::{
@@ -39,6 +39,10 @@ enum Verb {
     Chaos(chaos::cli::Args),
     /// Measure creates on a Redis that syncs every write, beside the bare script calls
     Redis(chaos::cli::Redis),
+    /// Change tenants and limits again and again under load, and see whether anybody notices
+    Reload(directory::ReloadArgs),
+    /// Ask whether the time of an answer tells what is another tenant's
+    Timing(directory::TimingArgs),
     /// Play whole histories in virtual time, one seed each, and judge them by what the clouds had
     Simulate(simulation::cli::Args),
     /// Serve the yardstick: bare hyper, the same bytes to every request
@@ -80,6 +84,14 @@ fn main() -> anyhow::Result<()> {
         Verb::Budget(args) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(until_signal(budget::run(args, print)))
+        }
+        Verb::Reload(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(until_signal(directory::reload(args, print)))
+        }
+        Verb::Timing(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(until_signal(directory::timing(args, print)))
         }
         Verb::Simulate(args) => simulation::cli::run(&args),
         Verb::Redis(args) => {
