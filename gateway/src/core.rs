@@ -25,6 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     agreement::{self, Agreement},
     audit::Audit,
+    budgets::Budgets,
     clock::{Clock, Entropy},
     config::{self, Config, Known},
     directory::{
@@ -334,7 +335,7 @@ impl Core {
             agreement::tell_replaced(&*self.ledger, tenant, quota.limits).await?;
         }
         self.ledger.set_limits(tenant, quota.limits).await?;
-        self.ledger.set_tree(tenant, &quota.tree).await
+        self.ledger.set_tree(tenant, &quota.tree, self.clock.now()).await
     }
 
     /// Sets limits as they change, and those that could not be set when they should.
@@ -577,6 +578,7 @@ fn share_limits(
         if deps.documents.is_shared() {
             directory.share();
         }
+        tasks.spawn(Budgets::new(deps, &directory).run(stop.clone()));
         directory
     };
     if !deps.shared.is_shared() {

@@ -3,6 +3,7 @@
 pub mod admin;
 mod agreement;
 pub mod audit;
+mod budgets;
 pub mod cli;
 pub mod clock;
 pub mod config;

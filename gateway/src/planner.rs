@@ -181,6 +181,13 @@ fn worse(one: BreakerView, other: BreakerView) -> BreakerView {
 #[must_use]
 pub fn quota_problem(shortage: Box<QuotaShortage>) -> Problem {
     let QuotaShortage { dimension, node, limit, used, requested, borrowable } = &*shortage;
+    if dimension == "budget" {
+        let whose = node.as_ref().map_or_else(|| "the tenant".to_owned(), |node| format!("project {node}"));
+        let detail = format!(
+            "the monthly budget of {whose} is {limit}, of which {used} is spent or committed; it would cost {requested} more"
+        );
+        return Problem { quota: Some(shortage), ..Problem::new(ErrorCode::QuotaExceeded, detail) };
+    }
     let whose = node.as_ref().map_or_else(|| "the tenant's".to_owned(), |node| format!("project {node}'s"));
     let mut detail = format!("{whose} {dimension} quota of {limit} has {used} in use; {requested} more were asked for");
     if let Some(borrowable) = borrowable {
@@ -192,7 +199,7 @@ pub fn quota_problem(shortage: Box<QuotaShortage>) -> Problem {
 /// A tenant's quota as placement sees it, for an operation of a project that holds `own` of it.
 #[must_use]
 pub fn tenant_quota(books: Books, own: &Pots, project: Option<ProjectName>, class: Class) -> TenantQuota {
-    let Books { usage, pots, tree } = books;
+    let Books { usage, pots, tree, .. } = books;
     let used = quota::release(usage.used, parts::total(own.values()));
     // A tree that this version cannot read is left to the ledger.
     let tree = Tree::new(&tree).ok().filter(|tree| !tree.is_empty());

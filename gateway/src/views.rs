@@ -345,6 +345,33 @@ pub struct Quota {
     /// What it has and uses by resource and place; empty where the quota is not divided.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lines: Vec<QuotaLine>,
+    /// What it may spend in a month, and has spent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<QuotaBudget>,
+}
+
+/// The money of one node of a quota tree in the present month (UTC), in currency units.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QuotaBudget {
+    /// Creates are refused for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hard: Option<String>,
+    /// Only warned of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub soft: Option<String>,
+    /// `committed` or `accrued`.
+    pub mode: &'static str,
+    /// Spent so far.
+    pub spent: String,
+    /// Spent in the month before.
+    pub last_month: String,
+    /// What runs costs per hour.
+    pub cost_per_hour: String,
+    /// What will be spent by the month's end if everything runs on.
+    pub month_end: String,
+    /// `within`, `soft-passed` or `hard-reached`, by what is spent.
+    pub state: &'static str,
 }
 
 /// A resource in a place, on one node of a quota tree. Amounts are in the resource's canonical text.

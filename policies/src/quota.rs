@@ -6,9 +6,11 @@
 //!   and hinders nothing else, least of all a release.
 //! - Usage never goes below zero and never wraps; without a limit the largest number we can count is one.
 //!
-//! Where a charge lies says [`parts`]; how a tenant's quota is divided among its projects and places, [`tree`].
+//! Where a charge lies says [`parts`]; how a tenant's quota is divided among its projects and places, [`tree`]; what it
+//! may cost in a month, [`spend`].
 
 pub mod parts;
+pub mod spend;
 pub mod tree;
 
 use meridian_model::{

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
     ids::{AdapterName, ProjectName, RegionId},
+    instance::word_enum,
     operation::Charge,
     quantity::{MemoryMib, MilliCpu, PricePerHour, QuantityError},
 };
@@ -207,6 +208,44 @@ pub struct LineQuota {
     pub failover_reserve: Option<u64>,
 }
 
+word_enum!(
+    /// How a hard budget is kept.
+    BudgetMode {
+        /// Everything that runs is reckoned to go on to the month's end: no create may lead past the budget.
+        #[default] Committed = "committed",
+        /// Creates are refused once the budget is spent; what runs goes on.
+        Accrued = "accrued",
+    }
+);
+
+word_enum!(
+    /// What becomes of a create whose price nobody knows, where money is limited.
+    UnknownPrice {
+        /// A zone without a known price is left out.
+        #[default] Refuse = "refuse",
+        /// It counts as free.
+        Allow = "allow",
+    }
+);
+
+/// Money that a node and everything below it may spend in a calendar month (UTC), millionths of the currency unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Budget {
+    /// Creates are refused for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hard: Option<u64>,
+    /// Only warned of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soft: Option<u64>,
+    /// How the hard one is kept.
+    #[serde(default)]
+    pub mode: BudgetMode,
+    /// Creates at an unknown price.
+    #[serde(default)]
+    pub unknown_price: UnknownPrice,
+}
+
 /// A node of a quota tree.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -220,6 +259,9 @@ pub struct QuotaNode {
     /// What it has.
     #[serde(default)]
     pub lines: BTreeMap<Line, LineQuota>,
+    /// What it may spend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
 }
 
 /// A tenant's quota tree; without nodes there is none, and the tenant's own limits are all that holds.

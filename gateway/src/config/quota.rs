@@ -9,13 +9,15 @@
 //! parent = "retail"
 //! nominal = { cpu = "64", "gpu:T4" = 2 }
 //! lendingLimit = { cpu = "32" }
+//! budget = { hard = "5000", soft = "4000" }
 //! ```
 
 use std::collections::BTreeMap;
 
 use meridian_model::{
     ids::ProjectName,
-    quota::{Line, LineQuota, QuotaNode, QuotaTree},
+    quantity::PricePerHour,
+    quota::{Budget, Line, LineQuota, QuotaNode, QuotaTree},
 };
 use meridian_policies::quota::tree::Tree;
 use serde::Deserialize;
@@ -48,7 +50,7 @@ enum Amount {
 pub(super) fn read(s: &mut Section<'_, '_>) -> QuotaTree {
     let mut nodes = Vec::new();
     if let Some(mut root) = s.section("root") {
-        nodes.push(QuotaNode { name: None, parent: None, lines: lines(&mut root) });
+        nodes.push(QuotaNode { name: None, parent: None, ..node(&mut root) });
         root.finish();
     }
     for mut project in s.sections("projects") {
@@ -57,10 +59,10 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> QuotaTree {
             let what = format!("`{ROOT_NAME}` names the tenant's own quota");
             project.report.mistake(&project.at("name"), what, "choose another name");
         }
-        let (parent, lines) = (project.value("parent"), lines(&mut project));
+        let (parent, rest) = (project.value("parent"), node(&mut project));
         project.finish();
         if name.is_some() {
-            nodes.push(QuotaNode { name, parent, lines });
+            nodes.push(QuotaNode { name, parent, ..rest });
         }
     }
     let tree = QuotaTree { nodes };
@@ -68,6 +70,35 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> QuotaTree {
         s.report.mistake(&s.at("projects"), format!("{}: {}", fault.place, fault.fault), fault.mend);
     }
     tree
+}
+
+/// What the root and a project have in common.
+fn node(s: &mut Section<'_, '_>) -> QuotaNode {
+    QuotaNode { lines: lines(s), budget: budget(s), ..QuotaNode::default() }
+}
+
+/// What may be spent in a month.
+fn budget(s: &mut Section<'_, '_>) -> Option<Budget> {
+    let mut budget = s.section("budget")?;
+    let mut amount = |key: &'static str| {
+        let text = match budget.value::<Amount>(key)? {
+            Amount::Number(number) => number.to_string(),
+            Amount::Text(text) => text,
+        };
+        let parsed = text.parse::<PricePerHour>();
+        if parsed.is_err() {
+            budget.report.mistake(&budget.at(key), format!("{text:?} is no amount of money"), "write it like \"1500\"");
+        }
+        parsed.ok().map(|amount| amount.0)
+    };
+    let (hard, soft) = (amount("hard"), amount("soft"));
+    let mode = budget.value("mode").unwrap_or_default();
+    let unknown_price = budget.value("unknownPrice").unwrap_or_default();
+    if hard.zip(soft).is_some_and(|(hard, soft)| soft > hard) {
+        budget.report.mistake(&budget.at("soft"), "above the hard budget, so that it never warns", "lower it");
+    }
+    budget.finish();
+    Some(Budget { hard, soft, mode, unknown_price })
 }
 
 fn lines(s: &mut Section<'_, '_>) -> BTreeMap<Line, LineQuota> {

@@ -8,14 +8,19 @@ use meridian_model::{
 };
 use meridian_policies::{
     placement,
-    quota::{Beside, parts::Pots, tree::Class},
+    quota::{
+        Beside,
+        parts::{Pot, Pots},
+        spend::{self, Moment},
+        tree::{Class, Tree},
+    },
 };
 use tokio::{sync::watch, time::Instant};
 
 use super::{
     CreateInstance, Outcome, Refusal,
     claim::{self, Follow},
-    quota_view, store_refusal,
+    quota_view, quotas, store_refusal,
 };
 use crate::{
     core::Core,
@@ -102,6 +107,10 @@ pub async fn validate(core: &Core, create: CreateInstance) -> Result<Outcome, Re
     let spec = Arc::new(create.spec);
     let books = core.ledger.books(&create.tenant).await.map_err(|e| store_refusal(&e))?;
     let usage = books.usage;
+    let now = core.clock.now();
+    let (tree, project) = (Tree::new(&books.tree).unwrap_or_default(), create.project.clone());
+    let warnings = quotas::warnings(&tree, &books, project.as_ref(), now);
+    let (spends, pots) = (books.spends.clone(), books.pots.clone());
     let quota = tenant_quota(books, &Pots::new(), create.project, Class::First);
     let wish = Wish { tenant: &create.tenant, spec: &spec, quota, tried: BTreeSet::new() };
     let planned = core.planner.plan(wish, identity::seed(&op), core.clock.now());
@@ -109,12 +118,19 @@ pub async fn validate(core: &Core, create: CreateInstance) -> Result<Outcome, Re
         return Err(problem.into());
     }
     let charge = placement::charge_of(&planned.decision.candidates, Beside::of(&spec));
+    if let Some(first) = planned.decision.candidates.first() {
+        let pot =
+            Pot { project, provider: Some(first.adapter.clone()), region: Some(first.region.clone()), gpu_model: None };
+        let (money, moment) = ((&spends, &pots), (&Moment::of(now), spec.active_deadline_seconds));
+        spend::affords(&tree, money, (&Pots::new(), &[(pot, charge)].into()), moment)
+            .map_err(|shortage| Refusal::from(quota_problem(shortage)))?;
+    }
     let used = meridian_policies::quota::charge(usage.used, charge, &usage.limits)
         .map_err(|shortage| Refusal::from(quota_problem(shortage)))?;
     Ok(Outcome::Validated(Box::new(views::Validation {
         spec: Some(spec),
         placement: Some(planned.decision),
         quota: Some(quota_view(&create.tenant, Some(used), usage.limits)),
-        warnings: Vec::new(),
+        warnings,
     })))
 }

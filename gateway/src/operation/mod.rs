@@ -11,7 +11,7 @@ pub mod claim;
 pub mod create;
 pub mod delete;
 pub mod directory;
-mod quotas;
+pub mod quotas;
 pub mod read;
 
 use std::{
@@ -509,7 +509,14 @@ async fn perform(core: &Core, admitted: Admitted) -> Result<Outcome, Refusal> {
 
 /// The quota resource.
 fn quota_view(tenant: &TenantId, used: Option<Charge>, limits: QuotaLimits) -> views::Quota {
-    views::Quota { name: format!("tenants/{tenant}/quotas/{ROOT_NAME}"), parent: None, limits, used, lines: Vec::new() }
+    views::Quota {
+        name: format!("tenants/{tenant}/quotas/{ROOT_NAME}"),
+        parent: None,
+        limits,
+        used,
+        lines: Vec::new(),
+        budget: None,
+    }
 }
 
 /// Longest time after which a client should come back while the ledger is rebuilt, seconds: an estimate may be wrong.

@@ -262,7 +262,7 @@ pub async fn project_quotas(core: &Core, reach: &Reach) -> Result<Outcome, Refus
         Reach::All => return Ok(Outcome::Quotas(quotas(core).await)),
     };
     let books = core.ledger.books(tenant).await.map_err(|e| read_refusal(&e))?;
-    Ok(Outcome::Quotas(views::Page { items: trees::nodes(tenant, &books), next_after: None }))
+    Ok(Outcome::Quotas(views::Page { items: trees::nodes(tenant, &books, core.clock.now()), next_after: None }))
 }
 
 /// The quota of one project.
@@ -272,7 +272,7 @@ pub async fn project_quotas(core: &Core, reach: &Reach) -> Result<Outcome, Refus
 pub async fn project_quota(core: &Core, tenant: &TenantId, project: &ProjectName) -> Result<Outcome, Refusal> {
     let books = core.ledger.books(tenant).await.map_err(|e| read_refusal(&e))?;
     let name = format!("tenants/{tenant}/quotas/{project}");
-    let found = trees::nodes(tenant, &books).into_iter().find(|quota| quota.name == name);
+    let found = trees::nodes(tenant, &books, core.clock.now()).into_iter().find(|quota| quota.name == name);
     found.map(|quota| Outcome::Quota(Box::new(quota))).ok_or_else(Refusal::not_found)
 }
 

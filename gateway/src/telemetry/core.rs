@@ -6,7 +6,7 @@ use meridian_policies::health::BreakerView;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::Unit,
+    registry::{Registry, Unit},
 };
 
 use super::{Metrics, budget::BudgetMetrics, directory::DirectoryMetrics, reconcile::ReconcileMetrics};
@@ -90,6 +90,8 @@ pub struct CoreMetrics {
     feed_age: Gauge,
     journal_unwritable: Gauge,
     limits_differ: Gauge,
+    soft_budgets: Gauge,
+    hard_budgets: Gauge,
     /// Those of the directory.
     pub directory: DirectoryMetrics,
     /// Those of the reconciler.
@@ -130,6 +132,8 @@ impl CoreMetrics {
             feed_age: Gauge::default(),
             journal_unwritable: Gauge::default(),
             limits_differ: Gauge::default(),
+            soft_budgets: Gauge::default(),
+            hard_budgets: Gauge::default(),
             directory: DirectoryMetrics::register(metrics),
             reconcile: ReconcileMetrics::register(metrics),
             budget: BudgetMetrics::register(metrics),
@@ -175,13 +179,28 @@ impl CoreMetrics {
                 "1 while this gateway takes no creates because its intent journal cannot be written",
                 core.journal_unwritable.clone(),
             );
-            r.register(
-                "meridian_quota_limits_differ",
-                "Tenants whose limits in the ledger are not those of this gateway's configuration",
-                core.limits_differ.clone(),
-            );
+            core.register_quotas(r);
         });
         Arc::new(core)
+    }
+
+    /// Those of limits and budgets.
+    fn register_quotas(&self, r: &mut Registry) {
+        r.register(
+            "meridian_quota_limits_differ",
+            "Tenants whose limits in the ledger are not those of this gateway's configuration",
+            self.limits_differ.clone(),
+        );
+        r.register(
+            "meridian_quota_soft_budgets_passed",
+            "Tenants and projects that have passed their soft budget of the month, as of the last minute",
+            self.soft_budgets.clone(),
+        );
+        r.register(
+            "meridian_quota_hard_budgets_reached",
+            "Tenants and projects that have spent their hard budget of the month, as of the last minute",
+            self.hard_budgets.clone(),
+        );
     }
 
     /// Metrics that nobody reads, for tests.
@@ -251,7 +270,13 @@ impl CoreMetrics {
         self.journal_unwritable.set(i64::from(is_so));
     }
 
-    /// For how many tenants ledger and configuration name other limits.
+    /// How many nodes of quota trees have passed their soft budget, and how many have reached their hard one.
+    pub fn budgets_passed(&self, soft: usize, hard: usize) {
+        self.soft_budgets.set(i64::try_from(soft).unwrap_or(i64::MAX));
+        self.hard_budgets.set(i64::try_from(hard).unwrap_or(i64::MAX));
+    }
+
+    /// How many tenants have other limits in the ledger than in this gateway's configuration.
     pub fn limits_differ(&self, tenants: usize) {
         self.limits_differ.set(i64::try_from(tenants).unwrap_or(i64::MAX));
     }

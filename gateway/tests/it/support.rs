@@ -355,6 +355,7 @@ pub(crate) fn quota() -> views::Quota {
         used: Some(Charge { instances: 3, ..Charge::default() }),
         parent: None,
         lines: Vec::new(),
+        budget: None,
     }
 }
 

@@ -192,8 +192,8 @@ impl Ledger for Trapped {
         self.inner.books(tenant)
     }
 
-    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree) -> LedgerFuture<'_, ()> {
-        self.inner.set_tree(tenant, tree)
+    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree, now: Time) -> LedgerFuture<'_, ()> {
+        self.inner.set_tree(tenant, tree, now)
     }
 
     fn expire(&self, keep_until: Time, forget_until: Time, limit: usize) -> LedgerFuture<'_, usize> {

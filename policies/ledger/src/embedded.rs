@@ -56,7 +56,7 @@ use self::{
     leases::Leases,
     tables::{
         DUE, Fault, LIMITS, META, META_SCHEMA, META_SEAL, META_STORE, NAMES, OPERATIONS, POTS, SCHEMA_VERSION, SPECS,
-        TOMBSTONES, TREES, Tables, USAGE,
+        SPENDS, TOMBSTONES, TREES, Tables, USAGE,
     },
     writer::{Job, Store},
 };
@@ -376,13 +376,14 @@ impl Ledger for EmbeddedLedger {
                 limits: tables::read_json(&tx.open_table(LIMITS)?, "limits", &tenant)?,
             };
             let lie = pots::read(&tx.open_table(POTS)?, &tenant)?;
-            Ok(Books { usage, pots: lie, tree: pots::read_tree(&tx.open_table(TREES)?, &tenant)? })
+            let tree = pots::read_tree(&tx.open_table(TREES)?, &tenant)?;
+            Ok(Books { usage, pots: lie, tree, spends: pots::read_spends(&tx.open_table(SPENDS)?, &tenant)? })
         }))
     }
 
-    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree) -> LedgerFuture<'_, ()> {
+    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree, now: Time) -> LedgerFuture<'_, ()> {
         let (tenant, tree) = (tenant.clone(), tree.clone());
-        Box::pin(self.write(move |t| pots::set_tree(t, &tenant, &tree)))
+        Box::pin(self.write(move |t| pots::set_tree(t, &tenant, &tree, now)))
     }
 
     fn expire(&self, keep_until: Time, forget_until: Time, limit: usize) -> LedgerFuture<'_, usize> {
@@ -509,6 +510,7 @@ fn write_meta(tx: &redb::WriteTransaction, store: &str, seal: &[u8]) -> Result<(
     tx.open_table(LIMITS)?;
     tx.open_table(POTS)?;
     tx.open_table(TREES)?;
+    tx.open_table(SPENDS)?;
     Ok(())
 }
 
@@ -518,7 +520,7 @@ fn check_all(path: &Path, db: &Database, sealer: &Sealer, store: &str) -> Result
     let mut tx = db.begin_write().map_err(|e| damaged(e.to_string()))?;
     writer::make_durable(&mut tx, false).map_err(damaged)?;
     // A file of an older version lacks some.
-    let is_whole = tx.list_tables().map_err(|e| damaged(e.to_string()))?.any(|table| table.name() == POTS.name());
+    let is_whole = tx.list_tables().map_err(|e| damaged(e.to_string()))?.any(|table| table.name() == SPENDS.name());
     let (report, dirty) = {
         let trees = pots::Trees::default();
         let mut tables = Tables::open(&tx, (sealer, &trees), store).map_err(|f| damaged(writer::reason(f)))?;

@@ -33,7 +33,7 @@ use meridian_model::{
     quota::QuotaTree,
     time::Time,
 };
-use meridian_policies::quota::parts::Pots;
+use meridian_policies::quota::{parts::Pots, spend::Spends};
 
 pub use self::known::Known;
 pub use self::rules::{broken_rule, tombstone};
@@ -190,6 +190,8 @@ pub struct Books {
     pub pots: Pots,
     /// The quota tree.
     pub tree: QuotaTree,
+    /// What each project spends; empty unless the tree has a budget.
+    pub spends: Spends,
 }
 
 /// One page of a walk over all records.
@@ -277,11 +279,12 @@ pub trait Ledger: Debug + Send + Sync + 'static {
     fn books(&self, tenant: &TenantId) -> LedgerFuture<'_, Books>;
 
     /// Sets a tenant's quota tree. What is in use already is not touched: a node that is over its quota takes nothing
-    /// more, and what belongs to a node that is gone counts on the root.
+    /// more, and what belongs to a node that is gone counts on the root. From a tree with a budget on, what the tenant spends
+    /// is kept.
     ///
     /// # Errors
     /// [`LedgerError::Invalid`] when the tree is not valid ([`meridian_policies::quota::tree::Tree::new`]).
-    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree) -> LedgerFuture<'_, ()>;
+    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree, now: Time) -> LedgerFuture<'_, ()>;
 
     /// Forgets tombstones of records whose last write was before `forget_until`, then shrinks gone records whose
     /// last write was before `keep_until` to tombstones (RELIABILITY 2.6); oldest first, at most `limit` and at

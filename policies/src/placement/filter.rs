@@ -311,6 +311,9 @@ fn check_zone(view: &mut View<'_>, zone: &ZoneView, demand: &Demand<'_>, now: Ti
     }
     view.price = zone.prices.get(&class).copied();
     if let Some(divided) = demand.quota.as_ref().and_then(|tenant| tenant.divided.as_ref()) {
+        if view.price.is_none() && divided.tree.needs_price(divided.project.as_ref()) {
+            view.reject(Filter::TenantQuota, "its price is not known, and the tenant's money is limited");
+        }
         let charge = quota::charge_of(&class.shape, Beside::of(spec).at(view.price));
         if let Err(short) = divided.holds(view.backend, &class.shape, charge) {
             let whose = short.node.as_ref().map(|node| format!(" of project {node}")).unwrap_or_default();

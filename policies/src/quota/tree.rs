@@ -24,7 +24,7 @@ use meridian_model::{
     error::QuotaShortage,
     ids::ProjectName,
     operation::OperationRecord,
-    quota::{Line, LineQuota, QuotaTree, Resource, Scope},
+    quota::{Budget, Line, LineQuota, QuotaTree, Resource, Scope, UnknownPrice},
 };
 
 use super::parts::{Pot, Pots};
@@ -97,6 +97,8 @@ pub struct Tree {
     /// The parent of each; the root's is itself.
     parents: Vec<usize>,
     pools: Vec<Pool>,
+    /// What each may spend.
+    budgets: Vec<Option<Budget>>,
 }
 
 /// How one node stands in one line.
@@ -183,6 +185,10 @@ impl Tree {
         }
         for node in &config.nodes {
             let who = node.name.as_ref().map_or("the tenant", ProjectName::as_str);
+            if node.budget.is_some_and(|b| b.hard.max(b.soft).unwrap_or_default() > AMOUNT_MAX) {
+                let most = format!("use at most {}", Resource::Cost.text(AMOUNT_MAX));
+                faults.push(fault(format!("{who}, budget"), "it is too large".to_owned(), most));
+            }
             for (line, quota) in &node.lines {
                 let all =
                     [quota.nominal, quota.borrowing_limit, quota.lending_limit, quota.limit, quota.failover_reserve];
@@ -209,13 +215,51 @@ impl Tree {
             pool(line, &names.iter().map(quota).collect::<Vec<_>>(), &parents)
         });
         let pools = pools.collect();
-        Ok(Self { names, parents, pools })
+        let budget = |name: &Option<ProjectName>| {
+            config.nodes.iter().find(|node| node.name == *name).and_then(|node| node.budget)
+        };
+        let budgets = names.iter().map(budget).collect();
+        Ok(Self { names, parents, pools, budgets })
     }
 
     /// Whether it limits nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.pools.is_empty()
+        self.pools.is_empty() && !self.has_budgets()
+    }
+
+    /// Whether any node may spend only so much.
+    #[must_use]
+    pub fn has_budgets(&self) -> bool {
+        self.budgets.iter().any(Option::is_some)
+    }
+
+    /// What a node may spend.
+    #[must_use]
+    pub fn budget(&self, n: usize) -> Option<&Budget> {
+        self.budgets.get(n)?.as_ref()
+    }
+
+    /// The name of a node; none of the root.
+    #[must_use]
+    pub fn name(&self, n: usize) -> Option<&ProjectName> {
+        self.names.get(n)?.as_ref()
+    }
+
+    /// Whether an instance of a project must have a known price: a budget above it says so, or its cost is limited and no
+    /// budget says otherwise.
+    #[must_use]
+    pub fn needs_price(&self, project: Option<&ProjectName>) -> bool {
+        let path = self.path(self.place(project));
+        let budgets: Vec<&Budget> = path.iter().filter_map(|n| self.budget(*n)).collect();
+        let limits = |pool: &Pool| {
+            let limited = |n: &usize| pool.cells.get(*n).is_some_and(|cell| cell.limit.is_some());
+            pool.line.resource == Resource::Cost && (pool.pooled || path.iter().any(limited))
+        };
+        match budgets.as_slice() {
+            [] => self.pools.iter().any(limits),
+            some => some.iter().any(|budget| budget.unknown_price == UnknownPrice::Refuse),
+        }
     }
 
     /// The nodes in their order, each with its parent's place in it.
@@ -235,8 +279,9 @@ impl Tree {
         self.names.iter().any(|name| name.as_ref() == Some(project))
     }
 
-    /// The place of a project among the nodes. What belongs to none that is there any more is the root's.
-    fn place(&self, project: Option<&ProjectName>) -> usize {
+    /// The place of a project among the nodes; it is in range unless there is no tree. What belongs to none that is there any more is the root's.
+    #[must_use]
+    pub fn place(&self, project: Option<&ProjectName>) -> usize {
         self.names.iter().position(|name| name.as_ref() == project).unwrap_or_default()
     }
 
@@ -288,7 +333,8 @@ impl Tree {
     }
 
     /// From a node to the root.
-    fn path(&self, node: usize) -> Vec<usize> {
+    #[must_use]
+    pub fn path(&self, node: usize) -> Vec<usize> {
         let mut path = vec![node];
         let mut n = node;
         while n != 0 && path.len() <= LEVELS_MAX {

@@ -187,9 +187,9 @@ impl Ledger for Flaky {
         self.or(|| self.inner.books(&tenant))
     }
 
-    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree) -> LedgerFuture<'_, ()> {
+    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree, now: Time) -> LedgerFuture<'_, ()> {
         let (tenant, tree) = (tenant.clone(), tree.clone());
-        self.or(|| self.inner.set_tree(&tenant, &tree))
+        self.or(|| self.inner.set_tree(&tenant, &tree, now))
     }
 
     fn expire(&self, keep_until: Time, forget_until: Time, limit: usize) -> LedgerFuture<'_, usize> {

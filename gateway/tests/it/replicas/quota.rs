@@ -29,18 +29,31 @@ nominal = { instances = 4 }
 name = "blog"
 nominal = { instances = 4 }
 lendingLimit = { instances = 1 }
+[[tenants]]
+name = "thrift"
+defaultNetworkProfile = "default"
+[[tenants.projects]]
+name = "rich"
+budget = { hard = "1000000", soft = "0.000001" }
+[[tenants.projects]]
+name = "poor"
+budget = { hard = "0.000001" }
 "#;
 
 async fn create_in(core: &Arc<Core>, project: &str, name: &str) -> Result<Outcome, Refusal> {
-    let mut action = create("retail", name, name, &spec());
+    create_of(core, "retail", project, name).await
+}
+
+async fn create_of(core: &Arc<Core>, tenant: &str, project: &str, name: &str) -> Result<Outcome, Refusal> {
+    let mut action = create(tenant, name, name, &spec());
     if let Action::CreateInstance(create) = &mut action {
         create.project = Some(project.parse().unwrap());
     }
-    ask(core, "retail", action).await
+    ask(core, tenant, action).await
 }
 
-async fn quotas(core: &Arc<Core>) -> Vec<views::Quota> {
-    match ask(core, "retail", Action::ListQuotas(Some("retail".parse().unwrap()))).await {
+async fn quotas(core: &Arc<Core>, tenant: &str) -> Vec<views::Quota> {
+    match ask(core, tenant, Action::ListQuotas(Some(tenant.parse().unwrap()))).await {
         Ok(Outcome::Quotas(page)) => page.items,
         other => panic!("{other:?}"),
     }
@@ -75,7 +88,7 @@ async fn a_tree_is_met_and_not_passed(world: &World, b: &Arc<Core>) {
     assert!(regions.get("ap-guangzhou").is_none_or(|n| *n <= 3), "{regions:?}");
     assert_eq!(world.ever().await.len(), 8);
 
-    let quotas = quotas(b).await;
+    let quotas = quotas(b, "retail").await;
     let used: Vec<(&str, u64)> =
         quotas.iter().map(|quota| (quota.name.as_str(), quota.used.unwrap().instances)).collect();
     let (blog, shop) = (of("blog") as u64, of("shop") as u64);
@@ -113,4 +126,17 @@ async fn a_quota_tree_is_met_and_not_passed_through_two_gateways() {
 async fn a_quota_tree_is_met_and_not_passed_through_two_gateways_on_a_redis() {
     let (_server, world, b) = on_redis::pair_with(&extra()).await;
     a_tree_is_met_and_not_passed(&world, &b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_keeps_out_what_it_does_not_pay() {
+    let (_server, world, b) = on_redis::pair_with(&extra()).await;
+    let refusal = create_of(&world.core, "thrift", "poor", "no").await.unwrap_err();
+    let shortage = refusal.problem.quota.unwrap();
+    assert_eq!((&*shortage.dimension, shortage.node.as_ref().map(AsRef::as_ref)), ("budget", Some("poor")));
+    assert!(matches!(create_of(&world.core, "thrift", "rich", "yes").await, Ok(Outcome::Created { .. })));
+    let rich = quotas(&b, "thrift").await.into_iter().find(|quota| quota.name.ends_with("/rich")).unwrap();
+    let budget = rich.budget.unwrap();
+    assert_ne!(budget.cost_per_hour, "0", "{budget:?}");
+    assert_eq!((budget.hard.as_deref(), budget.mode), (Some("1000000"), "committed"));
 }

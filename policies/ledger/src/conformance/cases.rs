@@ -307,6 +307,7 @@ fn sample_tree(lines: &[(&str, &str, LineQuota)]) -> QuotaTree {
             .filter(|(node, ..)| *node == name)
             .map(|(_, line, quota)| (line.parse().expect("a line"), *quota))
             .collect(),
+        ..QuotaNode::default()
     };
     let nodes = [("", ""), ("team", ""), ("shop", "team"), ("blog", "team"), ("lab", "")];
     QuotaTree { nodes: nodes.into_iter().map(node).collect() }
@@ -321,7 +322,7 @@ async fn a_tree_holds_every_place_and_project(ledger: Arc<dyn Ledger>) {
         ("shop", "cost@provider:cloud-b", limit(10)),
         ("lab", "gpu:T4", limit(1)),
     ]);
-    ledger.set_tree(&acme, &tree).await.expect("tree");
+    ledger.set_tree(&acme, &tree, at(0)).await.expect("tree");
     assert_eq!(ledger.books(&acme).await.expect("books").tree, tree);
     let priced = |cost| Charge { cost: PricePerHour(cost), ..one_instance(1000) };
     let gpu = Charge { gpu: 1, ..one_instance(1) };
@@ -351,7 +352,7 @@ async fn a_tree_holds_every_place_and_project(ledger: Arc<dyn Ledger>) {
             (answer, short) => panic!("wish {n}: {answer:?}, not {short:?}"),
         }
     }
-    ledger.set_tree(&acme, &QuotaTree::default()).await.expect("tree");
+    ledger.set_tree(&acme, &QuotaTree::default(), at(0)).await.expect("tree");
     let record = claim_new(&*ledger, sample_claim("acme", "free", "free")).await;
     write(&*ledger, placed(record, (Some("shop"), "cloud-b", "r2"), priced(11))).await;
     assert_eq!(ledger.books(&acme).await.expect("books").tree, QuotaTree::default());
@@ -364,7 +365,7 @@ async fn parallel_creates_share_what_is_lent(ledger: Arc<dyn Ledger>) {
         ("blog", "instances", LineQuota { lending_limit: Some(2), ..of(6) }),
         ("lab", "instances", LineQuota { borrowing_limit: Some(1), ..of(3) }),
     ]);
-    ledger.set_tree(&id("acme"), &tree).await.expect("tree");
+    ledger.set_tree(&id("acme"), &tree, at(0)).await.expect("tree");
     let creates = async |project: &'static str, count: usize| {
         let ledger = &ledger;
         let answers = (0..count).map(|n| async move {
@@ -383,7 +384,7 @@ async fn parallel_creates_share_what_is_lent(ledger: Arc<dyn Ledger>) {
 async fn a_tree_that_is_not_valid_is_refused(ledger: Arc<dyn Ledger>) {
     let mut tree = sample_tree(&[]);
     tree.nodes.remove(1);
-    match ledger.set_tree(&id("acme"), &tree).await {
+    match ledger.set_tree(&id("acme"), &tree, at(0)).await {
         Err(LedgerError::Invalid { detail, .. }) => assert!(detail.contains("there is no node team"), "{detail}"),
         other => panic!("{other:?}"),
     }

@@ -16,6 +16,7 @@ use meridian_model::{
 use meridian_policies::quota::{
     self,
     parts::{Pots, move_parts, parts},
+    spend::{self, Moment, Spends},
     tree::{self, Tree},
 };
 use tokio::sync::Notify;
@@ -47,6 +48,7 @@ struct State {
     tombstones: BTreeMap<Key, OperationRecord>,
     limits: BTreeMap<TenantId, QuotaLimits>,
     trees: BTreeMap<TenantId, QuotaTree>,
+    spends: BTreeMap<TenantId, Spends>,
     leases: BTreeMap<String, Time>,
     seqs: BTreeMap<TenantId, u64>,
 }
@@ -172,6 +174,22 @@ impl MemoryLedger {
                 tree.admit(&state.pots(&next.tenant), &parts(old), &parts(&next), tree::class_of(&next))
         {
             return Ok(Stepped::QuotaExceeded(shortage));
+        }
+        let (before, after) = (parts(old), parts(&next));
+        let tree = state.trees.get(&next.tenant).and_then(|tree| Tree::new(tree).ok()).unwrap_or_default();
+        if tree.has_budgets() {
+            let moment = Moment::of(next.updated_at);
+            let (mut pots, spends) =
+                (state.pots(&next.tenant), state.spends.get(&next.tenant).cloned().unwrap_or_default());
+            let lifetime = next.spec.active_deadline_seconds;
+            if !step.over_quota
+                && let Err(shortage) = spend::affords(&tree, (&spends, &pots), (&before, &after), (&moment, lifetime))
+            {
+                return Ok(Stepped::QuotaExceeded(shortage));
+            }
+            move_parts(&mut pots, &before, &after);
+            let changed = spend::advanced(&spends, spend::repriced(&before, &after), &pots, &moment);
+            state.spends.entry(next.tenant.clone()).or_default().extend(changed);
         }
         next.rev += 1;
         next.seq = state.place(&next.tenant);
@@ -331,14 +349,28 @@ impl Ledger for MemoryLedger {
         let state = self.state();
         let limits = state.limits.get(tenant).copied().unwrap_or_default();
         let tree = state.trees.get(tenant).cloned().unwrap_or_default();
-        ready(Ok(Books { usage: Usage { used: state.used(tenant), limits }, pots: state.pots(tenant), tree }))
+        ready(Ok(Books {
+            usage: Usage { used: state.used(tenant), limits },
+            pots: state.pots(tenant),
+            tree,
+            spends: state.spends.get(tenant).cloned().unwrap_or_default(),
+        }))
     }
 
-    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree) -> LedgerFuture<'_, ()> {
-        if let Err(error) = valid_tree(tenant, tree) {
-            return ready(Err(error));
+    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree, now: Time) -> LedgerFuture<'_, ()> {
+        let valid = match valid_tree(tenant, tree) {
+            Ok(valid) => valid,
+            Err(error) => return ready(Err(error)),
+        };
+        let mut state = self.state();
+        state.trees.insert(tenant.clone(), tree.clone());
+        if valid.has_budgets() {
+            let (pots, spends) = (state.pots(tenant), state.spends.get(tenant).cloned().unwrap_or_default());
+            let all = spend::all_projects(&spends, &pots);
+            state.spends.insert(tenant.clone(), spend::advanced(&spends, all, &pots, &Moment::of(now)));
+        } else {
+            state.spends.remove(tenant);
         }
-        self.state().trees.insert(tenant.clone(), tree.clone());
         ready(Ok(()))
     }
 

@@ -10,12 +10,14 @@ use std::{
 
 use meridian_model::{
     error::QuotaShortage,
-    ids::TenantId,
+    ids::{IdError, ProjectName, TenantId},
     operation::{Charge, OperationRecord},
     quota::QuotaTree,
+    time::Time,
 };
 use meridian_policies::quota::{
-    parts::{Pot, Pots, parts},
+    parts::{Pot, Pots, move_parts, parts},
+    spend::{self, Moment, RATE_MAX, Spend, Spends},
     tree::{Tree, class_of},
 };
 use redb::ReadableTable;
@@ -25,8 +27,15 @@ use super::{
     tables::{Fault, Tables, damaged, decode, encode, pair_key},
 };
 
-/// What a step changes of where charges lie: key, and what is there then; none is nothing.
-pub(super) type Moves = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+/// Keys with their values.
+type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What a step changes of where charges lie (key, and what is there then; none is nothing), and of what is spent.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    pots: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    spends: Rows,
+}
 
 /// Trees by tenant, with the bytes each was made from.
 pub(super) type Trees = Mutex<BTreeMap<TenantId, (Vec<u8>, Arc<Tree>)>>;
@@ -95,15 +104,30 @@ pub(super) fn moves(
     let tenant = &next.tenant;
     let (before, after) = (parts(old), parts(next));
     if before == after {
-        return Ok(Ok(Moves::new()));
+        return Ok(Ok(Moves::default()));
     }
-    if !over_quota && let Some(tree) = tree(t, tenant)? {
-        let held = read(&t.pots, tenant)?;
-        if let Err(shortage) = tree.admit(&held, &before, &after, class_of(next)) {
+    let mut moves = Moves::default();
+    if let Some(tree) = tree(t, tenant)? {
+        let mut held = read(&t.pots, tenant)?;
+        if !over_quota && let Err(shortage) = tree.admit(&held, &before, &after, class_of(next)) {
             return Ok(Err(shortage));
         }
+        if tree.has_budgets() {
+            let (moment, lifetime) = (Moment::of(next.updated_at), next.spec.active_deadline_seconds);
+            let spends = read_spends(&t.spends, tenant)?;
+            let changes = (&before, &after);
+            if !over_quota && let Err(shortage) = spend::affords(&tree, (&spends, &held), changes, (&moment, lifetime))
+            {
+                return Ok(Err(shortage));
+            }
+            move_parts(&mut held, &before, &after);
+            if spend::rate_of(&held) > RATE_MAX {
+                return Err(super::tables::invalid(next, "the tenant's usage would be larger than can be counted"));
+            }
+            let changed = spend::advanced(&spends, spend::repriced(&before, &after), &held, &moment);
+            moves.spends = encode_spends(tenant, changed)?;
+        }
     }
-    let mut moves = Moves::new();
     let new = after.keys().filter(|pot| !before.contains_key(*pot));
     for pot in before.keys().chain(new) {
         let key = key(tenant, pot);
@@ -117,14 +141,17 @@ pub(super) fn moves(
         let sum = amounts::sum(&kept, &part(&after))
             .ok_or_else(|| super::tables::invalid(next, "the tenant's usage would be larger than can be counted"))?;
         let bytes = if sum == Charge::default() { None } else { Some(encode(&sum)?) };
-        moves.push((key, bytes));
+        moves.pots.push((key, bytes));
     }
     Ok(Ok(moves))
 }
 
 /// Carries moves out.
 pub(super) fn carry_out(t: &mut Tables<'_>, moves: Moves) -> Result<(), Fault> {
-    for (key, bytes) in moves {
+    for (key, bytes) in moves.spends {
+        t.spends.insert(key.as_slice(), bytes.as_slice())?;
+    }
+    for (key, bytes) in moves.pots {
         match bytes {
             Some(bytes) => drop(t.pots.insert(key.as_slice(), bytes.as_slice())?),
             None => drop(t.pots.remove(key.as_slice())?),
@@ -133,8 +160,46 @@ pub(super) fn carry_out(t: &mut Tables<'_>, moves: Moves) -> Result<(), Fault> {
     Ok(())
 }
 
-pub(super) fn set_tree(t: &mut Tables<'_>, tenant: &TenantId, tree: &QuotaTree) -> Result<(), Fault> {
-    crate::rules::valid_tree(tenant, tree).map_err(Fault::Command)?;
+fn encode_spends(tenant: &TenantId, spends: Spends) -> Result<Rows, Fault> {
+    let one = |(project, spend): (Option<ProjectName>, Spend)| {
+        Ok((pair_key(tenant, project.as_ref().map_or("", ProjectName::as_str)), encode(&spend)?))
+    };
+    spends.into_iter().map(one).collect()
+}
+
+/// What each project of a tenant spends.
+pub(super) fn read_spends(
+    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    tenant: &TenantId,
+) -> Result<Spends, Fault> {
+    let from = pair_key(tenant, "");
+    let mut spends = Spends::new();
+    for entry in table.range(from.as_slice()..)? {
+        let (key, value) = entry?;
+        let Some(name) = key.value().strip_prefix(from.as_slice()) else { break };
+        let name = std::str::from_utf8(name).map_err(|e| damaged("spends", key.value(), e.to_string()))?;
+        let project = if name.is_empty() { None } else { Some(name.parse()) };
+        let project = project.transpose().map_err(|e: IdError| damaged("spends", key.value(), e.to_string()))?;
+        spends.insert(project, decode("spends", key.value(), value.value())?);
+    }
+    Ok(spends)
+}
+
+pub(super) fn set_tree(t: &mut Tables<'_>, tenant: &TenantId, tree: &QuotaTree, now: Time) -> Result<(), Fault> {
+    let valid = crate::rules::valid_tree(tenant, tree).map_err(Fault::Command)?;
+    let (pots, spends) = (read(&t.pots, tenant)?, read_spends(&t.spends, tenant)?);
+    if valid.has_budgets() {
+        let all = spend::all_projects(&spends, &pots);
+        for (key, bytes) in encode_spends(tenant, spend::advanced(&spends, all, &pots, &Moment::of(now)))? {
+            t.spends.insert(key.as_slice(), bytes.as_slice())?;
+            t.dirty = true;
+        }
+    } else {
+        for (key, _) in encode_spends(tenant, spends)? {
+            t.spends.remove(key.as_slice())?;
+            t.dirty = true;
+        }
+    }
     if read_tree(&t.trees, tenant)? == *tree {
         return Ok(());
     }

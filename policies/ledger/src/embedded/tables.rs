@@ -11,6 +11,7 @@
 //! | `usage`, `limits` | tenant | charge and limits as JSON |
 //! | `pots` | tenant 0 project, provider, region, GPU model | the charges that lie there, as JSON |
 //! | `trees` | tenant | quota tree as JSON; only of tenants that have one |
+//! | `spends` | tenant 0 project | what it spends, as JSON; only of tenants with a budget |
 //! | `seqs` | tenant | place of its last write |
 //! | `meta` | name | see the constants |
 //!
@@ -46,6 +47,7 @@ pub(super) const USAGE: TableDefinition<'static, &str, Bytes> = TableDefinition:
 pub(super) const LIMITS: TableDefinition<'static, &str, Bytes> = TableDefinition::new("limits");
 pub(super) const POTS: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new("pots");
 pub(super) const TREES: TableDefinition<'static, &str, Bytes> = TableDefinition::new("trees");
+pub(super) const SPENDS: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new("spends");
 pub(super) const SEQS: TableDefinition<'static, &str, u64> = TableDefinition::new("seqs");
 pub(super) const META: TableDefinition<'static, &str, Bytes> = TableDefinition::new("meta");
 
@@ -223,6 +225,7 @@ pub(super) struct Tables<'t> {
     pub(super) limits: Table<'t, &'static str, Bytes>,
     pub(super) pots: Table<'t, Bytes, Bytes>,
     pub(super) trees: Table<'t, &'static str, Bytes>,
+    pub(super) spends: Table<'t, Bytes, Bytes>,
     pub(super) seqs: Table<'t, &'static str, u64>,
     /// The transaction, for tables that few commands need.
     pub(super) tx: &'t WriteTransaction,
@@ -252,6 +255,7 @@ impl<'t> Tables<'t> {
             limits: tx.open_table(LIMITS)?,
             pots: tx.open_table(POTS)?,
             trees: tx.open_table(TREES)?,
+            spends: tx.open_table(SPENDS)?,
             seqs: tx.open_table(SEQS)?,
             tx,
             sealer,

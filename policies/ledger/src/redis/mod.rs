@@ -12,6 +12,7 @@
 //! | `T:usage`, `T:limits` | hash | dimension 1 to 5 (instances, cpu, memory, gpu, public addresses) -> amount |
 //! | `T:pots` | hash | where the charges lie: project, provider, region and GPU model -> seven amounts (and disk, price) in words; `#`: the generation under which they were added up (`lua/pots.lua`) |
 //! | `T:tree` | hash | the quota tree: `json` as it was given, `plan` as scripts read it; not there without one |
+//! | `T:spends` | hash | project (`-`: the tenant itself) -> month, spent, rest, since, rate, spent in the month before, in words; only where there is a budget |
 //! | `T:changed` | zset | operation by place: the feed |
 //! | `T:ops` | zset | operations, all of score 0: the order of pages |
 //! | `T:open:OWNER` | zset | operations that are due and have this owner, all of score 0 |
@@ -273,12 +274,14 @@ impl RedisLedger {
         // Older gateways count five dimensions; the other two are only in the pots.
         let Charge { disk, cost, .. } = parts::total(lie.values());
         let tree = pots::tree_of(reply.part(3))?;
-        Ok(Books { usage: Usage { used: Charge { disk, cost, ..used }, limits }, pots: lie, tree })
+        let spends = pots::spends_of(reply.part(4));
+        let spends = spends.ok_or_else(|| record::damaged(format!("{tenant}/spends"), "not six numbers"))?;
+        Ok(Books { usage: Usage { used: Charge { disk, cost, ..used }, limits }, pots: lie, tree, spends })
     }
 
-    async fn write_tree(&self, tenant: &TenantId, tree: &QuotaTree) -> Result<(), LedgerError> {
-        let texts = pots::tree_texts(tenant, tree)?;
-        let args = [texts[0].as_bytes(), texts[1].as_bytes()];
+    async fn write_tree(&self, tenant: &TenantId, tree: &QuotaTree, now: Time) -> Result<(), LedgerError> {
+        let ([json, plan], moment) = (pots::tree_texts(tenant, tree)?, pots::moment_text(now, None));
+        let args = [json.as_bytes(), plan.as_bytes(), moment.as_bytes()];
         if self.run(&self.scripts.tree, tenant, &args, false).await?.is_none() {
             self.enrol(tenant).await?;
             self.run(&self.scripts.tree, tenant, &args, false).await?.ok_or_else(tenants::lost)?;
@@ -404,9 +407,9 @@ impl Ledger for RedisLedger {
         Box::pin(async move { self.read_books(&tenant).await })
     }
 
-    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree) -> LedgerFuture<'_, ()> {
+    fn set_tree(&self, tenant: &TenantId, tree: &QuotaTree, now: Time) -> LedgerFuture<'_, ()> {
         let (tenant, tree) = (tenant.clone(), tree.clone());
-        Box::pin(async move { self.write_tree(&tenant, &tree).await })
+        Box::pin(async move { self.write_tree(&tenant, &tree, now).await })
     }
 
     fn expire(&self, keep_until: Time, forget_until: Time, limit: usize) -> LedgerFuture<'_, usize> {

@@ -4,10 +4,12 @@ use meridian_model::{
     ids::{AdapterName, ProjectName, RegionId, TenantId},
     operation::Charge,
     quantity::{MemoryMib, MilliCpu, PricePerHour},
-    quota::{QuotaTree, Resource, Scope},
+    quota::{Budget, BudgetMode, QuotaTree, Resource, Scope},
+    time::Time,
 };
 use meridian_policies::quota::{
     parts::{Pots, model_word},
+    spend::{Moment, Spend, Spends},
     tree::{Cell, Tree},
 };
 use redis::Value;
@@ -72,7 +74,27 @@ pub(super) fn tree_texts(tenant: &TenantId, config: &QuotaTree) -> Result<[Strin
     Ok([json, plan(&tree)])
 }
 
-/// See `lua/pots.lua`, `lacks_room`.
+/// A moment as scripts read it, with the seconds that an instance may run.
+pub(super) fn moment_text(now: Time, lifetime: Option<u32>) -> String {
+    let Moment { now, month, start, end, before } = Moment::of(now);
+    let lifetime = lifetime.map_or_else(|| NONE.to_owned(), |seconds| seconds.to_string());
+    format!("{now} {month} {start} {end} {before} {lifetime}")
+}
+
+/// What is spent, from the fields of its hash.
+pub(super) fn spends_of(value: &Value) -> Option<Spends> {
+    let texts = values::texts(value)?;
+    let pairs = texts.chunks_exact(2).filter_map(|pair| if let [name, row] = pair { Some((name, row)) } else { None });
+    let one = |(name, row): (&String, &String)| {
+        let all: Vec<u64> = row.split(' ').map(|word| word.parse().ok()).collect::<Option<_>>()?;
+        let [month, spent, rest, since, rate, last] = <[u64; 6]>::try_from(all).ok()?;
+        let project = if name == NONE { None } else { Some(name.parse().ok()?) };
+        Some((project, Spend { month, spent, rest, since, rate, last }))
+    };
+    pairs.map(one).collect()
+}
+
+/// See `lua/pots.lua`, `parsed`.
 fn plan(tree: &Tree) -> String {
     let names: Vec<&str> = tree.nodes().map(|(name, _)| name.map_or(NONE, ProjectName::as_str)).collect();
     let parents: Vec<String> = tree.nodes().map(|(_, parent)| (parent + 1).to_string()).collect();
@@ -94,6 +116,15 @@ fn plan(tree: &Tree) -> String {
             words.push(reserve.to_string());
         }
         rows.push(words.join(" "));
+    }
+    if tree.has_budgets() {
+        let budget = |n| match tree.budget(n) {
+            Some(Budget { hard: Some(hard), mode: BudgetMode::Committed, .. }) => format!("{hard} c"),
+            Some(Budget { hard: Some(hard), mode: BudgetMode::Accrued, .. }) => format!("{hard} a"),
+            Some(Budget { hard: None, .. }) | None => format!("{NONE} {NONE}"),
+        };
+        let budgets: Vec<String> = (0..names.len()).map(budget).collect();
+        rows.push(format!("b {}", budgets.join(" ")));
     }
     rows.join("\n")
 }

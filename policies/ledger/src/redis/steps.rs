@@ -7,6 +7,7 @@ use meridian_model::{
 };
 use meridian_policies::quota::{
     self, parts,
+    spend::{self, Moment},
     tree::{self, Tree},
 };
 use redis::Value;
@@ -122,7 +123,8 @@ impl RedisLedger {
     ) -> Result<Option<Reply>, LedgerError> {
         let (fence, rev) = (record::fence_text(&next.fence), next.rev.to_string());
         let updated = next.updated_at.unix_ms().to_string();
-        let args: [&[u8]; 15] = [
+        let moment = pots::moment_text(next.updated_at, next.spec.active_deadline_seconds);
+        let args: [&[u8]; 16] = [
             next.op_id.as_str().as_bytes(),
             next.uid.as_str().as_bytes(),
             fence.as_bytes(),
@@ -138,6 +140,7 @@ impl RedisLedger {
             encoded.standing.as_bytes(),
             if over_quota { b"1" } else { b"" },
             encoded.parts.as_bytes(),
+            moment.as_bytes(),
         ];
         self.run(&self.scripts.step, &next.tenant, &args, true).await
     }
@@ -223,9 +226,14 @@ fn uncountable(next: &OperationRecord) -> LedgerError {
 fn full(next: &OperationRecord, reply: &Reply) -> Result<Stepped, LedgerError> {
     let parts = pots::pots_of(reply.part(0)).zip(values::text(reply.part(1)).as_deref().and_then(pots::parsed));
     let tree = pots::tree_of(reply.part(2))?;
-    let Some((held, old)) = parts else { return Err(reply.unexpected()) };
+    let (Some((held, old)), Some(spends)) = (parts, pots::spends_of(reply.part(3))) else {
+        return Err(reply.unexpected());
+    };
     let tree = Tree::new(&tree).map_err(|_| record::damaged(format!("{}/tree", next.tenant), "it is not valid"))?;
-    match tree.admit(&held, &old, &parts::parts(next), tree::class_of(next)) {
+    let (new, moment) = (parts::parts(next), Moment::of(next.updated_at));
+    let affords =
+        || spend::affords(&tree, (&spends, &held), (&old, &new), (&moment, next.spec.active_deadline_seconds));
+    match tree.admit(&held, &old, &new, tree::class_of(next)).and_then(|()| affords()) {
         Err(shortage) => Ok(Stepped::QuotaExceeded(shortage)),
         Ok(()) => Err(record::damaged(format!("{}/tree", next.tenant), "its two forms differ")),
     }

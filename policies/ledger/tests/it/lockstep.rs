@@ -13,7 +13,7 @@ use meridian_model::{
     ids::{OperationId, TenantId},
     operation::{Charge, OperationRecord, OperationState, QuotaLimits, Removal},
     quantity::{MilliCpu, PricePerHour},
-    quota::{LineQuota, QuotaNode, QuotaTree},
+    quota::{Budget, BudgetMode, LineQuota, QuotaNode, QuotaTree},
 };
 use proptest::prelude::*;
 
@@ -58,7 +58,8 @@ enum Command {
     Release { owner: usize },
     Abandoned { owner: usize },
     Limits { tenant: usize, instances: Option<u64>, cpu: Option<u64> },
-    Tree { tenant: usize, quotas: Vec<LineQuota> },
+    Tree { tenant: usize, quotas: Vec<LineQuota>, budgets: Vec<Option<Budget>> },
+    Pass { days: u64 },
     Expire { keep: u64, forget: u64, limit: usize },
     Restart,
 }
@@ -100,8 +101,13 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (0..OWNERS.len()).prop_map(|owner| Command::Abandoned { owner }),
         2 => (tenant, prop::option::of(0..5_u64), prop::option::of(0..3000_u64))
             .prop_map(|(tenant, instances, cpu)| Command::Limits { tenant, instances, cpu }),
-        4 => (0..TENANTS.len(), prop::collection::vec(quota(), 0..=PROJECTS.len() * LINES.len()))
-            .prop_map(|(tenant, quotas)| Command::Tree { tenant, quotas }),
+        4 => (
+            0..TENANTS.len(),
+            prop::collection::vec(quota(), 0..=PROJECTS.len() * LINES.len()),
+            prop::collection::vec(prop::option::weighted(0.3, budget()), PROJECTS.len()),
+        )
+            .prop_map(|(tenant, quotas, budgets)| Command::Tree { tenant, quotas, budgets }),
+        1 => (1..40_u64).prop_map(|days| Command::Pass { days }),
         2 => (0..70_u64, 0..70_u64, 0..3_usize)
             .prop_map(|(keep, forget, limit)| Command::Expire { keep, forget, limit }),
         1 => Just(Command::Restart),
@@ -120,7 +126,16 @@ fn quota() -> impl Strategy<Value = LineQuota> {
     )
 }
 
-fn tree(quotas: &[LineQuota]) -> QuotaTree {
+/// Of an amount that a few instances spend in a month.
+fn budget() -> impl Strategy<Value = Budget> {
+    let amount = || prop::option::of(0..6_000_u64);
+    (amount(), amount(), any::<bool>()).prop_map(|(hard, soft, accrued)| {
+        let mode = if accrued { BudgetMode::Accrued } else { BudgetMode::Committed };
+        Budget { hard, soft, mode, ..Budget::default() }
+    })
+}
+
+fn tree(quotas: &[LineQuota], budgets: &[Option<Budget>]) -> QuotaTree {
     let node = |(n, (name, parent)): (usize, &(&str, &str))| QuotaNode {
         name: (!name.is_empty()).then(|| id(name)),
         parent: (!parent.is_empty()).then(|| id(parent)),
@@ -129,6 +144,7 @@ fn tree(quotas: &[LineQuota]) -> QuotaTree {
             .enumerate()
             .filter_map(|(m, line)| Some((line.parse().unwrap(), *quotas.get(n * LINES.len() + m)?)))
             .collect(),
+        budget: budgets[n],
     };
     if quotas.is_empty() {
         return QuotaTree::default();
@@ -236,13 +252,14 @@ async fn run(ledger: &dyn Ledger, command: &Command, now: u64) -> Answer {
             let limits = QuotaLimits { instances: *instances, cpu: cpu.map(MilliCpu), ..QuotaLimits::default() };
             answer(ledger.set_limits(&id(TENANTS[*tenant]), limits).await, |()| Answer::Done)
         }
-        Command::Tree { tenant, quotas } => {
-            answer(ledger.set_tree(&id(TENANTS[*tenant]), &tree(quotas)).await, |()| Answer::Done)
+        Command::Tree { tenant, quotas, budgets } => {
+            let tree = tree(quotas, budgets);
+            answer(ledger.set_tree(&id(TENANTS[*tenant]), &tree, at(now)).await, |()| Answer::Done)
         }
         Command::Expire { keep, forget, limit } => {
             answer(ledger.expire(at(*keep), at(*forget), *limit).await, Answer::Count)
         }
-        Command::Restart => Answer::Done,
+        Command::Restart | Command::Pass { .. } => Answer::Done,
     }
 }
 
@@ -300,7 +317,12 @@ async fn feed(ledger: &dyn Ledger) -> Option<(Vec<OperationRecord>, FeedPosition
 async fn drive(path: &Path, commands: &[Command]) {
     let mut embedded: EmbeddedLedger = open_clean(path);
     let model = MemoryLedger::new(embedded.incarnation());
+    let mut passed = 0;
     for (now, command) in (0..).zip(commands) {
+        if let Command::Pass { days } = command {
+            passed += days * 86_400;
+        }
+        let now = now + passed;
         if matches!(command, Command::Restart) {
             drop(embedded);
             embedded = open_clean(path);
@@ -321,7 +343,12 @@ async fn drive_redis(server: &RedisServer, prefix: &str, commands: &[Command]) {
     let mut ledger = connect();
     ledger.initialise().await.unwrap();
     let model = MemoryLedger::new("model");
+    let mut passed = 0;
     for (now, command) in (0..).zip(commands) {
+        if let Command::Pass { days } = command {
+            passed += days * 86_400;
+        }
+        let now = now + passed;
         if matches!(command, Command::Restart) {
             for owner in OWNERS {
                 ledger.release(owner).await.unwrap();

@@ -14,10 +14,11 @@ use meridian_model::{
     ids::TenantId,
     operation::{Charge, OperationRecord},
     quantity::{MilliCpu, PricePerHour},
-    quota::{Line, LineQuota, QuotaNode, QuotaTree},
+    quota::{Budget, Line, LineQuota, QuotaNode, QuotaTree},
 };
 use meridian_policies::quota::{
     parts::{Pots, move_parts, parts},
+    spend::{self, Moment},
     tree::{Tree, class_of, counts},
 };
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -103,6 +104,7 @@ impl Case {
                 .map(|(m, line)| (line.parse().unwrap(), self.quotas[n * LINES.len() + m]))
                 .filter(|(_, quota)| *quota != LineQuota::default())
                 .collect(),
+            ..QuotaNode::default()
         };
         QuotaTree { nodes: self.parents.iter().enumerate().map(node).collect() }
     }
@@ -162,7 +164,7 @@ async fn drive(ledger: &dyn Ledger, tenant: &str, case: &Case) -> (usize, usize)
     let acme: TenantId = id(tenant);
     let config = case.tree();
     let tree = Tree::new(&config).unwrap();
-    ledger.set_tree(&acme, &config).await.unwrap();
+    ledger.set_tree(&acme, &config, at(0)).await.unwrap();
     let claims =
         (0..case.wishes.len()).map(|n| claim_new(ledger, sample_claim(tenant, &format!("o{n}"), &format!("i{n}"))));
     let records: Vec<_> = join_all(claims).await;
@@ -277,7 +279,7 @@ async fn what_an_older_gateway_writes_is_counted_at_the_root() {
     let root = QuotaNode { lines: [("instances".parse().unwrap(), limit)].into(), ..QuotaNode::default() };
     let web = QuotaNode { name: Some(id("web")), ..QuotaNode::default() };
     let tree = QuotaTree { nodes: vec![root, web] };
-    ledger.set_tree(&acme, &tree).await.unwrap();
+    ledger.set_tree(&acme, &tree, at(0)).await.unwrap();
     let record = claim_new(&ledger, sample_claim("acme", "op1", "a")).await;
     let next = placed(record, (Some("web"), "cloud-a", "r1"), charge(1));
     let Stepped::Written(written) = ledger.step(Step::within(next)).await.unwrap() else { panic!("written") };
@@ -295,7 +297,7 @@ async fn what_an_older_gateway_writes_is_counted_at_the_root() {
     };
     older("0 1 2 1 0 0 0", "2");
     assert_eq!(lie().await, [("web|cloud-a|r1|".to_owned(), 1)], "until somebody looks");
-    ledger.set_tree(&acme, &tree).await.unwrap();
+    ledger.set_tree(&acme, &tree, at(0)).await.unwrap();
     assert_eq!(lie().await, [("|||".to_owned(), 2)]);
     let record = claim_new(&ledger, sample_claim("acme", "op2", "b")).await;
     let two = placed(record, (None, "cloud-a", "r1"), charge(2));
@@ -309,4 +311,81 @@ async fn what_an_older_gateway_writes_is_counted_at_the_root() {
     older("1 1 0 0 0 0 0", "0");
     let _ = server.ask(&["HINCRBY", &format!("{base}meta"), "generation", "1"]);
     assert_eq!(lie().await, []);
+}
+
+/// Money over two months that pass in a moment: instances at several prices come and go through several callers at once.
+/// Within a month no hard budget that commits is passed, whatever runs on; one that only counts what was spent refuses
+/// from then on.
+async fn spend_two_months(ledger: &dyn Ledger, tenant: &str, seed: u64) -> (u64, usize) {
+    const HARD: u64 = 1_000_000;
+    const SHOP: u64 = 400_000;
+    let acme: TenantId = id(tenant);
+    let budget = |hard| Some(Budget { hard: Some(hard), ..Budget::default() });
+    let root = QuotaNode { budget: budget(HARD), ..QuotaNode::default() };
+    let shop = QuotaNode { name: Some(id("shop")), budget: budget(SHOP), ..QuotaNode::default() };
+    let config = QuotaTree { nodes: vec![root, shop] };
+    let tree = Tree::new(&config).unwrap();
+    ledger.set_tree(&acme, &config, at(0)).await.unwrap();
+    let mut random = seed;
+    let mut next = |most: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % most
+    };
+    let (mut living, mut spent_most, mut refused, mut now) = (Vec::<OperationRecord>::new(), 0, 0, 0);
+    for round in 0..60 {
+        now += next(2 * 86_400);
+        let (mut steps, mut made) = (Vec::new(), (false, false));
+        for _ in 0..4 {
+            if !living.is_empty() && next(3) == 0 {
+                let old = living.swap_remove(usize::try_from(next(living.len() as u64)).unwrap());
+                let gone = OperationRecord { attempts: Vec::new(), ..old.clone() };
+                steps.push((old, failed(Box::new(gone), at(now))));
+                continue;
+            }
+            let name = format!("o{round}-{}", steps.len());
+            let old = claim_new(ledger, sample_claim(tenant, &name, &name)).await;
+            let project = (next(2) == 0).then_some("shop");
+            let price = [120, 350, 900, 2_400][usize::try_from(next(4)).unwrap()];
+            let charge = Charge { instances: 1, cost: PricePerHour(price), ..Charge::default() };
+            let mut next = placed(old.clone(), (project, "cloud-a", "r1"), charge);
+            next.updated_at = at(now);
+            steps.push((*old, next));
+        }
+        for (_, record, written) in at_once(ledger, steps.into_iter()).await {
+            refused += usize::from(!written);
+            if written && !record.is_gone() {
+                made = (true, made.1 || record.project().is_some());
+                living.push(record);
+            }
+        }
+        let books = ledger.books(&acme).await.unwrap();
+        // As it would be at the end of the month if nothing more were asked for.
+        let moment = Moment::of(at(now));
+        let end = Moment { now: moment.end, ..moment };
+        let money = spend::money(&tree, &books.spends, &books.pots, &end);
+        let carried = Moment::of(at(0)).month != moment.month;
+        for ((money, hard), made) in money.iter().zip([HARD, SHOP]).zip([made.0, made.1]) {
+            // What runs into a month costs what it costs; then only creates are held back.
+            assert!(money.spent <= hard || carried && !made, "{} of {hard} would be spent", money.spent);
+            spent_most = spent_most.max(money.spent);
+        }
+    }
+    (spent_most, refused)
+}
+
+#[tokio::test]
+async fn no_budget_is_passed_within_a_month() {
+    let server = RedisServer::start(&["appendonly no"]);
+    let redis = Redis::connect(RedisOptions::single("127.0.0.1", server.port())).unwrap();
+    let redis = RedisLedger::new(redis, ledger_options("money", LeaseTime::Callers)).unwrap();
+    redis.initialise().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let embedded = open_clean(&folder.path().join("ledger.redb"));
+    for seed in 0..8 {
+        let tenant = format!("t{seed}");
+        let (most, refused) = spend_two_months(&MemoryLedger::new("model"), &tenant, seed).await;
+        assert!(most > 700_000 && refused > 5, "{most} spent, {refused} refused: nothing was tried");
+        spend_two_months(&embedded, &tenant, seed).await;
+        spend_two_months(&redis, &tenant, seed).await;
+    }
 }

@@ -129,6 +129,7 @@ fn config(parents: &[usize], lines: &[(&str, Vec<LineQuota>)]) -> QuotaTree {
             .filter_map(|(text, quotas)| Some((line(text), *quotas.get(n)?)))
             .filter(|(_, quota)| *quota != LineQuota::default())
             .collect(),
+        ..QuotaNode::default()
     });
     QuotaTree { nodes: nodes.collect() }
 }
@@ -346,6 +347,7 @@ fn every_fault_of_a_tree_is_told() {
         name: ProjectName::new(name).ok(),
         parent: ProjectName::new(parent).ok(),
         lines: lines.iter().map(|(text, quota)| (line(text), *quota)).collect(),
+        ..QuotaNode::default()
     };
     let reserved = LineQuota { failover_reserve: Some(2), ..of(1) };
     let tree = QuotaTree {

@@ -97,24 +97,46 @@ end
 
 -- Whether a tree does not hold what a record takes more than before. The same as `Tree::admit` of the policies; see there
 -- for what the numbers mean. The tree is text: a row of names, one of parents, and one for each line: column, GPU model,
--- provider, region, whether it is pooled, then for each node subtree, guaranteed, borrowing, limit and reserve.
-local function lacks_room(tree, was, is, project, failover)
-  local rows = {}
-  for row in string.gmatch(tree, '[^\n]+') do rows[#rows + 1] = words(row) end
-  local names, parents, index = rows[1], rows[2], {}
-  for n = 1, #names do
-    index[names[n]] = n
-    parents[n] = tonumber(parents[n])
+-- provider, region, whether it is pooled, then for each node subtree, guaranteed, borrowing, limit and reserve. A row that
+-- begins with `b` has for each node its hard budget and how that is kept.
+local function parsed(text)
+  local tree = {rows = {}, index = {}}
+  for row in string.gmatch(text, '[^\n]+') do
+    local all = words(row)
+    if not tree.names then
+      tree.names = all
+    elseif not tree.parents then
+      tree.parents = all
+    elseif all[1] == 'b' then
+      tree.budgets = all
+    else
+      tree.rows[#tree.rows + 1] = all
+    end
   end
-  local node = index[project] or 1
-  local path, step = {node}, node
+  for n = 1, #tree.names do
+    tree.index[tree.names[n]] = n
+    tree.parents[n] = tonumber(tree.parents[n])
+  end
+  return tree
+end
+
+-- From a project's node to the root.
+local function path_of(tree, project)
+  local step = tree.index[project] or 1
+  local path = {step}
   while step ~= 1 do
-    step = parents[step]
+    step = tree.parents[step]
     path[#path + 1] = step
   end
+  return path
+end
+
+local function lacks_room(tree, was, is, project, failover)
+  local names, parents, index = tree.names, tree.parents, tree.index
+  local path = path_of(tree, project)
+  local node = path[1]
   local all = nil
-  for n = 3, #rows do
-    local row = rows[n]
+  for _, row in ipairs(tree.rows) do
     local column, model, provider, region = tonumber(row[1]), row[2], row[3], row[4]
     local function counts(pot)
       local p, r, g = string.match(pot, '^[^|]*|([^|]*)|([^|]*)|([^|]*)$')
@@ -164,4 +186,126 @@ local function lacks_room(tree, was, is, project, failover)
     end
   end
   return false
+end
+
+-- Money. `spends` has for each project (`-` the tenant itself): month, spent, rest in 3600ths, since, rate, spent in the
+-- month before. The same as `spend.rs` of the policies. A moment is text: now, month, its start, its end, the start of the
+-- month before, seconds that the instance may run or `-`.
+local spends = base .. 'spends'
+local rate_max = 2199023255552
+
+-- A whole number's 3600th, and what is left.
+local function hours(n)
+  local rest = n % 3600
+  return (n - rest) / 3600, rest
+end
+
+local function spent_at(text, m)
+  local s = numbers(text or '0 0 0 0 0 0')
+  local function add_up(till)
+    local whole, seconds = hours(math.max(till - s[4], 0))
+    local more, rest = hours(s[5] * seconds + s[3])
+    s[2], s[3], s[4] = s[2] + s[5] * whole + more, rest, math.max(s[4], till)
+  end
+  if s[1] < m[2] then
+    if s[1] + 1 == m[2] then
+      add_up(m[3])
+      s[6] = s[2]
+    else
+      s[6] = s[5] * (hours(m[3] - m[5]))
+    end
+    s[1], s[2], s[3], s[4] = m[2], 0, 0, m[3]
+  end
+  if s[1] == m[2] then add_up(m[1]) end
+  return s
+end
+
+local function moment_of(text)
+  local m = {}
+  for n, word in ipairs(words(text)) do m[n] = tonumber(word) end
+  return m
+end
+
+local function cost_of(rate, seconds)
+  local whole, rest = hours(seconds)
+  local more, part = hours(rate * rest)
+  return rate * whole + more + (part > 0 and 1 or 0)
+end
+
+local function rates(parts)
+  local by_project = {}
+  for pot, all in pairs(parts) do
+    local project = string.match(pot, '^([^|]*)')
+    if project == '' then project = '-' end
+    by_project[project] = (by_project[project] or 0) + all[7]
+  end
+  return by_project
+end
+
+local function all_pots()
+  local found, all = {}, call('HGETALL', pots)
+  for n = 1, #all, 2 do
+    if all[n] ~= '#' then found[all[n]] = numbers(all[n + 1]) end
+  end
+  return found
+end
+
+-- Whether a hard budget does not hold what a record costs more than before.
+local function over_budget(tree, was, is, project, text)
+  if not tree.budgets then return false end
+  local before, after = 0, 0
+  for _, part in pairs(was) do before = before + part[7] end
+  for _, part in pairs(is) do after = after + part[7] end
+  if after <= before then return false end
+  local m, spent, rate = moment_of(text), {}, {}
+  for n = 1, #tree.names do spent[n], rate[n] = 0, 0 end
+  local known = call('HGETALL', spends)
+  for n = 1, #known, 2 do
+    local s, node = spent_at(known[n + 1], m), tree.index[known[n]] or 1
+    spent[node] = spent[node] + s[2] + (s[3] > 0 and 1 or 0)
+  end
+  for name, amount in pairs(rates(all_pots())) do
+    local node = tree.index[name] or 1
+    rate[node] = rate[node] + amount
+  end
+  for n = #tree.names, 2, -1 do
+    local above = tree.parents[n]
+    spent[above], rate[above] = spent[above] + spent[n], rate[above] + rate[n]
+  end
+  local left = math.max(m[4] - m[1], 0)
+  local runs = math.min(left, m[6] or left)
+  for _, n in ipairs(path_of(tree, project)) do
+    local hard = tonumber(tree.budgets[2 * n])
+    if hard and tree.budgets[2 * n + 1] == 'a' then
+      if spent[n] + 1 > hard then return true end
+    elseif hard and spent[n] + cost_of(math.max(rate[n] - before, 0), left) + cost_of(after, runs) > hard then
+      return true
+    end
+  end
+  return false
+end
+
+-- What projects spend from now on, as text, when the pots of `changed` are as they will be: those that cost something else
+-- than before, or with `all` every one that is known or costs anything. Nothing when more is spent than can be counted.
+local function advanced(changed, was, is, text, all)
+  local found = all_pots()
+  for pot, sums in pairs(changed) do found[pot] = sums end
+  local now, before, after, together = rates(found), rates(was), rates(is), 0
+  for _, amount in pairs(now) do together = together + amount end
+  if together > rate_max then return nil end
+  local wanted, m = {}, moment_of(text)
+  if all then
+    for name, amount in pairs(now) do wanted[name] = amount > 0 or nil end
+    for _, name in ipairs(call('HKEYS', spends)) do wanted[name] = true end
+  end
+  for name, amount in pairs(before) do if amount ~= (after[name] or 0) then wanted[name] = true end end
+  for name, amount in pairs(after) do if amount ~= (before[name] or 0) then wanted[name] = true end end
+  local texts = {}
+  for name in pairs(wanted) do
+    local s = spent_at(call('HGET', spends, name) or nil, m)
+    s[5] = now[name] or 0
+    for n = 1, 6 do s[n] = string.format('%.0f', s[n]) end
+    texts[name] = table.concat(s, ' ')
+  end
+  return texts
 end

@@ -1,5 +1,5 @@
 -- op, uid, fence, rev, identity, removal, due, updated, record, digest, sealed spec or '', name, standing (w),
--- '1' to charge even over the quota, parts
+-- '1' to charge even over the quota, parts, moment
 local op, due, now, sealed = ARGV[1], ARGV[7], ARGV[8], ARGV[11]
 local key = base .. 'op:' .. op
 local old = call('HMGET', key, 'u', 'f', 'r', 'i', 'x', 'w', 'd', 'h', 'z', 'p')
@@ -33,22 +33,30 @@ for n = 1, 5 do
 end
 if short then return {'quota', incarnation, used, limits, {was[3], was[4], was[5], was[6], was[7]}} end
 
-local changed = nil
+local changed, spent = nil, nil
 if (old[10] or '') ~= ARGV[15] then
   counted()
   local had = call('HGET', key, 'p') or ''
   local before, after = parts_of(had), parts_of(ARGV[15])
-  local tree = bounded and call('HGET', base .. 'tree', 'plan')
+  local tree = call('HGET', base .. 'tree', 'plan')
   local project = string.match(ARGV[15], '^[^|]*')
-  if tree and lacks_room(tree, before, after, project, tonumber(is[2]) > 1) then
-    return {'full', incarnation, call('HGETALL', pots), had, call('HGET', base .. 'tree', 'json')}
+  tree = tree and parsed(tree)
+  if tree and bounded and (lacks_room(tree, before, after, project, tonumber(is[2]) > 1)
+      or over_budget(tree, before, after, project, ARGV[16])) then
+    return {'full', incarnation, call('HGETALL', pots), had, call('HGET', base .. 'tree', 'json'),
+      call('HGETALL', spends)}
   end
   changed = moved(before, after)
   if not changed then return {'uncountable', incarnation} end
+  if tree and tree.budgets then
+    spent = advanced(changed, before, after, ARGV[16])
+    if not spent then return {'uncountable', incarnation} end
+  end
 end
 
 if differs then call('HSET', base .. 'usage', unpack(sums)) end
 for pot, all in pairs(changed or {}) do store(pot, all) end
+for project, text in pairs(spent or {}) do call('HSET', spends, project, text) end
 local seq = place(op)
 call('HINCRBY', key, 'r', 1)
 call('HSET', key, 'q', seq, 'd', due, 'm', now, 'x', ARGV[6], 'w', ARGV[13], 'p', ARGV[15], 'b', ARGV[9])

@@ -1,10 +1,15 @@
--- the quota tree as it is stored and as `pots.lua` reads it, both '' for none
-local has = call('EXISTS', base .. 'tree') == 1
+-- the quota tree as it is stored and as `pots.lua` reads it, both '' for none; moment
 if ARGV[1] == '' then
-  if has then call('DEL', base .. 'tree') end
+  call('DEL', base .. 'tree', spends)
+  return {'set', incarnation}
+end
+call('HSET', base .. 'tree', 'json', ARGV[1], 'plan', ARGV[2])
+-- What an older gateway let go it took from no pot.
+call('HDEL', pots, '#')
+counted()
+if not parsed(ARGV[2]).budgets then
+  call('DEL', spends)
 else
-  call('HSET', base .. 'tree', 'json', ARGV[1], 'plan', ARGV[2])
-  -- What an older gateway let go it took from no pot.
-  call('HDEL', pots, '#')
+  for project, text in pairs(advanced({}, {}, {}, ARGV[3], true) or {}) do call('HSET', spends, project, text) end
 end
 return {'set', incarnation}
