@@ -11,6 +11,7 @@ mod directory;
 mod identity;
 mod keys;
 mod ledger;
+mod limits;
 mod profiles;
 pub mod quota;
 mod reader;
@@ -25,7 +26,9 @@ use std::{
 use toml::de::DeTable;
 
 use self::reader::{Report, Section};
-pub use self::{audit::*, directory::*, identity::*, keys::*, ledger::*, profiles::*, reconcile::*, sections::*};
+pub use self::{
+    audit::*, directory::*, identity::*, keys::*, ledger::*, limits::*, profiles::*, reconcile::*, sections::*,
+};
 pub(crate) use self::{check::Known, reader::nearest};
 
 /// Larger files are not configuration; the largest sensible one (64 backends, 200 tenants) stays below 200 KiB.

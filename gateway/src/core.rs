@@ -46,11 +46,7 @@ use crate::{
     },
     planner::Planner,
     profiles::Profiles,
-    regions::{
-        Backend, BackendParts,
-        budget::{Budget, Weights},
-        market::PriceBook,
-    },
+    regions::{Backend, BackendParts, budget::Budget, market::PriceBook},
     replicas::Replicas,
     status::{
         fleet::Fleet,
@@ -280,6 +276,7 @@ impl Core {
             self.tasks.spawn(rebuilder.run(self.written.clone()));
         }
         let changes = self.directory.changes();
+        self.budget.set_weights(self.directory.load().weights());
         let mut limits = KeptLimits::of(&self.directory.load());
         let opened = self.open_books(&mut limits).await;
         match opened {
@@ -351,6 +348,7 @@ impl Core {
                         return;
                     }
                     limits.want(&self.directory.load());
+                    self.budget.set_weights(self.directory.load().weights());
                     wait = LIMITS_WAIT.0;
                 }
                 () = tokio::time::sleep(wait), if !limits.due.is_empty() => {}
@@ -641,7 +639,7 @@ impl Outside {
     }
 
     fn new(clock: Clock, entropy: Entropy, metrics: Arc<CoreMetrics>) -> Self {
-        let budget = Budget::new(Weights::new(), metrics.budget.clone());
+        let budget = Budget::new(metrics.budget.clone());
         Self { clock, entropy, metrics, budget }
     }
 }

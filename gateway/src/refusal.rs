@@ -4,6 +4,8 @@
 //! which methods are allowed, that the outcome of a mutation is open. [`crate::http::rescue`] is the only place
 //! where either becomes a response.
 
+use std::sync::Arc;
+
 use http::HeaderValue;
 use meridian_model::error::{ErrorCode, Problem};
 
@@ -17,7 +19,7 @@ pub struct Rejection {
     /// `RateLimit` headers of the tenant, once it is known.
     pub limits: Option<Box<LimitHeaders>>,
     /// Name of the rate limit that was hit.
-    pub violated_policy: Option<&'static str>,
+    pub violated_policy: Option<Arc<str>>,
     /// Methods the path offers, for a 405.
     pub allow: Option<&'static str>,
     /// A mutation was handed on and nobody waited for its end.

@@ -52,8 +52,8 @@ pub struct RefusalLabels {
 /// Labels of a rate limit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct LimitLabels {
-    /// Name of the limit.
-    pub limit: &'static str,
+    /// Name of the limit: the configuration's, not a tenant's.
+    pub limit: String,
 }
 
 /// Labels of a closed connection.
@@ -81,6 +81,8 @@ pub struct Metrics {
     pub refusals: Family<RefusalLabels, Counter>,
     /// `meridian_rate_limited`: requests refused by a rate limit.
     pub rate_limited: Family<LimitLabels, Counter>,
+    /// `meridian_rate_shadowed`: requests that a limit in shadow would have refused.
+    pub rate_shadowed: Family<LimitLabels, Counter>,
     /// `meridian_panics`: panics caught in a request; each is a bug.
     pub panics: Counter,
     /// `meridian_connections`: open connections.
@@ -110,6 +112,7 @@ impl Metrics {
         let in_flight = Gauge::default();
         let refusals = Family::default();
         let rate_limited = Family::default();
+        let rate_shadowed = Family::default();
         let panics = Counter::default();
         let connections = Gauge::default();
         let connections_dropped = Family::default();
@@ -123,6 +126,11 @@ impl Metrics {
         registry.register("http_server_active_requests", "Requests in work", in_flight.clone());
         registry.register("meridian_refusals", "Requests answered with a problem", refusals.clone());
         registry.register("meridian_rate_limited", "Requests refused by a rate limit", rate_limited.clone());
+        registry.register(
+            "meridian_rate_shadowed",
+            "Requests that a rate limit in shadow would have refused",
+            rate_shadowed.clone(),
+        );
         registry.register("meridian_panics", "Panics caught in requests", panics.clone());
         registry.register("meridian_connections", "Open connections", connections.clone());
         registry.register(
@@ -137,6 +145,7 @@ impl Metrics {
             in_flight,
             refusals,
             rate_limited,
+            rate_shadowed,
             panics,
             connections,
             connections_dropped,

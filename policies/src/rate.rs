@@ -5,6 +5,7 @@
 //! A bucket starts full. A clock that went back adds nothing and starves nobody: the bucket goes on from the
 //! time it was last told.
 
+pub mod named;
 pub mod reserve;
 
 use std::time::Duration;
@@ -76,6 +77,12 @@ impl Limit {
             Some(window_ms) => Self { window_ms, burst, ..*self },
             None => Self { quota: (self.quota / n).max(1), burst, ..*self },
         }
+    }
+
+    /// The same rate with another burst.
+    #[must_use]
+    pub fn with_burst(&self, burst: u32) -> Self {
+        Self { burst: burst.max(1), ..*self }
     }
 
     fn units(&self, tokens: u32) -> u64 {

@@ -1,7 +1,7 @@
 //! The sections of the configuration: type, default, bounds and reason of every setting.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
@@ -16,6 +16,7 @@ use meridian_model::{
     quota::QuotaTree,
     validate,
 };
+use meridian_policies::budget::WEIGHT_MAX;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -25,6 +26,7 @@ use super::{
     identity::{Oidc, Spiffe},
     keys::{ApiKey, Platform},
     ledger::Ledger,
+    limits::{LIMITS_MAX, NamedLimit},
     profiles::{ImageProfile, NetworkProfile, SecretProfile},
     quota,
     reader::{Report, Section},
@@ -378,6 +380,10 @@ pub struct Tenant {
     /// Request rates.
     #[serde(default)]
     pub rate: Rate,
+    /// Named rate limits beside them.
+    pub limits: Vec<NamedLimit>,
+    /// Its part of the vendors' calls beside other tenants that wait for them. Default 1.
+    pub weight: u16,
     /// Regions it may use; all when empty.
     #[serde(default)]
     pub regions: Vec<RegionId>,
@@ -421,6 +427,8 @@ impl Tenant {
             quota: QuotaLimits::default(),
             projects: QuotaTree::default(),
             rate: Rate::default(),
+            limits: Vec::new(),
+            weight: 1,
             regions: Vec::new(),
             providers: Vec::new(),
             network_profiles: Vec::new(),
@@ -441,6 +449,8 @@ impl Tenant {
         let quota = s.value("quota").unwrap_or_default();
         let projects = quota::read(&mut s);
         let rate = Rate::read(s.section("rate"));
+        let limits = named_limits(&mut s);
+        let weight = s.within("weight", 1, (1, WEIGHT_MAX));
         let regions = s.value("regions").unwrap_or_default();
         let providers = s.value("providers").unwrap_or_default();
         let network_profiles = s.value("networkProfiles").unwrap_or_default();
@@ -456,6 +466,8 @@ impl Tenant {
             quota,
             projects,
             rate,
+            limits: limits?,
+            weight,
             regions,
             providers,
             network_profiles,
@@ -465,6 +477,25 @@ impl Tenant {
             strategy,
         })
     }
+}
+
+/// `[[tenants.limits]]`.
+fn named_limits(s: &mut Section<'_, '_>) -> Option<Vec<NamedLimit>> {
+    let limits: Vec<_> = s.sections("limits").into_iter().map(NamedLimit::read).collect();
+    if limits.len() > LIMITS_MAX {
+        let what = format!("{} limits; at most {LIMITS_MAX}", limits.len());
+        s.report.mistake(&s.at("limits"), what, "let one limit count several classes");
+    }
+    let mut names = BTreeSet::new();
+    for (i, limit) in limits.iter().enumerate() {
+        if let Some(limit) = limit
+            && !names.insert(limit.name.as_str())
+        {
+            let what = format!("limit `{}` is declared twice", limit.name);
+            s.report.mistake(&s.at(&format!("limits[{i}].name")), what, "rename or remove one of them");
+        }
+    }
+    limits.into_iter().collect()
 }
 
 scalars! {

@@ -33,7 +33,10 @@ use meridian_model::{
     ids::{AdapterName, RegionId, TenantId},
     operation::QuotaLimits,
 };
-use meridian_policies::tenant::{Allow, TenantRules};
+use meridian_policies::{
+    budget::Weight,
+    tenant::{Allow, TenantRules},
+};
 use serde_json::Value;
 use tokio::{sync::watch, time::Instant};
 
@@ -46,10 +49,11 @@ use self::{
 };
 use crate::{
     clock::Clock,
-    config::{self, Config, Known, Rate},
+    config::{self, Config, Known, NamedLimit, Rate},
     http::{drawn::Drawer, rate_limit::TenantLimits},
     identity::grant::Grant,
     operation::{Caller, Scope},
+    regions::budget::Weights,
 };
 
 /// Stands for the platform where a tenant's name would: no tenant can be called so.
@@ -98,7 +102,7 @@ pub struct Snapshot {
     pub generation: u64,
     tenants: BTreeMap<TenantId, Entry>,
     keys: KeyRing,
-    platform: (Rate, Arc<TenantLimits>),
+    platform: Arc<TenantLimits>,
     made: Arc<Made>,
 }
 
@@ -130,7 +134,7 @@ impl Snapshot {
     pub fn identify(&self, grant: &Grant, principal: &str) -> Option<Identity> {
         let (scope, limits) = match &grant.tenant {
             Some(name) => (Scope::Tenant(name.clone()), &self.tenants.get(name)?.limits),
-            None => (Scope::Platform, &self.platform.1),
+            None => (Scope::Platform, &self.platform),
         };
         let caller = Caller { project: grant.project.clone(), ..Caller::new(scope, principal, grant.role) };
         Some(Identity { caller: Arc::new(caller), limits: Arc::clone(limits) })
@@ -152,6 +156,12 @@ impl Snapshot {
     #[must_use]
     pub fn whole_quotas(&self) -> BTreeMap<TenantId, Quota> {
         self.tenants.iter().map(|(name, entry)| (name.clone(), entry.quota())).collect()
+    }
+
+    /// What tenants weigh where they wait for the vendors' calls.
+    #[must_use]
+    pub fn weights(&self) -> Weights {
+        self.tenants.iter().map(|(name, entry)| (name.clone(), Weight::new(entry.settings.weight))).collect()
     }
 
     /// The declared limits of all.
@@ -334,20 +344,21 @@ fn snapshot(
     drawer: Option<&Arc<Drawer>>,
 ) -> Snapshot {
     let now = clock.now();
-    let fresh = |name: &str, rate: &Rate| Arc::new(TenantLimits::new(name, rate, now, drawer));
+    let limits_of = |name: &str, of: (&Rate, &[NamedLimit]), before: Option<&TenantLimits>| {
+        Arc::new(TenantLimits::new(name, of, now, drawer, before))
+    };
     let Declared { tenants, platform } = declared;
     let entry = |(name, (settings, source)): (TenantId, (Arc<config::Tenant>, Source))| {
-        let kept = before.and_then(|b| b.tenants.get(&name)).filter(|e| e.settings.rate == settings.rate);
-        let limits = kept.map_or_else(|| fresh(name.as_str(), &settings.rate), |e| Arc::clone(&e.limits));
+        let kept = before.and_then(|b| b.tenants.get(&name)).map(|e| &*e.limits);
+        let limits = limits_of(name.as_str(), (&settings.rate, &settings.limits), kept);
         let rules = rules_of(&settings);
         (name, Entry { settings, source, rules, limits })
     };
     let tenants: BTreeMap<TenantId, Entry> = tenants.into_iter().map(entry).collect();
-    let kept = before.map(|b| &b.platform).filter(|(rate, _)| *rate == platform.rate);
-    let limits = kept.map_or_else(|| fresh(PLATFORM, &platform.rate), |(_, limits)| Arc::clone(limits));
+    let limits = limits_of(PLATFORM, (&platform.rate, &[]), before.map(|b| &*b.platform));
     let keys = KeyRing::new(&tenants, &platform.keys, &limits, &made);
     let generation = before.map_or(0, |b| b.generation + 1);
-    Snapshot { generation, tenants, keys, platform: (platform.rate, limits), made }
+    Snapshot { generation, tenants, keys, platform: limits, made }
 }
 
 /// A tenant's rules as admission and placement read them.

@@ -1,6 +1,9 @@
 use meridian_ledger::documents::{Documents, Expect, MemoryDocuments, Put};
 use meridian_model::time::Time;
-use meridian_policies::access::{Permission, Role};
+use meridian_policies::{
+    access::{Permission, Role},
+    rate::named::RouteClass,
+};
 use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 
@@ -100,22 +103,34 @@ fn what_is_not_declared_any_more_opens_nothing() {
     assert!(identify(&directory, "b").is_ok());
 }
 
+/// Reads once as somebody of a tenant; the limit closest to exhaustion and what is left of it.
+fn spend(directory: &Directory, tenant: &str, principal: &str) -> String {
+    let limits = Arc::clone(&directory.load().tenant(&tenant.parse().unwrap()).unwrap().limits);
+    let decided = limits.take_now(RouteClass::Read, principal, NOW).unwrap();
+    let state = decided.headers.state.to_str().unwrap();
+    state.split_once(";t").unwrap().0.to_owned()
+}
+
 #[test]
-fn buckets_of_a_rate_that_stays_survive_a_change() {
-    let with = |acme: u32, lab: u32| {
+fn buckets_of_a_limit_that_stays_survive_a_change() {
+    let with = |acme: u32, reads: u32| {
         format!(
-            "[[tenants]]\nname = \"acme\"\nrate = {{ requestsPerMinute = {acme} }}\n\
-             [[tenants]]\nname = \"lab\"\nrate = {{ requestsPerMinute = {lab} }}\n"
+            "[[tenants]]\nname = \"acme\"\nrate = {{ requestsPerMinute = 100, burst = {acme} }}\n\
+             [[tenants.limits]]\nname = \"reads\"\nper = \"principal\"\nclass = [\"read\"]\nquota = {reads}\n"
         )
     };
     let directory = directory("[platform]\n[[platform.keys]]\nkey all role = \"platform-admin\"\n");
-    set(&directory, &with(10, 10));
-    let limits = |name: &str| Arc::clone(&directory.load().tenant(&name.parse().unwrap()).unwrap().limits);
-    let before = ["acme", "lab"].map(limits);
-    set(&directory, &with(10, 20));
-    let after = ["acme", "lab"].map(limits);
-    assert!(Arc::ptr_eq(&before[0], &after[0]), "a tenant that did not change has the tokens it had");
-    assert!(!Arc::ptr_eq(&before[1], &after[1]));
+    set(&directory, &with(100, 10));
+    assert_eq!(spend(&directory, "acme", "a"), "\"reads\";r=9");
+    assert_eq!(spend(&directory, "acme", "a"), "\"reads\";r=8");
+    assert_eq!(spend(&directory, "acme", "b"), "\"reads\";r=9", "each principal has a bucket of its own");
+    set(&directory, &with(5, 10));
+    assert_eq!(spend(&directory, "acme", "a"), "\"tenant\";r=4", "a limit that changed begins anew");
+    assert_eq!(spend(&directory, "acme", "a"), "\"tenant\";r=3");
+    set(&directory, &with(100, 10));
+    assert_eq!(spend(&directory, "acme", "a"), "\"reads\";r=5", "one that did not goes on where it was");
+    set(&directory, &with(100, 20));
+    assert_eq!(spend(&directory, "acme", "a"), "\"reads\";r=19");
 }
 
 #[tokio::test]

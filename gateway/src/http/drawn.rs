@@ -58,16 +58,25 @@ impl Drawer {
         Arc::new(Self { shared, replicas, clock, queue: Mutex::default(), wake: Notify::new() })
     }
 
-    /// A bucket that all gateways share by its name.
+    /// A bucket that all gateways share by its name, of which no request takes more than `dearest`.
     #[must_use]
-    pub fn bucket(&self, name: String, limit: Limit) -> Arc<DrawnBucket> {
-        let reserve = Mutex::new(Reserve::new(limit, self.replicas.count(), self.clock.now()));
+    pub fn bucket(&self, name: String, limit: Limit, dearest: u32) -> Arc<DrawnBucket> {
+        let reserve = Mutex::new(Reserve::new(limit, dearest, self.replicas.count(), self.clock.now()));
         Arc::new(DrawnBucket { name, reserve, answered: Notify::new() })
     }
 
-    /// Takes one token, or says when to come back; waits for a draw only when nothing is known.
-    pub async fn take(&self, bucket: &Arc<DrawnBucket>) -> Take {
-        if let Spend::Told(take) = self.spend(bucket) {
+    /// Takes tokens, or says when to come back, without waiting; `None` when nothing is known.
+    #[must_use]
+    pub fn take_now(&self, bucket: &Arc<DrawnBucket>, cost: u32) -> Option<Take> {
+        match self.spend(bucket, cost) {
+            Spend::Told(take) => Some(take),
+            Spend::Dry => None,
+        }
+    }
+
+    /// Takes tokens, or says when to come back; waits for a draw only when nothing is known.
+    pub async fn take(&self, bucket: &Arc<DrawnBucket>, cost: u32) -> Take {
+        if let Some(take) = self.take_now(bucket, cost) {
             return take;
         }
         let drawn = async {
@@ -75,7 +84,7 @@ impl Drawer {
                 let mut answered = pin!(bucket.answered.notified());
                 // First the place to wait at, then the look: an answer between the two is not missed.
                 answered.as_mut().enable();
-                if let Spend::Told(take) = self.spend(bucket) {
+                if let Some(take) = self.take_now(bucket, cost) {
                     return take;
                 }
                 answered.await;
@@ -83,21 +92,21 @@ impl Drawer {
         };
         match tokio::time::timeout(DRAW_WAIT, drawn).await {
             Ok(take) => take,
-            Err(_) => lock(&bucket.reserve).take_own(self.clock.now()),
+            Err(_) => lock(&bucket.reserve).take_own(cost, self.clock.now()),
         }
     }
 
-    /// Gives a token back whose request was not served.
-    pub fn refund(&self, bucket: &DrawnBucket) {
-        lock(&bucket.reserve).refund();
+    /// Gives tokens back whose request was not served.
+    pub fn refund(&self, bucket: &DrawnBucket, cost: u32) {
+        lock(&bucket.reserve).refund(cost);
     }
 
-    fn spend(&self, bucket: &Arc<DrawnBucket>) -> Spend {
+    fn spend(&self, bucket: &Arc<DrawnBucket>, cost: u32) -> Spend {
         let now = self.clock.now();
         let (spend, wish) = {
             let mut reserve = lock(&bucket.reserve);
             reserve.share(self.replicas.count(), now);
-            (reserve.take(now), reserve.wish(now))
+            (reserve.take(cost, now), reserve.wish(now))
         };
         if let Some(want) = wish {
             lock(&self.queue).push_back((Arc::clone(bucket), want));
@@ -177,10 +186,10 @@ pub(crate) mod tests {
             tasks.spawn(Arc::clone(drawer).run(stop.clone()));
         }
         let served = gateways.iter().map(|(drawer, _)| async {
-            let bucket = drawer.bucket("acme".to_owned(), limit());
+            let bucket = drawer.bucket("acme".to_owned(), limit(), 1);
             let (started, mut served) = (Instant::now(), 0);
             while started.elapsed() < span {
-                served += u32::from(matches!(drawer.take(&bucket).await, Take::Taken { .. }));
+                served += u32::from(matches!(drawer.take(&bucket, 1).await, Take::Taken { .. }));
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             served
@@ -193,7 +202,7 @@ pub(crate) mod tests {
 
     /// Rate, burst and what two gateways may hold.
     fn most(span: Duration) -> u32 {
-        QUOTA * u32::try_from(span.as_secs()).unwrap() + BURST + 2 * Reserve::held_max(limit())
+        QUOTA * u32::try_from(span.as_secs()).unwrap() + BURST + 2 * Reserve::held_max(limit(), 1)
     }
 
     #[tokio::test(start_paused = true)]
@@ -261,18 +270,18 @@ pub(crate) mod tests {
         let stop = CancellationToken::new();
         let task = tokio::spawn(Arc::clone(&drawer).run(stop.clone()));
         let slow = Limit::new(1, Duration::from_secs(60), 3).unwrap();
-        let bucket = drawer.bucket("b".to_owned(), slow);
+        let bucket = drawer.bucket("b".to_owned(), slow, 1);
         for left in [2, 1, 0] {
-            let take = drawer.take(&bucket).await;
+            let take = drawer.take(&bucket, 1).await;
             assert!(matches!(take, Take::Taken { remaining, .. } if remaining == left), "{take:?}");
         }
-        let take = drawer.take(&bucket).await;
+        let take = drawer.take(&bucket, 1).await;
         assert!(
             matches!(take, Take::Refused { remaining: 0, retry_after } if retry_after > Duration::from_secs(59)),
             "{take:?}"
         );
-        drawer.refund(&bucket);
-        assert!(matches!(drawer.take(&bucket).await, Take::Taken { .. }));
+        drawer.refund(&bucket, 1);
+        assert!(matches!(drawer.take(&bucket, 1).await, Take::Taken { .. }));
         stop.cancel();
         task.await.unwrap();
     }

@@ -149,6 +149,8 @@ impl Http {
         let Parts { operations, metrics, clock, entropy, health, directory, identities, audit } = parts;
         let limits = &config.server.limits;
         let dialects = dialects::Dialects::new(config, &clock, health);
+        let shed = shed::ShedLayer::new(limits.in_flight_max, Arc::clone(&metrics));
+        let fair = shed.fair();
         let (service, order) = stack! {
             // First of all, so that even a refused request has an identifier, a span and a place in the metrics.
             "trace" => trace::TraceLayer::new(Arc::clone(&metrics), clock.clone(), entropy.clone()),
@@ -159,13 +161,15 @@ impl Http {
             // until that is on the disk.
             "audit" => audit::AuditLayer::new(audit.clone(), &config.deployment.secret),
             // Costs nothing and comes before anything that costs: an overloaded gateway refuses fast.
-            "shed" => shed::ShedLayer::new(limits.in_flight_max, Arc::clone(&metrics)),
+            "shed" => shed,
             // From here on every stage has the time that is left.
             "deadline" => deadline::DeadlineLayer::new(limits.request_timeout.0, limits.request_timeout_max.0),
             // Identity before anything that is counted per tenant.
             "authenticate" => authenticate::AuthenticateLayer::new(directory, identities),
             // As soon as it is known who asks, and before anything is done for what could not be recorded.
             "accountable" => audit::AccountableLayer::new(audit),
+            // Under pressure whoever has more than its part goes first; costs nothing, so it comes before what is counted.
+            "fair" => fair,
             // The tenant's share, before a byte of the body is read.
             "rate-limit" => rate_limit::RateLimitLayer::new(clock, entropy, metrics),
             ;

@@ -3,6 +3,9 @@
 //! What is shed first is what can best wait (RELIABILITY section 3, "Shed order"): lists and explanations at
 //! [`LIST_PERCENT`] of the bound, creates at [`CREATE_PERCENT`], reads of one resource at the bound itself. Deletes
 //! and the public routes (health, version) are let through whatever the load: they relieve it, or tell about it.
+//! Between tenants [`fair`] decides, once it is known whose a request is.
+
+pub mod fair;
 
 use std::{
     sync::{
@@ -15,6 +18,7 @@ use std::{
 use meridian_model::error::ErrorCode;
 use tower::{Layer, Service};
 
+pub use self::fair::Share;
 use super::{Exchange, LayerFuture, Reply};
 use crate::{dialects::Class, refusal::Rejection, telemetry::Metrics};
 
@@ -36,6 +40,12 @@ impl ShedLayer {
     #[must_use]
     pub fn new(in_flight_max: usize, metrics: Arc<Metrics>) -> Self {
         Self { in_flight_max, in_flight: Arc::default(), metrics }
+    }
+
+    /// The layer that stands below authentication and looks at the same requests.
+    #[must_use]
+    pub fn fair(&self) -> fair::FairLayer {
+        fair::FairLayer::new(self.in_flight_max, Arc::clone(&self.in_flight))
     }
 
     /// How many requests may be in work for one more of this class to be let in.

@@ -124,13 +124,8 @@ impl Common {
 impl Budget {
     /// No lanes yet.
     #[must_use]
-    pub fn new(weights: Weights, metrics: BudgetMetrics) -> Self {
-        let common = Common {
-            origin: Instant::now(),
-            weights: ArcSwap::from_pointee(weights),
-            others: OnceLock::new(),
-            metrics,
-        };
+    pub fn new(metrics: BudgetMetrics) -> Self {
+        let common = Common { origin: Instant::now(), weights: ArcSwap::default(), others: OnceLock::new(), metrics };
         Self(Arc::new(Inner { lanes: Mutex::default(), common: Arc::new(common) }))
     }
 

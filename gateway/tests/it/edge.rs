@@ -166,6 +166,28 @@ async fn a_tenant_over_its_rate_is_told_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn named_limits_have_costs_and_a_shadow_only_counts() {
+    let rate = "{}\n[[tenants.limits]]\nname = \"lists\"\nper = \"principal\"\nclass = [\"list\", \"read\"]\nquota = 7\n\
+                window = \"10s\"\ncost = { list = 3 }\n\
+                [[tenants.limits]]\nname = \"tried\"\nquota = 1\nshadow = true\n";
+    let gateway = Gateway::start(Options { rate: rate.to_owned(), ..Options::default() }).await;
+    let list = || gateway.get("/v1/tenants/acme/instances");
+    let first = list().await;
+    let policy = "\"tenant\";q=600;w=60, \"create\";q=60;w=60, \"lists\";q=7;w=10";
+    assert_eq!((first.status, first.header("ratelimit-policy")), (200, Some(policy)));
+    assert_eq!(first.header("ratelimit"), Some("\"lists\";r=4;t=5"));
+    assert_eq!(list().await.header("ratelimit"), Some("\"lists\";r=1;t=9"));
+    let refused = list().await;
+    assert_eq!((refused.status, refused.json()["violated-policies"][0].as_str()), (429, Some("lists")));
+    let read = gateway.get("/v1/tenants/acme/instances/web-1").await;
+    assert_eq!((read.status, read.header("ratelimit")), (200, Some("\"lists\";r=0;t=10")), "a read costs less");
+    // The first request was within the limit in shadow; of those after it the one that was refused is not counted.
+    let metrics = gateway.metrics.render();
+    assert!(metrics.contains("meridian_rate_shadowed_total{limit=\"tried\"} 2"), "{metrics}");
+    assert!(metrics.contains("meridian_rate_limited_total{limit=\"lists\"} 1"));
+}
+
+#[tokio::test]
 async fn a_full_gateway_sheds_but_not_deletes_and_health() {
     let server = "[server]\nlimits = { inFlightMax = 1 }".to_owned();
     let gateway = Gateway::start(Options { server, stuck: true, ..Options::default() }).await;

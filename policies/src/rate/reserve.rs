@@ -61,6 +61,10 @@ pub struct Grant {
 #[derive(Debug, Clone)]
 pub struct Reserve {
     limit: Limit,
+    /// Tokens of the dearest request.
+    dearest: u32,
+    /// Tokens of the dearest request that is waiting for a draw.
+    wanted: u32,
     held: u32,
     good_until: Time,
     batch: u32,
@@ -77,20 +81,24 @@ pub struct Reserve {
 }
 
 impl Reserve {
-    /// Holds nothing yet. `replicas` share the limit when the store does not answer.
+    /// Holds nothing yet. `replicas` share the limit when the store does not answer; no request takes more than
+    /// `dearest`.
     #[must_use]
-    pub fn new(limit: Limit, replicas: u32, now: Time) -> Self {
+    pub fn new(limit: Limit, dearest: u32, replicas: u32, now: Time) -> Self {
+        let dearest = dearest.clamp(1, limit.burst());
         Self {
             limit,
+            dearest,
+            wanted: 0,
             held: 0,
             good_until: now,
-            batch: Self::batch_min(limit),
+            batch: Self::batch_min(limit, dearest),
             left: limit.burst(),
             empty_until: None,
             used: 0,
             used_since: now,
             drawing: false,
-            own: Bucket::new(limit.divided(replicas), now),
+            own: Bucket::new(part(limit, dearest, replicas), now),
             cut_off: None,
         }
     }
@@ -101,57 +109,67 @@ impl Reserve {
         self.limit
     }
 
-    /// Most tokens that one replica holds of a limit.
+    /// Most tokens that one replica holds of a limit whose dearest request takes so many.
     #[must_use]
-    pub fn held_max(limit: Limit) -> u32 {
-        (limit.burst() / HELD_DIVISOR).max(1)
+    pub fn held_max(limit: Limit, dearest: u32) -> u32 {
+        (limit.burst() / HELD_DIVISOR).max(dearest).max(1)
     }
 
-    fn batch_min(limit: Limit) -> u32 {
-        (limit.burst() / BATCH_DIVISOR).clamp(1, BATCH_MIN)
+    fn batch_min(limit: Limit, dearest: u32) -> u32 {
+        (limit.burst() / BATCH_DIVISOR).clamp(1, BATCH_MIN).max(dearest)
     }
 
     /// How many replicas share the limit when the store does not answer.
     pub fn share(&mut self, replicas: u32, now: Time) {
-        let part = self.limit.divided(replicas);
+        let part = part(self.limit, self.dearest, replicas);
         if part != self.own.limit() {
             self.own.set_limit(part, now);
         }
     }
 
-    /// Takes one token, or says when to come back, or that the store has to be asked.
-    pub fn take(&mut self, now: Time) -> Spend {
+    /// Takes `cost` tokens, or says when to come back, or that the store has to be asked.
+    pub fn take(&mut self, cost: u32, now: Time) -> Spend {
+        if cost > self.limit.burst() {
+            return Spend::Told(Take::TooLarge);
+        }
         if now > self.good_until {
             self.held = 0;
         }
-        if self.held > 0 {
-            self.held -= 1;
-            self.own.take_up_to(1, now);
-            self.count(now);
+        if let Some(left) = self.held.checked_sub(cost) {
+            self.held = left;
+            self.own.take_up_to(cost, now);
+            self.count(cost, now);
             return Spend::Told(self.taken());
         }
         if self.cut_off.is_some() {
-            return Spend::Told(self.take_own(now));
+            return Spend::Told(self.take_own(cost, now));
         }
         match self.empty_until.filter(|until| *until > now) {
-            Some(until) => Spend::Told(Take::Refused { remaining: 0, retry_after: until.since(now) }),
-            None => Spend::Dry,
+            Some(until) => {
+                let lacking = cost.saturating_sub(self.held).saturating_sub(1);
+                let retry_after = until.since(now) + self.limit.time_for(self.limit.units(lacking));
+                Spend::Told(Take::Refused { remaining: self.held, retry_after })
+            }
+            None => {
+                self.wanted = self.wanted.max(cost);
+                Spend::Dry
+            }
         }
     }
 
-    /// Takes one token of the replica's own bucket, for a request that waited for a draw in vain.
-    pub fn take_own(&mut self, now: Time) -> Take {
-        let take = self.own.take(1, now);
+    /// Takes tokens of the replica's own bucket, for a request that waited for a draw in vain.
+    pub fn take_own(&mut self, cost: u32, now: Time) -> Take {
+        let take = self.own.take(cost, now);
         if matches!(take, Take::Taken { .. }) {
-            self.count(now);
+            self.count(cost, now);
         }
         take
     }
 
-    /// Gives a token back whose request was not served.
-    pub fn refund(&mut self) {
-        self.held = self.held.saturating_add(1).min(Self::held_max(self.limit));
-        self.own.refund(1);
+    /// Gives tokens back whose request was not served.
+    pub fn refund(&mut self, cost: u32) {
+        self.held = self.held.saturating_add(cost).min(Self::held_max(self.limit, self.dearest));
+        self.own.refund(cost);
     }
 
     /// How many tokens to ask the store for now. After `Some`, nothing more is wished for before [`Self::drawn`] or
@@ -159,11 +177,14 @@ impl Reserve {
     pub fn wish(&mut self, now: Time) -> Option<u32> {
         let waits = |until: Option<Time>| until.is_some_and(|at| at > now);
         let held = if now > self.good_until { 0 } else { self.held };
-        if self.drawing || waits(self.empty_until) || waits(self.cut_off) || held.saturating_mul(2) > self.batch {
+        let plenty = held.saturating_mul(2) > self.batch && held >= self.wanted;
+        if self.drawing || waits(self.empty_until) || waits(self.cut_off) || plenty {
             return None;
         }
-        let most = Self::held_max(self.limit);
-        self.batch = self.recent_use(now).clamp(Self::batch_min(self.limit), most);
+        let most = Self::held_max(self.limit, self.dearest);
+        self.batch =
+            self.recent_use(now).max(self.wanted).clamp(Self::batch_min(self.limit, self.dearest).min(most), most);
+        self.wanted = 0;
         let want = self.batch.min(most.saturating_sub(held));
         self.drawing = want > 0;
         (want > 0).then_some(want)
@@ -176,12 +197,13 @@ impl Reserve {
         if now > self.good_until {
             self.held = 0;
         }
-        self.held = self.held.saturating_add(grant.granted).min(Self::held_max(self.limit));
+        self.held = self.held.saturating_add(grant.granted).min(Self::held_max(self.limit, self.dearest));
         self.left = grant.left;
         if grant.granted > 0 {
             self.good_until = now + grant.good_for;
         }
-        self.empty_until = (grant.granted == 0).then_some(now + grant.next);
+        let too_little = grant.left == 0 && self.held < self.dearest;
+        self.empty_until = (grant.granted == 0 || too_little).then_some(now + grant.next);
     }
 
     /// The store did not answer.
@@ -197,11 +219,11 @@ impl Reserve {
         Take::Taken { remaining, reset_after: self.limit.time_for(lacking) }
     }
 
-    fn count(&mut self, now: Time) {
+    fn count(&mut self, cost: u32, now: Time) {
         if now.since(self.used_since) >= BATCH_SPAN * 10 {
             (self.used, self.used_since) = (0, now);
         }
-        self.used = self.used.saturating_add(1);
+        self.used = self.used.saturating_add(cost);
     }
 
     /// What [`BATCH_SPAN`] uses at the present pace.
@@ -210,6 +232,12 @@ impl Reserve {
         let elapsed = now.since(self.used_since).as_millis().max(span);
         u32::try_from((u128::from(self.used) * span).div_ceil(elapsed)).unwrap_or(u32::MAX)
     }
+}
+
+/// One replica's part of a limit; it holds the dearest request, however many share it.
+fn part(limit: Limit, dearest: u32, replicas: u32) -> Limit {
+    let divided = limit.divided(replicas);
+    if divided.burst() >= dearest { divided } else { divided.with_burst(dearest) }
 }
 
 #[cfg(test)]
@@ -240,48 +268,48 @@ mod tests {
 
     #[test]
     fn an_idle_reserve_is_dry_then_spends_its_batch_and_draws_ahead() {
-        let mut reserve = Reserve::new(limit(160, 160), 1, at(0));
-        assert_eq!(reserve.take(at(0)), Spend::Dry);
+        let mut reserve = Reserve::new(limit(160, 160), 1, 1, at(0));
+        assert_eq!(reserve.take(1, at(0)), Spend::Dry);
         assert_eq!(reserve.wish(at(0)), Some(10));
         assert_eq!(reserve.wish(at(0)), None, "one draw at a time");
         let good_for = Duration::from_secs(1);
         reserve.drawn(Grant { granted: 10, good_for, left: 150, next: Duration::ZERO }, at(0));
         for _ in 0..4 {
-            assert!(took(reserve.take(at(1))));
+            assert!(took(reserve.take(1, at(1))));
             assert_eq!(reserve.wish(at(1)), None, "more than half is left");
         }
-        assert!(took(reserve.take(at(1))));
+        assert!(took(reserve.take(1, at(1))));
         assert_eq!(reserve.wish(at(1)), Some(10));
         reserve.drawn(Grant { granted: 0, good_for, left: 0, next: Duration::from_millis(50) }, at(2));
         for _ in 0..5 {
-            assert!(took(reserve.take(at(3))));
+            assert!(took(reserve.take(1, at(3))));
         }
         let refused = Take::Refused { remaining: 0, retry_after: Duration::from_millis(49) };
-        assert_eq!(reserve.take(at(3)), Spend::Told(refused));
+        assert_eq!(reserve.take(1, at(3)), Spend::Told(refused));
         assert_eq!(reserve.wish(at(3)), None, "the store is known to be empty");
         assert_eq!(reserve.wish(at(53)), Some(10));
     }
 
     #[test]
     fn tokens_that_are_not_used_in_time_are_dropped() {
-        let mut reserve = Reserve::new(limit(160, 160), 1, at(0));
+        let mut reserve = Reserve::new(limit(160, 160), 1, 1, at(0));
         let grant = Grant { granted: 10, good_for: Duration::from_secs(1), left: 150, next: Duration::ZERO };
         reserve.wish(at(0));
         reserve.drawn(grant, at(0));
-        assert_eq!(reserve.take(at(1001)), Spend::Dry);
+        assert_eq!(reserve.take(1, at(1001)), Spend::Dry);
     }
 
     #[test]
     fn batches_follow_the_use_within_bounds() {
         let (limit, mut now) = (limit(10_000, 10_000), 0);
-        let mut reserve = Reserve::new(limit, 1, at(0));
+        let mut reserve = Reserve::new(limit, 1, 1, at(0));
         let mut store = Bucket::new(limit, at(0));
         let mut draws = 0;
         for n in 0..20_000 {
             now = n / 5;
-            if reserve.take(at(now)) == Spend::Dry {
+            if reserve.take(1, at(now)) == Spend::Dry {
                 draw(&mut reserve, &mut store, at(now));
-                assert!(took(reserve.take(at(now))));
+                assert!(took(reserve.take(1, at(now))));
             }
             let held = reserve.held;
             draw(&mut reserve, &mut store, at(now));
@@ -293,10 +321,10 @@ mod tests {
     #[test]
     fn an_outage_leaves_the_share_of_one_replica() {
         let limit = limit(100, 100);
-        let mut reserve = Reserve::new(limit, 4, at(0));
+        let mut reserve = Reserve::new(limit, 1, 4, at(0));
         reserve.wish(at(0));
         reserve.failed(at(0));
-        let passed = (0..10_000).filter(|ms| took(reserve.take(at(*ms)))).count();
+        let passed = (0..10_000).filter(|ms| took(reserve.take(1, at(*ms)))).count();
         assert!((250..=275).contains(&passed), "{passed}: a quarter of 100 a second, and of the burst");
         assert_eq!(reserve.wish(at(0)), None);
         assert!(reserve.wish(at(500)).is_some(), "the store is asked again");
@@ -305,41 +333,42 @@ mod tests {
     #[test]
     fn what_was_spent_of_the_store_is_not_there_again_in_an_outage() {
         let limit = limit(1, 100);
-        let (mut reserve, mut store) = (Reserve::new(limit, 2, at(0)), Bucket::new(limit, at(0)));
+        let (mut reserve, mut store) = (Reserve::new(limit, 1, 2, at(0)), Bucket::new(limit, at(0)));
         let mut passed = 0;
         for _ in 0..100 {
             draw(&mut reserve, &mut store, at(0));
-            passed += u32::from(took(reserve.take(at(0))));
+            passed += u32::from(took(reserve.take(1, at(0))));
         }
         assert_eq!(passed, 100);
         reserve.failed(at(0));
-        assert!(!took(reserve.take(at(0))));
+        assert!(!took(reserve.take(1, at(0))));
     }
 
     proptest! {
         #[test]
         fn replicas_together_let_through_rate_burst_and_what_they_hold(
-            quota in 1_u32..500, burst in 1_u32..200, replicas in 1_usize..5,
-            steps in proptest::collection::vec((0_i64..200, 0_usize..5, 1_u32..40), 1..300),
+            quota in 1_u32..500, burst in 1_u32..200, replicas in 1_usize..5, dearest in 1_u32..20,
+            steps in proptest::collection::vec((0_i64..200, 0_usize..5, 1_u32..40, 1_u32..20), 1..300),
         ) {
             let limit = limit(quota, burst);
+            let dearest = dearest.min(burst);
             let mut store = Bucket::new(limit, at(0));
-            let mut reserves = vec![Reserve::new(limit, 1, at(0)); replicas];
+            let mut reserves = vec![Reserve::new(limit, dearest, 1, at(0)); replicas];
             let mut ms = 0;
             let mut passed: Vec<(i64, u64)> = Vec::new();
-            for (pause, who, asked) in steps {
+            for (pause, who, asked, cost) in steps {
                 ms += pause;
-                let reserve = &mut reserves[who % replicas];
+                let (reserve, cost) = (&mut reserves[who % replicas], cost.min(dearest));
                 passed.push((ms, 0));
                 for _ in 0..asked {
                     draw(reserve, &mut store, at(ms));
-                    if took(reserve.take(at(ms))) && let Some((_, n)) = passed.last_mut() {
-                        *n += 1;
+                    if took(reserve.take(cost, at(ms))) && let Some((_, n)) = passed.last_mut() {
+                        *n += u64::from(cost);
                     }
-                    prop_assert!(reserve.held <= Reserve::held_max(limit));
+                    prop_assert!(reserve.held <= Reserve::held_max(limit, dearest));
                 }
             }
-            let error = u64::from(Reserve::held_max(limit)) * u64::try_from(replicas).unwrap();
+            let error = u64::from(Reserve::held_max(limit, dearest)) * u64::try_from(replicas).unwrap();
             for (i, (from, _)) in passed.iter().enumerate() {
                 let mut sum = 0;
                 for (to, n) in &passed[i..] {
@@ -348,6 +377,31 @@ mod tests {
                     prop_assert!(sum <= u64::from(quota) * elapsed + (u64::from(burst) + error) * 1000);
                 }
             }
+        }
+
+        /// Whatever requests cost: where a draw comes at once, one that the store could serve is not refused for ever.
+        #[test]
+        fn a_dear_request_is_served_when_it_is_told_to_come_back(
+            quota in 1_u32..500, burst in 1_u32..200, dearest in 1_u32..50, drain in 0_u32..200,
+        ) {
+            let limit = limit(quota, burst);
+            let cost = dearest.min(burst);
+            let (mut store, mut reserve) = (Bucket::new(limit, at(0)), Reserve::new(limit, cost, 1, at(0)));
+            store.take_up_to(drain, at(0));
+            let mut ms = 0;
+            for _ in 0..50 {
+                draw(&mut reserve, &mut store, at(ms));
+                match reserve.take(cost, at(ms)) {
+                    Spend::Told(Take::Taken { .. }) => return Ok(()),
+                    Spend::Told(Take::Refused { retry_after, .. }) => {
+                        prop_assert!(retry_after <= Duration::from_secs(1) * burst, "{retry_after:?}");
+                        ms += i64::try_from(retry_after.as_millis()).unwrap().max(1);
+                    }
+                    Spend::Told(Take::TooLarge) => prop_assert!(false, "it fits the burst"),
+                    Spend::Dry => {}
+                }
+            }
+            prop_assert!(false, "never served in {ms} ms");
         }
     }
 }

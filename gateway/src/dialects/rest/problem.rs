@@ -44,7 +44,7 @@ pub(super) struct Body<'p> {
     #[serde(skip_serializing_if = "Option::is_none")]
     operation: Option<&'p str>,
     #[serde(skip_serializing_if = "Option::is_none", rename = "violated-policies")]
-    violated_policies: Option<[&'static str; 1]>,
+    violated_policies: Option<[&'p str; 1]>,
     #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
     errors: &'p [FieldError],
     #[serde(skip_serializing_if = "<[AttemptView]>::is_empty")]
@@ -94,7 +94,7 @@ pub(super) fn write(rejection: &Rejection, request_id: &str, path: &str) -> Repl
     if rejection.outcome_unknown {
         body.outcome = Some("unknown");
     }
-    if let Some(policy) = rejection.violated_policy {
+    if let Some(policy) = rejection.violated_policy.as_deref() {
         body.violated_policies = Some([policy]);
         body.kind = QUOTA_EXCEEDED_TYPE.to_owned();
     }

@@ -6,7 +6,7 @@ use tokio::{task::JoinSet, time::Instant};
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::{http::drawn::tests::Silent, regions::budget::Weights, replicas::Replicas, telemetry::core::CoreMetrics};
+use crate::{http::drawn::tests::Silent, replicas::Replicas, telemetry::core::CoreMetrics};
 
 const ACTIONS: &[VendorAction] = &[
     VendorAction { name: "Make", verbs: &["create"], calls_per_minute: 1200 },
@@ -14,7 +14,7 @@ const ACTIONS: &[VendorAction] = &[
 ];
 
 fn budget() -> Budget {
-    Budget::new(Weights::new(), CoreMetrics::detached().budget.clone())
+    Budget::new(CoreMetrics::detached().budget.clone())
 }
 
 fn pace(account: &str, calls_per_second: Option<u32>, budget: &Budget) -> Arc<Pace> {
