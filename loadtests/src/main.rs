@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use meridian_loadtests::{
     bench::{self, Options},
-    budget, chaos, directory, hello, simulation,
+    budget, chaos, directory, hello, noisy, ratelimit, simulation,
 };
 use meridian_model::quantity::Span;
 use tokio::{
@@ -35,6 +35,10 @@ enum Verb {
     Bench(Bench),
     /// Let many tenants poll and create at a vendor that keeps its limits, and see whether it throttles
     Budget(budget::Args),
+    /// Let a tenant ask for a hundred times its rate, and see what another one notices
+    Noisy(noisy::Args),
+    /// Measure what a rate limit's decision costs, alone and over Redis, beside limitador
+    Ratelimit(ratelimit::Args),
     /// Kill, stop and cut real gateways and a real Redis, and judge them by what the clouds had
     Chaos(chaos::cli::Args),
     /// Measure creates on a Redis that syncs every write, beside the bare script calls
@@ -92,6 +96,14 @@ fn main() -> anyhow::Result<()> {
         Verb::Timing(args) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(until_signal(directory::timing(args, print)))
+        }
+        Verb::Noisy(args) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(until_signal(noisy::run(args, print)))
+        }
+        Verb::Ratelimit(args) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(until_signal(ratelimit::run(args, print)))
         }
         Verb::Simulate(args) => simulation::cli::run(&args),
         Verb::Redis(args) => {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use meridian_policies::budget::WEIGHT_MAX;
+
 use super::{CheckBackend, CheckFolder, Config, SettingsMistake, Store, Tenant, reader::Report};
 
 /// Reports a name that is used twice, at its second use.
@@ -172,6 +174,12 @@ impl Known {
                 let what = "not one of the tenant's networkProfiles".to_owned();
                 mistakes.push(SettingsMistake { path: path(), what, mend });
             }
+        }
+        mistakes.extend(super::limits::mistakes(&tenant.limits));
+        if !(1..=WEIGHT_MAX).contains(&tenant.weight) {
+            let what = format!("{} is outside 1 to {WEIGHT_MAX}", tenant.weight);
+            let mend = "choose a number in that range; the default is 1".to_owned();
+            mistakes.push(SettingsMistake { path: "weight".to_owned(), what, mend });
         }
         mistakes
     }

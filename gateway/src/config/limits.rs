@@ -1,6 +1,9 @@
 //! `[[tenants.limits]]`: named rate limits of a tenant beside its `rate`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use meridian_model::quantity::Span;
 use meridian_policies::rate::{
@@ -9,7 +12,7 @@ use meridian_policies::rate::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::reader::Section;
+use super::{SettingsMistake, reader::Section};
 
 /// Named limits of a tenant: each is a bucket that every request looks at.
 pub const LIMITS_MAX: usize = 16;
@@ -62,63 +65,109 @@ impl From<ClassWord> for RouteClass {
 }
 
 /// One named limit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NamedLimit {
     /// Its name in headers, refusals and metrics.
     pub name: String,
     /// Whose requests it counts together. Default `tenant`.
+    #[serde(default = "per_tenant")]
     pub per: PerWord,
     /// Classes of routes that it counts; all when empty.
+    #[serde(default)]
     pub class: Vec<ClassWord>,
     /// Tokens in each window.
     pub quota: u32,
     /// The window. Default 60 s, as of `rate`.
+    #[serde(default = "minute")]
     pub window: Span,
     /// Tokens at once. Default: the quota.
-    pub burst: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u32>,
     /// Tokens of a request by class. Default 1.
+    #[serde(default)]
     pub cost: BTreeMap<ClassWord, u32>,
     /// Counts and never refuses. Default no.
+    #[serde(default)]
     pub shadow: bool,
+}
+
+fn per_tenant() -> PerWord {
+    PerWord::Tenant
+}
+
+fn minute() -> Span {
+    Span(Duration::from_secs(60))
+}
+
+/// What is wrong with the limits of a tenant, by the path below it.
+pub(crate) fn mistakes(limits: &[NamedLimit]) -> Vec<SettingsMistake> {
+    let mut mistakes = Vec::new();
+    let mut add = |path: String, what: String, mend: &str| {
+        mistakes.push(SettingsMistake { path, what, mend: mend.to_owned() });
+    };
+    if limits.len() > LIMITS_MAX {
+        let what = format!("{} limits; at most {LIMITS_MAX}", limits.len());
+        add("limits".to_owned(), what, "let one limit count several classes");
+    }
+    let mut names = BTreeSet::new();
+    for (i, limit) in limits.iter().enumerate() {
+        if !names.insert(limit.name.as_str()) {
+            let what = format!("limit `{}` is declared twice", limit.name);
+            add(format!("limits[{i}].name"), what, "rename or remove one of them");
+        }
+        for (field, what, mend) in limit.faults() {
+            add(format!("limits[{i}].{field}"), what, mend);
+        }
+    }
+    mistakes
 }
 
 impl NamedLimit {
     pub(super) fn read(mut s: Section<'_, '_>) -> Option<Self> {
-        let name: Option<String> = s.required("name", "\"lists\"");
+        let name = s.required("name", "\"lists\"");
         let per = s.value("per").unwrap_or(PerWord::Tenant);
-        let class: Vec<ClassWord> = s.value("class").unwrap_or_default();
-        let quota: Option<u32> = s.required("quota", "600");
-        let window = s.within("window", Span(Duration::from_secs(60)), WINDOWS);
-        let burst: Option<u32> = s.optional_within("burst", (1, TOKENS_MAX));
-        let cost: BTreeMap<ClassWord, u32> = s.value("cost").unwrap_or_default();
+        let class = s.value("class").unwrap_or_default();
+        let quota = s.required("quota", "600");
+        let window = s.value("window").unwrap_or_else(minute);
+        let (burst, cost) = (s.value("burst"), s.value("cost").unwrap_or_default());
         let shadow = s.value("shadow").unwrap_or(false);
-        if let Some(name) = &name
-            && let Some((what, mend)) = misnamed(name)
-        {
-            s.report.mistake(&s.at("name"), what, mend);
-        }
-        let quota = quota.filter(|quota| {
-            let fits = (1..=TOKENS_MAX).contains(quota);
-            if !fits {
-                s.report.mistake(&s.at("quota"), format!("{quota} is outside 1 to {TOKENS_MAX}"), "choose one in it");
-            }
-            fits
-        });
-        let burst = burst.or(quota);
-        let (at, least) = (s.at("cost"), cost.values().copied().min());
-        let dearest = cost.values().copied().max().unwrap_or(1);
-        if least == Some(0) {
-            s.report.mistake(&at, "a cost is 0", "leave the class out of `class` instead");
-        } else if burst.is_some_and(|burst| dearest > burst) {
-            s.report.mistake(&at, "a request costs more than the burst", "raise burst, or no such request ever passes");
-        }
-        for uncounted in cost.keys().filter(|c| !class.is_empty() && !class.contains(c)) {
-            let word = RouteClass::from(*uncounted).as_str();
-            s.report.mistake(&at, format!("`{word}` is not counted"), format!("add \"{word}\" to `class`"));
-        }
         s.finish();
-        Some(Self { name: name?, per, class, quota: quota?, window, burst: burst?, cost, shadow })
+        Some(Self { name: name?, per, class, quota: quota?, window, burst, cost, shadow })
+    }
+
+    /// Tokens at once.
+    fn burst(&self) -> u32 {
+        self.burst.unwrap_or(self.quota)
+    }
+
+    /// What is wrong with it by field, and how to mend it.
+    fn faults(&self) -> Vec<(&'static str, String, &'static str)> {
+        let mut faults = Vec::new();
+        if let Some((what, mend)) = misnamed(&self.name) {
+            faults.push(("name", what, mend));
+        }
+        for (field, tokens) in [("quota", self.quota), ("burst", self.burst())] {
+            if !(1..=TOKENS_MAX).contains(&tokens) && (field == "quota" || self.burst.is_some()) {
+                faults.push((field, format!("{tokens} is outside 1 to {TOKENS_MAX}"), "choose a number in that range"));
+            }
+        }
+        if self.window < WINDOWS.0 || self.window > WINDOWS.1 {
+            let what = format!("{} is outside {} to {}", self.window, WINDOWS.0, WINDOWS.1);
+            faults.push(("window", what, "choose a time in that range"));
+        }
+        let dearest = self.cost.values().copied().max().unwrap_or(1);
+        if self.cost.values().any(|cost| *cost == 0) {
+            faults.push(("cost", "a cost is 0".to_owned(), "leave the class out of `class` instead"));
+        } else if dearest > self.burst() {
+            let what = format!("a request of {dearest} tokens is more than the burst of {}", self.burst());
+            faults.push(("cost", what, "raise burst, or no such request ever passes"));
+        }
+        for class in self.cost.keys().filter(|c| !self.class.is_empty() && !self.class.contains(c)) {
+            let what = format!("`{}` is not counted", RouteClass::from(*class).as_str());
+            faults.push(("cost", what, "add it to `class`, or leave its cost out"));
+        }
+        faults
     }
 
     /// As the arithmetic takes it; `None` for numbers that no configuration has.
@@ -133,7 +182,7 @@ impl NamedLimit {
             PerWord::Tenant => Per::Tenant,
             PerWord::Principal => Per::Principal,
         };
-        let limit = Limit::new(self.quota, self.window.0, self.burst).ok()?;
+        let limit = Limit::new(self.quota, self.window.0, self.burst()).ok()?;
         Some(Named { name: self.name.clone().into(), per, costs, limit, shadow: self.shadow })
     }
 }
@@ -148,4 +197,36 @@ fn misnamed(name: &str) -> Option<(String, &'static str)> {
     }
     let taken = TAKEN.contains(&name);
     taken.then(|| (format!("`{name}` is a limit of `rate`"), "set it there, or choose another name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mistake_of_a_tenants_limits_is_told_with_its_place() {
+        let limit = |text: &str| toml::from_str::<NamedLimit>(text).unwrap();
+        let good = limit("name = \"lists\"\nquota = 60\nclass = [\"list\"]\ncost = { list = 3 }");
+        assert_eq!(mistakes(std::slice::from_ref(&good)), []);
+        let bad = limit(
+            "name = \"tenant\"\nquota = 0\nburst = 4\nwindow = \"10ms\"\nclass = [\"read\"]\n\
+             cost = { read = 5, create = 1 }",
+        );
+        let free = limit("name = \"lists\"\nquota = 1\ncost = { admin = 0 }");
+        let told = mistakes(&[good, bad, free]);
+        let places: Vec<_> = told.iter().map(|m| m.path.as_str()).collect();
+        assert_eq!(
+            places,
+            [
+                "limits[1].name",
+                "limits[1].quota",
+                "limits[1].window",
+                "limits[1].cost",
+                "limits[1].cost",
+                "limits[2].name",
+                "limits[2].cost"
+            ],
+            "{told:?}"
+        );
+    }
 }

@@ -1,7 +1,7 @@
 //! The sections of the configuration: type, default, bounds and reason of every setting.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
@@ -16,7 +16,6 @@ use meridian_model::{
     quota::QuotaTree,
     validate,
 };
-use meridian_policies::budget::WEIGHT_MAX;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -26,7 +25,7 @@ use super::{
     identity::{Oidc, Spiffe},
     keys::{ApiKey, Platform},
     ledger::Ledger,
-    limits::{LIMITS_MAX, NamedLimit},
+    limits::NamedLimit,
     profiles::{ImageProfile, NetworkProfile, SecretProfile},
     quota,
     reader::{Report, Section},
@@ -381,8 +380,10 @@ pub struct Tenant {
     #[serde(default)]
     pub rate: Rate,
     /// Named rate limits beside them.
+    #[serde(default)]
     pub limits: Vec<NamedLimit>,
-    /// Its part of the vendors' calls beside other tenants that wait for them. Default 1.
+    /// Its part of the vendors' calls beside other tenants that wait for them, 1 to 1,000. Default 1.
+    #[serde(default = "one")]
     pub weight: u16,
     /// Regions it may use; all when empty.
     #[serde(default)]
@@ -409,6 +410,10 @@ pub struct Tenant {
 
 fn is_undivided(tree: &QuotaTree) -> bool {
     tree.nodes.is_empty()
+}
+
+const fn one() -> u16 {
+    1
 }
 
 /// Stands for the name of a document's spec until its metadata are read.
@@ -449,8 +454,8 @@ impl Tenant {
         let quota = s.value("quota").unwrap_or_default();
         let projects = quota::read(&mut s);
         let rate = Rate::read(s.section("rate"));
-        let limits = named_limits(&mut s);
-        let weight = s.within("weight", 1, (1, WEIGHT_MAX));
+        let limits: Vec<_> = s.sections("limits").into_iter().map(NamedLimit::read).collect();
+        let weight = s.value("weight").unwrap_or(1);
         let regions = s.value("regions").unwrap_or_default();
         let providers = s.value("providers").unwrap_or_default();
         let network_profiles = s.value("networkProfiles").unwrap_or_default();
@@ -466,7 +471,7 @@ impl Tenant {
             quota,
             projects,
             rate,
-            limits: limits?,
+            limits: limits.into_iter().collect::<Option<_>>()?,
             weight,
             regions,
             providers,
@@ -477,25 +482,6 @@ impl Tenant {
             strategy,
         })
     }
-}
-
-/// `[[tenants.limits]]`.
-fn named_limits(s: &mut Section<'_, '_>) -> Option<Vec<NamedLimit>> {
-    let limits: Vec<_> = s.sections("limits").into_iter().map(NamedLimit::read).collect();
-    if limits.len() > LIMITS_MAX {
-        let what = format!("{} limits; at most {LIMITS_MAX}", limits.len());
-        s.report.mistake(&s.at("limits"), what, "let one limit count several classes");
-    }
-    let mut names = BTreeSet::new();
-    for (i, limit) in limits.iter().enumerate() {
-        if let Some(limit) = limit
-            && !names.insert(limit.name.as_str())
-        {
-            let what = format!("limit `{}` is declared twice", limit.name);
-            s.report.mistake(&s.at(&format!("limits[{i}].name")), what, "rename or remove one of them");
-        }
-    }
-    limits.into_iter().collect()
 }
 
 scalars! {

@@ -93,7 +93,7 @@ fn of_mistake(prefix: &str, SettingsMistake { path, what, mend }: SettingsMistak
 }
 
 /// The fields of each object of a document, by the pointer of the object; items of a list have `*`.
-const FIELDS: [(&str, &[&str]); 5] = [
+const FIELDS: [(&str, &[&str]); 6] = [
     ("", &["apiVersion", "kind", "metadata", "spec"]),
     ("/metadata", &["name", "labels"]),
     (
@@ -103,6 +103,8 @@ const FIELDS: [(&str, &[&str]); 5] = [
             "quota",
             "projects",
             "rate",
+            "limits",
+            "weight",
             "regions",
             "providers",
             "networkProfiles",
@@ -113,6 +115,7 @@ const FIELDS: [(&str, &[&str]); 5] = [
         ],
     ),
     ("/spec/rate", &["requestsPerMinute", "burst", "createsPerMinute", "createBurst"]),
+    ("/spec/limits/*", &["name", "per", "class", "quota", "window", "burst", "cost", "shadow"]),
     ("/spec/keys/*", &["id", "sha256", "role", "project", "permissions", "expires"]),
 ];
 

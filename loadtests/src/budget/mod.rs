@@ -5,7 +5,6 @@
 //! processes of their own; what is counted is the clouds' count of calls and what the gateway's metrics and regions say.
 
 mod scrape;
-mod setting;
 mod tenants;
 
 use std::{path::PathBuf, time::Duration};
@@ -17,13 +16,22 @@ use tokio::time::Instant;
 
 use self::{
     scrape::{Counted, Waits},
-    setting::Setting,
     tenants::Crowd,
 };
-use crate::bench;
+use crate::{
+    bench,
+    tenancy::{Plan, Setting},
+};
 
 /// What the vendor allows of each action a second (vendor-api README 1), and what the gateway is told.
 const VENDOR_PER_SECOND: f64 = 20.0;
+
+/// The published limits, and instances that run soon.
+const CLOUDS: &str = "seed = 1\n[timing]\nplaced_ms = 200\nrunning_ms = 300\njitter_ms = 100\nterminate_ms = 100\n\
+                      [limits]\nenabled = true\n";
+
+/// No tenant's own rate is what holds it back.
+const RATE: &str = "{ requestsPerMinute = 6000, burst = 1000, createsPerMinute = 6000, createBurst = 1000 }";
 
 /// In this time the gateway may be throttled, because it learns.
 const LEARNING: Duration = Duration::from_secs(10);
@@ -58,7 +66,8 @@ pub struct Args {
 pub async fn run(args: Args, print: impl Fn(&str) -> anyhow::Result<()>) -> anyhow::Result<()> {
     ensure!(args.span.0 > LEARNING * 3 / 2, "a run lasts more than 15 s, of which 10 s are for learning");
     let meridian = args.meridian.clone().map_or_else(bench::meridian_beside, Ok)?;
-    let setting = Setting::start(&meridian, args.tenants, args.ceiling).await?;
+    let tenants = (0..args.tenants).map(|n| (format!("t{n}"), RATE)).collect();
+    let setting = Setting::start(&meridian, &Plan { clouds: CLOUDS, tenants, ceiling: args.ceiling }).await?;
     let crowd = Crowd::start(&setting, args.creates);
     let began = Instant::now();
     tokio::time::sleep(LEARNING).await;

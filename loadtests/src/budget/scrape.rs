@@ -10,8 +10,10 @@ use meridian_gateway::telemetry::budget;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::setting::Setting;
-use crate::client::{Connection, Keep};
+use crate::{
+    client::{Connection, Keep},
+    tenancy::Setting,
+};
 
 async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
     let request = Request::builder().uri(path).header(header::HOST, address.to_string()).body(Full::default())?;

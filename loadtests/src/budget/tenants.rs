@@ -18,10 +18,10 @@ use serde_json::json;
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::setting::{Setting, Tenant};
 use crate::{
     client::{Connection, Keep},
     direct,
+    tenancy::{Setting, Tenant},
 };
 
 /// Between two polls of a tenant; half of them are lists.

@@ -1,4 +1,4 @@
-//! The clouds and the gateway of a run, each a process of its own.
+//! Clouds and one gateway with many tenants, each a process of its own: for what tenants do to each other.
 
 use std::{ffi::OsStr, fmt::Write as _, fs, net::SocketAddr, path::Path};
 
@@ -12,16 +12,8 @@ use crate::{
     setup::{Clouds, address_of},
 };
 
-/// One region of the vendor whose limits are the tightest, and with instances that run soon.
+/// One region of the vendor whose limits are the tightest.
 const CLOUDS: &str = r#"
-seed = 1
-[timing]
-placed_ms = 200
-running_ms = 300
-jitter_ms = 100
-terminate_ms = 100
-[limits]
-enabled = true
 [[accounts]]
 name = "tencent-load"
 vendor = "tencent-eksci"
@@ -42,28 +34,39 @@ zones = [
 "#;
 
 /// The region.
-pub(super) const REGION: &str = "ap-guangzhou";
+const REGION: &str = "ap-guangzhou";
+
+/// What is started.
+#[derive(Debug)]
+pub struct Plan<'p> {
+    /// Timing and limits of the clouds, as a scenario has them.
+    pub clouds: &'p str,
+    /// Tenants and their `rate`, as the configuration has it.
+    pub tenants: Vec<(String, &'p str)>,
+    /// Vendor calls a second and action.
+    pub ceiling: u32,
+}
 
 /// A tenant and what its client sends.
 #[derive(Debug, Clone)]
-pub(super) struct Tenant {
+pub struct Tenant {
     /// Its name.
-    pub(super) name: String,
+    pub name: String,
     /// Its API key.
-    pub(super) key: String,
+    pub key: String,
 }
 
 /// Everything that runs.
 #[derive(Debug)]
-pub(super) struct Setting {
+pub struct Setting {
     /// The tenants.
-    pub(super) tenants: Vec<Tenant>,
+    pub tenants: Vec<Tenant>,
     /// The gateway's API.
-    pub(super) api: SocketAddr,
+    pub api: SocketAddr,
     /// Its admin listener.
-    pub(super) admin: SocketAddr,
+    pub admin: SocketAddr,
     /// The clouds' control.
-    pub(super) control: SocketAddr,
+    pub control: SocketAddr,
     clouds: Clouds,
     gateway: Server,
     _folder: tempfile::TempDir,
@@ -74,19 +77,21 @@ impl Setting {
     ///
     /// # Errors
     /// One of them does not start.
-    pub(super) async fn start(meridian: &Path, tenants: usize, ceiling: u32) -> anyhow::Result<Self> {
+    pub async fn start(meridian: &Path, plan: &Plan<'_>) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("a folder")?;
         let scenario = folder.path().join("clouds.toml");
-        fs::write(&scenario, CLOUDS).context("the clouds' scenario")?;
+        fs::write(&scenario, format!("{}{CLOUDS}", plan.clouds)).context("the clouds' scenario")?;
         let clouds = Clouds::start(meridian, &scenario, folder.path()).await?;
         let control = address_of(&clouds.info.control)?;
         let cloud = clouds.info.backends.first().context("a cloud without regions")?;
         let entropy = Entropy::system();
         let minted: Vec<_> =
-            (0..tenants).map(|n| (format!("t{n}"), authenticate::mint("load", &format!("t{n}"), &entropy))).collect();
-        let hashes: Vec<_> = minted.iter().map(|(name, key)| (name.as_str(), key.sha256_hex())).collect();
+            plan.tenants.iter().map(|(name, rate)| (name, *rate, authenticate::mint("load", name, &entropy))).collect();
+        let declared: Vec<_> =
+            minted.iter().map(|(name, rate, key)| (name.as_str(), *rate, key.sha256_hex())).collect();
         let config = folder.path().join("gateway.toml");
-        fs::write(&config, text(cloud, &hashes, ceiling, folder.path())?).context("the gateway's configuration")?;
+        let text = text(cloud, &declared, plan.ceiling, folder.path())?;
+        fs::write(&config, text).context("the gateway's configuration")?;
         let arguments = [OsStr::new("serve"), OsStr::new("--config"), config.as_os_str()];
         let is_ready = |line: &Value| line.get("gateway").is_some();
         let log = folder.path().join("gateway.log");
@@ -96,7 +101,7 @@ impl Setting {
             address_of(url.with_context(|| format!("the ready line has no {name}: {}", gateway.ready))?)
         };
         let (api, admin) = (address("gateway")?, address("admin")?);
-        let tenants = minted.into_iter().map(|(name, key)| Tenant { name, key: secret(&key) }).collect();
+        let tenants = minted.iter().map(|(name, _, key)| Tenant { name: (*name).clone(), key: secret(key) }).collect();
         Ok(Self { tenants, api, admin, control, clouds, gateway, _folder: folder })
     }
 
@@ -104,7 +109,7 @@ impl Setting {
     ///
     /// # Errors
     /// One does not end.
-    pub(super) async fn end(self) -> anyhow::Result<()> {
+    pub async fn end(self) -> anyhow::Result<()> {
         self.gateway.end().await?;
         self.clouds.server.end().await
     }
@@ -114,9 +119,9 @@ fn secret(key: &authenticate::MintedKey) -> String {
     secrecy::ExposeSecret::expose_secret(&key.key).to_owned()
 }
 
-fn text(cloud: &BackendInfo, tenants: &[(&str, String)], ceiling: u32, folder: &Path) -> anyhow::Result<String> {
+fn text(cloud: &BackendInfo, tenants: &[(&str, &str, String)], ceiling: u32, folder: &Path) -> anyhow::Result<String> {
     let mut text = format!(
-        "[deployment]\nid = \"budget\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n\
+        "[deployment]\nid = \"tenancy\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n\
          [server]\nlisten = \"127.0.0.1:0\"\nadminListen = \"127.0.0.1:0\"\n\
          [server.limits]\nconnectionsPerPeerMax = 10000\n\
          [ledger]\npath = \"{}\"\n[telemetry]\nfilter = \"warn\"\n\
@@ -129,12 +134,12 @@ fn text(cloud: &BackendInfo, tenants: &[(&str, String)], ceiling: u32, folder: &
         cloud.key_id,
         cloud.key_secret,
     );
-    for (name, hash) in tenants {
+    for (name, rate, hash) in tenants {
         write!(
             text,
             "[[tenants]]\nname = \"{name}\"\nkeys = [{{ id = \"{name}\", sha256 = \"{hash}\" }}]\n\
-             rate = {{ requestsPerMinute = 6000, burst = 1000, createsPerMinute = 6000, createBurst = 1000 }}\n\
-             quota = {{ instances = 1000 }}\ndefaultNetworkProfile = \"default\"\n"
+             rate = {rate}\n\
+             quota = {{ instances = 100000 }}\ndefaultNetworkProfile = \"default\"\n"
         )?;
     }
     let subnets: Vec<_> = cloud.zones.iter().map(|z| format!("\"{}\" = \"{}\"", z.zone, z.subnet_id)).collect();
