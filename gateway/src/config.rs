@@ -12,6 +12,7 @@ mod identity;
 mod keys;
 mod ledger;
 mod limits;
+mod policies;
 mod profiles;
 pub mod quota;
 mod reader;
@@ -27,7 +28,8 @@ use toml::de::DeTable;
 
 use self::reader::{Report, Section};
 pub use self::{
-    audit::*, directory::*, identity::*, keys::*, ledger::*, limits::*, profiles::*, reconcile::*, sections::*,
+    audit::*, directory::*, identity::*, keys::*, ledger::*, limits::*, policies::*, profiles::*, reconcile::*,
+    sections::*,
 };
 pub(crate) use self::{check::Known, reader::nearest};
 

@@ -15,6 +15,7 @@ use meridian_model::{
     capability::Capability,
     ids::{BackendId, TenantId},
 };
+use meridian_policies::rules::Findings;
 use secrecy::ExposeSecret;
 use tokio::{
     sync::{mpsc, watch},
@@ -45,6 +46,7 @@ use crate::{
         reconciler::Reconciler,
     },
     planner::Planner,
+    policies::Policies,
     profiles::Profiles,
     regions::{Backend, BackendParts, budget::Budget, market::PriceBook},
     replicas::Replicas,
@@ -93,6 +95,9 @@ pub enum BuildError {
     /// The folder that declares tenants is broken.
     #[error("the directory is broken\n{0}")]
     Directory(#[from] Broken),
+    /// The policies are wrong.
+    #[error("the policies cannot be used:\n{0}")]
+    Policies(Findings),
     /// The ledger cannot be read or written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -125,6 +130,8 @@ pub struct Core {
     pub recovering: Progress,
     /// Who there is, with which rules and limits.
     pub directory: Arc<Directory>,
+    /// Rules that judge creates.
+    pub policies: Arc<Policies>,
     /// Whose word is taken for who is calling.
     pub identities: Arc<Identities>,
     pub(crate) is_shared: bool,
@@ -203,7 +210,6 @@ impl Core {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let told = (Arc::clone(&deps.shared), replicas.owner().to_owned());
         let (directory, sources) = attend(config, &deps, replicas, (&tasks, &stop)).await?;
-        let identities = identities(config, &http, &deps.clock, (&tasks, &stop));
         let planner = Arc::new(Planner::new(pollers.clone(), fleet.clone(), profiles, directory.clone(), limits));
         let parts = Parts {
             ledger: Arc::clone(&deps.ledger),
@@ -235,6 +241,8 @@ impl Core {
             })
         });
         let core = Arc::new(Self {
+            policies: policies(config, &deps.metrics)?,
+            identities: identities(config, &http, &deps.clock, (&tasks, &stop)),
             recovering: rebuilder.as_ref().map(Rebuilder::progress).unwrap_or_default(),
             is_shared: deps.shared.is_shared(),
             clock: deps.clock,
@@ -248,7 +256,6 @@ impl Core {
             driver,
             draining: deps.draining,
             directory,
-            identities,
             budget: outside.budget,
             sources,
             retention: config.driver.retention.0,
@@ -270,6 +277,7 @@ impl Core {
         for poller in self.pollers.all() {
             self.tasks.spawn(Arc::clone(poller).run(self.stop.clone()));
         }
+        self.tasks.spawn(Arc::clone(&self.policies).follow(self.stop.clone()));
         self.tasks.spawn(self.driver.clone().settle_ended(ended));
         let is_shared = rebuilder.is_some();
         if let Some(rebuilder) = rebuilder {
@@ -619,6 +627,11 @@ fn poll_settings(config: &Config) -> PollSettings {
         stale_after: config.status.stale_after.0,
         unreachable_after: config.status.unreachable_after.0,
     }
+}
+
+/// The policies of the configuration.
+fn policies(config: &Config, metrics: &CoreMetrics) -> Result<Arc<Policies>, BuildError> {
+    Policies::start(&config.policies, metrics.policies.clone()).map_err(BuildError::Policies)
 }
 
 /// What backends take from outside the configuration.

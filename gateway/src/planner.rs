@@ -218,7 +218,7 @@ fn explain(end: DeadEnd, decision: &Decision) -> Problem {
                     pointer: rejection.pointer.clone().unwrap_or_else(|| "/spec/placement".to_owned()),
                     code: rejection.filter.clone(),
                     detail: rejection.detail.clone(),
-                    hint: None,
+                    ..FieldError::default()
                 };
                 if errors.len() < REFUSALS_MAX && !errors.contains(&error) {
                     errors.push(error);

@@ -82,6 +82,8 @@ pub fn tell_of(health: &Health, core: &Core) {
     if let Some(watcher) = core.sources.watcher.clone() {
         health.tell("directory", move || watcher.broken().map_or_else(|| Ok("in force".to_owned()), Err));
     }
+    let policies = Arc::clone(&core.policies);
+    health.tell("policies", move || policies.broken().map_or_else(|| Ok("in force".to_owned()), Err));
     let driver = core.driver.clone();
     health.tell("intentJournal", move || match driver.journal_trouble() {
         None => Ok("writable".to_owned()),

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod budget;
 pub mod core;
 pub mod directory;
+pub mod policies;
 pub mod reconcile;
 pub mod seldom;
 

@@ -301,6 +301,42 @@ pub struct Validation {
     pub quota: Option<Quota>,
     /// What is allowed but probably not meant.
     pub warnings: Vec<FieldError>,
+    /// How each rule of the policies judged, in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicyResult>,
+}
+
+/// How a rule of a policy judged a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyResult {
+    /// Path of the policy: `policies/NAME` or `tenants/TENANT/policies/NAME`.
+    pub policy: String,
+    /// Id of the rule.
+    pub rule: String,
+    /// `enforce`, `warn` or `audit`.
+    pub mode: String,
+    /// Whether it held.
+    pub held: bool,
+    /// Units it cost.
+    pub cost: u64,
+    /// The most units it can cost.
+    pub cost_max: u64,
+}
+
+impl PolicyResult {
+    /// The view of a judgement.
+    #[must_use]
+    pub fn of(judged: &meridian_policies::rules::Judged) -> Self {
+        Self {
+            policy: judged.policy.to_string(),
+            rule: judged.rule.to_string(),
+            mode: judged.mode.as_str().to_owned(),
+            held: judged.held,
+            cost: judged.cost,
+            cost_max: judged.cost_max,
+        }
+    }
 }
 
 /// Why an instance is where it is.

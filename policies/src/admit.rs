@@ -97,7 +97,7 @@ fn allowed<T: Ord + AsRef<str>>(allow: &Allow<T>) -> Option<String> {
 }
 
 fn denial(pointer: String, code: &str, detail: String, hint: Option<String>) -> FieldError {
-    FieldError { pointer, code: code.to_owned(), detail, hint }
+    FieldError { pointer, code: code.to_owned(), detail, hint, ..FieldError::default() }
 }
 
 #[cfg(test)]

@@ -230,7 +230,7 @@ impl ErrorCode {
 }
 
 /// One fault in a request body.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FieldError {
     /// JSON pointer into the request body.
     pub pointer: String,
@@ -241,6 +241,12 @@ pub struct FieldError {
     /// How to mend it, if that can be said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// The policy that says so, if it is one's word: `policies/NAME` or `tenants/TENANT/policies/NAME`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// The rule of the policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
 }
 
 /// An RFC 9457 problem, without what only the HTTP layer knows (`instance`, `requestId`).

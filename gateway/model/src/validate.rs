@@ -136,6 +136,7 @@ impl Faults {
                 code: code.to_owned(),
                 detail: detail.into(),
                 hint: (!hint.is_empty()).then_some(hint),
+                ..FieldError::default()
             });
         }
     }

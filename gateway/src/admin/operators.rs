@@ -114,6 +114,7 @@ async fn reload(core: &Core) -> Result<Reply, Refusal> {
             code: "broken".to_owned(),
             detail: format!("{file}:{}:{}: {}", m.line, m.column, m.what),
             hint: Some(m.mend.clone()),
+            ..FieldError::default()
         });
         let detail = "the folder is broken; everything stays as it was";
         Refusal::from(Problem::new(ErrorCode::InvalidArgument, detail).with_errors(faults.collect()))

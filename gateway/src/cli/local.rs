@@ -10,7 +10,7 @@ use super::{
     args::{Check, Cloudsim, ConfigFile, Demo, Format},
     failure::{Exit, Failure},
     output::{self, Environment, emit, note},
-    risks,
+    policy, risks,
 };
 use crate::{
     clock::Entropy,
@@ -24,6 +24,7 @@ use crate::{
     },
     http::authenticate,
     journal::intent::file,
+    policies,
     process::{Process, StartError},
     server::ServeError,
     telemetry,
@@ -63,6 +64,7 @@ fn mistaken(mistakes: &Mistakes) -> Failure {
 pub(super) fn check(args: &Check) -> Result<(), Failure> {
     let config = Config::load_checked(&args.config, &check_settings, &file::usable).map_err(|m| mistaken(&m))?;
     let declared = directory::check(&config).map_err(|broken| broken_folder(&broken))?;
+    let set = policies::load(&config.policies).map_err(|findings| policy::mistaken(&findings))?;
     if args.diff {
         return compare(&declared, args.admin.as_deref().unwrap_or(&format!("http://{}", config.server.admin_listen)));
     }
@@ -70,7 +72,11 @@ pub(super) fn check(args: &Check) -> Result<(), Failure> {
     for risk in risks::of(&config) {
         note(&format!("warning: {risk}\n"));
     }
-    emit(&format!("{}: ok; {tenants} tenants, {backends} backends\n", args.config.display()))
+    let policies = match set.policies().count() {
+        0 => String::new(),
+        count => format!(", {count} policies"),
+    };
+    emit(&format!("{}: ok; {tenants} tenants, {backends} backends{policies}\n", args.config.display()))
 }
 
 fn broken_folder(broken: &Broken) -> Failure {

@@ -87,7 +87,7 @@ fn load(sources: &[Source]) -> Result<RuleSet, Failure> {
     RuleSet::load(sources).map_err(|findings| mistaken(&findings))
 }
 
-fn mistaken(findings: &Findings) -> Failure {
+pub(super) fn mistaken(findings: &Findings) -> Failure {
     let count = findings.0.len();
     let plural = if count == 1 { "mistake" } else { "mistakes" };
     let mut failure = Failure::new(Exit::Error, format!("{count} {plural} in policy documents"));

@@ -26,6 +26,7 @@ use super::{
     keys::{ApiKey, Platform},
     ledger::Ledger,
     limits::NamedLimit,
+    policies::Policies,
     profiles::{ImageProfile, NetworkProfile, SecretProfile},
     quota,
     reader::{Report, Section},
@@ -101,6 +102,8 @@ pub struct Config {
     pub driver: Driver,
     /// The reconciler.
     pub reconcile: Reconcile,
+    /// Policies.
+    pub policies: Policies,
     /// Logs.
     pub telemetry: Telemetry,
 }
@@ -136,6 +139,7 @@ impl Config {
         let status = Status::read(root.section("status"));
         let driver = Driver::read(root.section("driver"));
         let reconcile = Reconcile::read(root.section("reconcile"));
+        let policies = Policies::read(root.section("policies"));
         let telemetry = Telemetry::read(root.section("telemetry"));
         root.finish();
         Some(Self {
@@ -155,6 +159,7 @@ impl Config {
             status,
             driver,
             reconcile,
+            policies,
             telemetry,
         })
     }

@@ -81,6 +81,10 @@ impl Note {
     /// How the operation stack answered.
     pub fn answered(&self, outcome: &Result<Outcome, Refusal>) {
         let mut facts = self.facts();
+        let outcome = match outcome {
+            Ok(Outcome::Warned(outcome, _)) => Ok(&**outcome),
+            other => other.as_ref(),
+        };
         match outcome {
             Ok(Outcome::Created { key, replayed, operation, .. }) => {
                 facts.replayed = *replayed;

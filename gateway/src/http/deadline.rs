@@ -42,12 +42,8 @@ impl DeadlineLayer {
             Some(_) | None => {
                 let max = self.max.as_millis();
                 let detail = format!("X-Request-Timeout-Ms must be one number from 1 to {max}");
-                let error = FieldError {
-                    pointer: String::new(),
-                    code: "invalid-header".to_owned(),
-                    detail: detail.clone(),
-                    hint: None,
-                };
+                let error =
+                    FieldError { code: "invalid-header".to_owned(), detail: detail.clone(), ..FieldError::default() };
                 Err(Problem::new(ErrorCode::InvalidArgument, detail).with_errors(vec![error]).into())
             }
         }

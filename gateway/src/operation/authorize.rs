@@ -21,6 +21,7 @@ use crate::{
     config::nearest,
     core::Core,
     directory::{Entry, Snapshot},
+    policies::judge::{self, Judgement},
     telemetry::core::ADMISSION_AUTHORIZE,
 };
 
@@ -32,6 +33,7 @@ pub type OutcomeFuture = Pin<Box<dyn Future<Output = Result<Outcome, Refusal>> +
 pub struct Admitted {
     pub(super) operation: Operation,
     pub(super) reach: Reach,
+    judgement: Judgement,
 }
 
 /// Refuses what the caller may not do, validates specs, fills in the tenant's defaults.
@@ -73,7 +75,10 @@ where
             admitted.as_ref().map_or_else(|r| r.problem.code.as_str(), |_| "admitted"),
         );
         match admitted {
-            Ok(admitted) => self.inner.call(admitted),
+            Ok(mut admitted) => {
+                let judgement = std::mem::take(&mut admitted.judgement);
+                told(self.inner.call(admitted), judgement)
+            }
             Err(refusal) => Box::pin(std::future::ready(Err(refusal))),
         }
     }
@@ -86,12 +91,12 @@ fn authorize(core: &Core, mut operation: Operation) -> Result<Admitted, Refusal>
     let known = |tenant: &TenantId| snapshot.tenant(tenant).is_some() || core.fleet.has_tenant(tenant);
     let reach = reach(known, caller, action.place())?;
     permit(caller, action.permission())?;
-    if let Action::CreateInstance(create) = &mut operation.action {
-        admit(&snapshot, create)?;
-        let of_caller = || operation.caller.project.clone();
-        create.project = create.project.take().or_else(of_caller);
-    }
-    Ok(Admitted { operation, reach })
+    let caller = Arc::clone(&operation.caller);
+    let judgement = match &mut operation.action {
+        Action::CreateInstance(create) => admit(core, &snapshot, &caller, create)?,
+        _ => Judgement::default(),
+    };
+    Ok(Admitted { operation, reach, judgement })
 }
 
 /// What a caller reaches by an action; what is not the caller's is not there. The platform reaches also tenants that are
@@ -136,11 +141,22 @@ fn unknown_project(entry: &Entry, project: &ProjectName, create: &CreateInstance
         code: "unknown-project".to_owned(),
         detail: format!("tenant {} has no project {project}", create.tenant),
         hint: Some(hint),
+        ..FieldError::default()
     })
 }
 
-fn admit(snapshot: &Snapshot, create: &mut CreateInstance) -> Result<(), Refusal> {
-    let tenant = &create.tenant;
+/// A project and those above it, the nearest first.
+fn lineage(entry: &Entry, project: Option<&ProjectName>) -> Vec<ProjectName> {
+    let nodes = &entry.settings.projects.nodes;
+    let parent =
+        |name: &ProjectName| nodes.iter().find(|n| n.name.as_ref() == Some(name)).and_then(|n| n.parent.clone());
+    // No deeper than there are nodes, should they ever run in a circle.
+    std::iter::successors(project.cloned(), parent).take(nodes.len().max(1)).collect()
+}
+
+/// Checks a create, has the policies write into it and judge it, and fills in the tenant's defaults. Denials of both
+/// are told together.
+fn admit(core: &Core, snapshot: &Snapshot, caller: &Caller, create: &mut CreateInstance) -> Result<Judgement, Refusal> {
     let mut faults = validate::spec(&create.spec);
     faults.extend(validate::labels(&create.labels, &format!("{}/labels", create.metadata_pointer)));
     faults.extend(validate::annotations(&create.annotations, &format!("{}/annotations", create.metadata_pointer)));
@@ -148,19 +164,45 @@ fn admit(snapshot: &Snapshot, create: &mut CreateInstance) -> Result<(), Refusal
         let detail = format!("{} of the request's fields are not valid", faults.len());
         return Err(Problem::new(ErrorCode::InvalidArgument, detail).with_errors(faults).into());
     }
-    let Some(entry) = snapshot.tenant(tenant) else { return Err(Refusal::not_found()) };
+    let Some(entry) = snapshot.tenant(&create.tenant) else { return Err(Refusal::not_found()) };
     if let Some(fault) = create.project.as_ref().and_then(|project| unknown_project(entry, project, create)) {
         let detail = fault.detail.clone();
         return Err(Problem::new(ErrorCode::InvalidArgument, detail).with_errors(vec![fault]).into());
     }
-    match meridian_policies::admit::admit(&entry.rules, &create.spec) {
-        Ok(admitted) => {
-            create.spec = admitted;
-            Ok(())
+    create.project = create.project.take().or_else(|| caller.project.clone());
+    let policies = &core.policies;
+    let projects = lineage(entry, create.project.as_ref());
+    let judged = judge::judge(&policies.load(), (caller, &projects), create, (core.clock.now(), &policies.metrics));
+    match (meridian_policies::admit::admit(&entry.rules, &create.spec), judged) {
+        (Ok(spec), Ok(judgement)) => {
+            create.spec = spec;
+            Ok(judgement)
         }
-        Err(denials) => {
-            let detail = format!("{} rules of tenant {tenant} deny the instance", denials.len());
+        (admitted, judged) => {
+            let denials: Vec<_> =
+                admitted.err().into_iter().flatten().chain(judged.err().into_iter().flatten()).collect();
+            let plural = if denials.len() == 1 { "rule denies" } else { "rules deny" };
+            let detail = format!("{} {plural} the instance {} of tenant {}", denials.len(), create.name, create.tenant);
             Err(Problem::new(ErrorCode::PolicyDenied, detail).with_errors(denials).into())
         }
     }
+}
+
+/// Adds to an answer what the policies say.
+fn told(answer: OutcomeFuture, judgement: Judgement) -> OutcomeFuture {
+    let Judgement { warnings, results, written } = judgement;
+    if warnings.is_empty() && results.is_empty() && !written {
+        return answer;
+    }
+    Box::pin(async move {
+        Ok(match answer.await? {
+            Outcome::Validated(mut validation) => {
+                validation.warnings.extend(warnings);
+                validation.policies = results;
+                Outcome::Validated(validation)
+            }
+            outcome if warnings.is_empty() => outcome,
+            outcome => Outcome::Warned(Box::new(outcome), warnings),
+        })
+    })
 }

@@ -132,5 +132,6 @@ pub async fn validate(core: &Core, create: CreateInstance) -> Result<Outcome, Re
         placement: Some(planned.decision),
         quota: Some(quota_view(&create.tenant, Some(used), usage.limits)),
         warnings,
+        policies: Vec::new(),
     })))
 }

@@ -29,7 +29,8 @@ pub async fn delete(
         return if wish.allow_missing { Ok(Outcome::Deleted) } else { Err(Refusal::not_found()) };
     };
     if wish.validate_only {
-        let nothing = views::Validation { spec: None, placement: None, quota: None, warnings: Vec::new() };
+        let nothing =
+            views::Validation { spec: None, placement: None, quota: None, warnings: Vec::new(), policies: Vec::new() };
         return Ok(Outcome::Validated(Box::new(nothing)));
     }
     let removal = OperationId::new(format!("{}{DELETE_SUFFIX}", record.op_id)).map_err(Refusal::internal)?;

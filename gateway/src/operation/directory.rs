@@ -278,7 +278,13 @@ fn invalid(faults: Vec<FieldError>) -> Refusal {
 }
 
 fn fault(pointer: &str, code: &str, detail: impl Into<String>, hint: Option<String>) -> FieldError {
-    FieldError { pointer: pointer.to_owned(), code: code.to_owned(), detail: detail.into(), hint }
+    FieldError {
+        pointer: pointer.to_owned(),
+        code: code.to_owned(),
+        detail: detail.into(),
+        hint,
+        ..FieldError::default()
+    }
 }
 
 // ---- tenants

@@ -22,7 +22,7 @@ use std::{
 
 use meridian_ledger::LedgerError;
 use meridian_model::{
-    error::{ErrorCode, Problem},
+    error::{ErrorCode, FieldError, Problem},
     ids::{InstanceName, OperationId, ProjectName, RegionId, TenantId},
     instance::{InstanceSpec, Labels},
     operation::{Charge, QuotaLimits},
@@ -364,6 +364,8 @@ pub enum Outcome {
     AccountMade(Box<views::ServiceAccount>),
     /// Who the caller is.
     WhoAmI(Box<views::WhoAmI>),
+    /// Any of the others, and what policies say of the request that they let pass.
+    Warned(Box<Outcome>, Vec<FieldError>),
 }
 
 /// The gateway said no, or something broke; either way a public problem and, apart from it, what only logs may say.
@@ -478,7 +480,7 @@ fn at_once(core: &Core, admitted: &Admitted) -> Option<Result<Outcome, Refusal>>
 }
 
 async fn perform(core: &Core, admitted: Admitted) -> Result<Outcome, Refusal> {
-    let Admitted { operation, reach } = admitted;
+    let Admitted { operation, reach, .. } = admitted;
     match operation.action {
         Action::Directory(action) => directory::perform(core, &operation.caller, &reach, *action).await,
         Action::CreateInstance(create) => create::validate(core, *create).await,

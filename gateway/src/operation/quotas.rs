@@ -102,7 +102,12 @@ pub fn warnings(tree: &Tree, books: &Books, project: Option<&ProjectName>, now: 
         let whose = tree.name(n).map_or_else(|| "the tenant".to_owned(), |name| format!("project {name}"));
         let (spent, soft) = (PricePerHour(money.spent), PricePerHour(soft));
         let detail = format!("{whose} has spent {spent} of its soft budget of {soft} this month");
-        Some(FieldError { pointer: "/project".to_owned(), code: "soft-budget".to_owned(), detail, hint: None })
+        Some(FieldError {
+            pointer: "/project".to_owned(),
+            code: "soft-budget".to_owned(),
+            detail,
+            ..FieldError::default()
+        })
     };
     tree.path(tree.place(project)).into_iter().filter_map(warning).collect()
 }

@@ -9,7 +9,9 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{Metrics, budget::BudgetMetrics, directory::DirectoryMetrics, reconcile::ReconcileMetrics};
+use super::{
+    Metrics, budget::BudgetMetrics, directory::DirectoryMetrics, policies::PolicyMetrics, reconcile::ReconcileMetrics,
+};
 
 /// Span of one call to a backend: `otel.kind=client`, `cloud.region`, `meridian.backend`, `meridian.verb`; at its end
 /// `meridian.effect` (`applied`, `not-applied` or `unknown`) and `error.type`.
@@ -98,6 +100,8 @@ pub struct CoreMetrics {
     pub reconcile: ReconcileMetrics,
     /// Those of the vendors' budget.
     pub budget: BudgetMetrics,
+    /// Those of policies.
+    pub policies: PolicyMetrics,
 }
 
 impl fmt::Debug for CoreMetrics {
@@ -137,6 +141,7 @@ impl CoreMetrics {
             directory: DirectoryMetrics::register(metrics),
             reconcile: ReconcileMetrics::register(metrics),
             budget: BudgetMetrics::register(metrics),
+            policies: PolicyMetrics::register(metrics),
         };
         metrics.register(|r| {
             r.register("meridian_vendor_calls", "Calls to backends by verb and outcome", core.calls.clone());

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use meridian_gateway::operation::{Action, Operation, Outcome, Refusal};
-use meridian_model::error::{ErrorCode, Problem, QuotaShortage};
+use meridian_model::error::{ErrorCode, FieldError, Problem, QuotaShortage};
 
 use crate::support::{Gateway, Options, Reply, raw, until};
 
@@ -317,4 +317,19 @@ async fn the_metrics_have_their_catalogue() {
     let text = gateway.metrics.render();
     let catalogue: Vec<&str> = text.lines().filter(|l| l.starts_with("# ")).collect();
     insta::assert_snapshot!(catalogue.join("\n"));
+}
+
+#[tokio::test]
+async fn what_policies_warn_of_is_in_the_headers() {
+    let warned =
+        |text: &str| FieldError { pointer: "/labels".to_owned(), detail: text.to_owned(), ..FieldError::default() };
+    let gateway = Gateway::start(answering(move |_| {
+        let warnings = vec![warned("no \"team\", caf\u{e9}\r\nX-Evil: 1")];
+        Some(Ok(Outcome::Warned(Box::new(Outcome::Deleted), warnings)))
+    }))
+    .await;
+    let reply = gateway.send("DELETE /v1/tenants/acme/instances/web", &[], b"").await;
+    assert_eq!(reply.status, 204);
+    assert_eq!(reply.header("warning"), Some("299 - \"/labels: no \\\"team\\\", caf???X-Evil: 1\""));
+    assert_eq!(reply.header("x-evil"), None);
 }

@@ -17,6 +17,16 @@ pub struct Finding {
     pub diagnostic: Diagnostic,
 }
 
+impl Finding {
+    /// A text that cannot be read at all.
+    #[must_use]
+    pub fn unreadable(file: &str, why: &str) -> Self {
+        let diagnostic =
+            Diagnostic::at("unreadable", "", (1, 1), format!("cannot be read: {why}"), "check the path".to_owned());
+        Self { file: file.to_owned(), path: String::new(), diagnostic }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Diagnostic { line, column, code, message, hint, .. } = &self.diagnostic;
@@ -42,7 +52,7 @@ impl fmt::Display for Findings {
 }
 
 /// A text and its name.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     /// Name of the text.
     pub file: String,

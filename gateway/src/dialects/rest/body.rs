@@ -43,7 +43,7 @@ pub(super) fn refuse(mut faults: Vec<FieldError>) -> Rejection {
 }
 
 pub(crate) fn fault(pointer: impl Into<String>, code: &str, detail: impl Into<String>) -> FieldError {
-    FieldError { pointer: pointer.into(), code: code.to_owned(), detail: detail.into(), hint: None }
+    FieldError { pointer: pointer.into(), code: code.to_owned(), detail: detail.into(), ..FieldError::default() }
 }
 
 /// Checks that the body is JSON by its media type.

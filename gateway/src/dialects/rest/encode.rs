@@ -56,6 +56,14 @@ fn set(reply: &mut Reply, name: HeaderName, value: &str) {
     }
 }
 
+/// A `Warning` header; what a header cannot hold is shown as `?`.
+fn warn(reply: &mut Reply, text: &str) {
+    let plain: String = text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
+    if let Ok(value) = HeaderValue::try_from(format!("299 - {}", Value::from(plain))) {
+        reply.headers_mut().append(header::WARNING, value);
+    }
+}
+
 /// `"etag"` as a strong entity tag.
 fn etag(text: &str) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("\"{text}\"")).ok()
@@ -127,16 +135,16 @@ impl Rest {
             Outcome::Region(region) => json(StatusCode::OK, &region)?,
             Outcome::Adapters(page) => self.collection(page, plan)?,
             Outcome::InstanceTypes(page) => self.collection(page, plan)?,
+            Outcome::Warned(outcome, warnings) => {
+                let mut reply = self.write(*outcome, plan)?;
+                warnings.iter().for_each(|w| warn(&mut reply, &format!("{}: {}", w.pointer, w.detail)));
+                return Ok(reply);
+            }
         };
         if let Some(applied) = &plan.preference_applied {
             reply.headers_mut().insert(PREFERENCE_APPLIED, applied.clone());
         }
-        for warning in &plan.warnings {
-            let text = format!("299 - {}", Value::from(warning.as_str()));
-            if let Ok(value) = HeaderValue::from_str(&text) {
-                reply.headers_mut().append(header::WARNING, value);
-            }
-        }
+        plan.warnings.iter().for_each(|w| warn(&mut reply, w));
         Ok(reply)
     }
 

@@ -25,7 +25,7 @@ const LABEL_PREFIX_LEN_MAX: usize = 253;
 pub struct Query<'q>(Vec<(Cow<'q, str>, Cow<'q, str>)>);
 
 fn fault(parameter: &str, code: &str, detail: String, hint: Option<String>) -> FieldError {
-    FieldError { pointer: format!("?{parameter}"), code: code.to_owned(), detail, hint }
+    FieldError { pointer: format!("?{parameter}"), code: code.to_owned(), detail, hint, ..FieldError::default() }
 }
 
 fn refusal(errors: Vec<FieldError>) -> Rejection {

@@ -1,6 +1,7 @@
 //! Journeys of an instance over simulated clouds: placed, failed over, refused, restarted, deleted.
 
 mod doubt;
+mod policies;
 mod proof;
 mod roles;
 pub mod world;

@@ -1,0 +1,141 @@
+//! Policies in front of creates: denied, warned, written to, explained, reloaded.
+
+use meridian_cloudsim::Scenario;
+use meridian_gateway::{
+    operation::{Action, Outcome, Refusal},
+    policies::Look,
+    views,
+};
+use meridian_model::{error::ErrorCode, instance::CapacityType};
+use serde_json::json;
+
+use super::{
+    created,
+    world::{World, create, spec, spec_from},
+};
+
+const BASELINE: &str = "\
+name: baseline
+scope: platform
+params:
+  registries: [docker.io]
+mutations:
+  labels: {managed: meridian}
+rules:
+- id: registry-not-allowed
+  expression: object.spec.containers.all(c, registry(c.image) in params.registries)
+  message: the image is not from an allowed registry
+  pointer: /spec/containers/*/image
+  hint: 'allowed: docker.io'
+- id: no-team
+  expression: '\"team\" in object.labels'
+  message: the instance has no label team
+  pointer: /labels
+  mode: warn
+- id: small
+  expression: shape.cpu <= quantity(\"500m\")
+  mode: audit
+---
+name: spot
+scope: {tenant: lab}
+mutations: {capacityType: spot}
+rules:
+- id: named
+  expression: object.name.startsWith(tenant.name)
+  pointer: /name
+";
+
+struct Ruled {
+    world: World,
+    folder: tempfile::TempDir,
+}
+
+impl Ruled {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("all.yaml"), BASELINE).unwrap();
+        let extra = format!("[policies]\ndir = {:?}", folder.path().display().to_string());
+        Self { world: World::with(Scenario::demo(7), &extra).await, folder }
+    }
+
+    async fn validate(&self, tenant: &str, name: &str) -> Result<Box<views::Validation>, Refusal> {
+        let mut action = create(tenant, name, "v", &spec());
+        if let Action::CreateInstance(create) = &mut action {
+            create.validate_only = true;
+        }
+        match self.world.ask(tenant, action).await? {
+            Outcome::Validated(validation) => Ok(validation),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_denial_names_policy_rule_field_and_cure() {
+    let ruled = Ruled::start().await;
+    let foreign = spec_from(json!({"containers": [
+        {"name": "a", "image": "nginx"}, {"name": "b", "image": "evil.example/miner"}]}));
+    let mut action = create("lab", "other", "k", &foreign);
+    if let Action::CreateInstance(create) = &mut action {
+        create.metadata_pointer = "/metadata";
+    }
+    let refusal = ruled.world.ask("lab", action).await.unwrap_err();
+    assert_eq!(refusal.problem.code, ErrorCode::PolicyDenied);
+    insta::assert_json_snapshot!(refusal.problem);
+    assert!(ruled.world.ever().await.is_empty(), "nothing is sent for what is denied");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_passes_is_written_to_and_warned_of() {
+    let ruled = Ruled::start().await;
+    let outcome = ruled.world.create("lab", "lab-1", "k", &spec()).await.unwrap();
+    let Outcome::Warned(outcome, warnings) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(
+        warnings.iter().map(|w| (w.pointer.as_str(), w.code.as_str())).collect::<Vec<_>>(),
+        [("/labels", "no-team")]
+    );
+    let instance = created(Ok(*outcome));
+    assert_eq!(instance.labels.get("managed").map(String::as_str), Some("meridian"));
+    assert_eq!(instance.spec.capacity.kind, CapacityType::Spot);
+    let acme = created(match ruled.world.create("acme", "web", "k", &spec()).await {
+        Ok(Outcome::Warned(outcome, _)) => Ok(*outcome),
+        other => other,
+    });
+    assert_eq!(acme.spec.capacity.kind, CapacityType::OnDemand, "another tenant's policy is not acme's");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_validation_shows_how_each_rule_judged() {
+    let ruled = Ruled::start().await;
+    let validation = ruled.validate("lab", "lab-1").await.unwrap();
+    let shown: Vec<String> =
+        validation.policies.iter().map(|p| format!("{} {} {} {}", p.policy, p.rule, p.mode, p.held)).collect();
+    assert_eq!(
+        shown,
+        [
+            "policies/baseline registry-not-allowed enforce true",
+            "policies/baseline no-team warn false",
+            "policies/baseline small audit false",
+            "tenants/lab/policies/spot named enforce true",
+        ]
+    );
+    assert!(validation.policies.iter().all(|p| 0 < p.cost && p.cost <= p.cost_max));
+    assert_eq!(validation.warnings.len(), 1);
+    assert_eq!(validation.spec.unwrap().capacity.kind, CapacityType::Spot);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policies_change_without_a_restart() {
+    let ruled = Ruled::start().await;
+    let policies = &ruled.world.core.policies;
+    assert!(ruled.validate("lab", "other").await.is_err());
+    let file = ruled.folder.path().join("all.yaml");
+    std::fs::write(&file, BASELINE.replace("tenant.name)", "'other')")).unwrap();
+    // The gateway's own look may have been first.
+    assert!(matches!(policies.look(), Look::Applied | Look::Same));
+    assert!(ruled.validate("lab", "other").await.is_ok());
+    std::fs::write(&file, BASELINE.replace("object.labels", "object.label")).unwrap();
+    policies.look();
+    assert!(policies.broken().unwrap().contains("did you mean `labels`?"));
+    assert!(ruled.validate("lab", "other").await.is_ok(), "what is broken changes nothing");
+}
