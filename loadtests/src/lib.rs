@@ -19,6 +19,7 @@ pub mod generator;
 pub mod hello;
 pub mod machine;
 pub mod noisy;
+pub mod policy;
 pub mod process;
 pub mod ratelimit;
 pub mod report;

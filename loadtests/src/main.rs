@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use meridian_loadtests::{
     bench::{self, Options},
-    budget, chaos, directory, hello, noisy, ratelimit, simulation,
+    budget, chaos, directory, hello, noisy, policy, ratelimit, simulation,
 };
 use meridian_model::quantity::Span;
 use tokio::{
@@ -41,6 +41,8 @@ enum Verb {
     Ratelimit(ratelimit::Args),
     /// Kill, stop and cut real gateways and a real Redis, and judge them by what the clouds had
     Chaos(chaos::cli::Args),
+    /// Measure what judging a create by twenty rules costs, beside the whole create
+    Policy(policy::Args),
     /// Measure creates on a Redis that syncs every write, beside the bare script calls
     Redis(chaos::cli::Redis),
     /// Change tenants and limits again and again under load, and see whether anybody notices
@@ -104,6 +106,10 @@ fn main() -> anyhow::Result<()> {
         Verb::Ratelimit(args) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(until_signal(ratelimit::run(args, print)))
+        }
+        Verb::Policy(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(until_signal(policy::run(args, print)))
         }
         Verb::Simulate(args) => simulation::cli::run(&args),
         Verb::Redis(args) => {
