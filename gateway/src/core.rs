@@ -6,15 +6,9 @@ use std::{
     time::Duration,
 };
 
-use meridian_adapters::{
-    http::HttpClient,
-    registry::{self, ConfigError},
-};
+use meridian_adapters::{http::HttpClient, registry::ConfigError};
 use meridian_ledger::{Ledger, LedgerError, Quota, documents::Documents, recovery::Recovery, shared::Shared};
-use meridian_model::{
-    capability::Capability,
-    ids::{BackendId, TenantId},
-};
+use meridian_model::ids::{BackendId, TenantId};
 use meridian_policies::rules::Findings;
 use secrecy::ExposeSecret;
 use tokio::{
@@ -28,7 +22,7 @@ use crate::{
     audit::Audit,
     budgets::Budgets,
     clock::{Clock, Entropy},
-    config::{self, Config, Known},
+    config::{Config, Known},
     directory::{
         Declared, Directory, Snapshot,
         files::Broken,
@@ -48,7 +42,11 @@ use crate::{
     planner::Planner,
     policies::Policies,
     profiles::Profiles,
-    regions::{Backend, BackendParts, budget::Budget, market::PriceBook},
+    regions::{
+        Backend,
+        budget::Budget,
+        build::{Outside, backends},
+    },
     replicas::Replicas,
     status::{
         fleet::Fleet,
@@ -632,95 +630,4 @@ fn poll_settings(config: &Config) -> PollSettings {
 /// The policies of the configuration.
 fn policies(config: &Config, metrics: &CoreMetrics) -> Result<Arc<Policies>, BuildError> {
     Policies::start(&config.policies, metrics.policies.clone()).map_err(BuildError::Policies)
-}
-
-/// What backends take from outside the configuration.
-struct Outside {
-    clock: Clock,
-    entropy: Entropy,
-    metrics: Arc<CoreMetrics>,
-    budget: Budget,
-}
-
-impl Outside {
-    fn of(deps: &Deps, replicas: &Replicas) -> Self {
-        let outside = Self::new(deps.clock.clone(), deps.entropy.clone(), Arc::clone(&deps.metrics));
-        if deps.shared.is_shared() {
-            outside.budget.share_among(replicas.clone(), Arc::clone(&deps.shared));
-        }
-        outside
-    }
-
-    fn new(clock: Clock, entropy: Entropy, metrics: Arc<CoreMetrics>) -> Self {
-        let budget = Budget::new(metrics.budget.clone());
-        Self { clock, entropy, metrics, budget }
-    }
-}
-
-/// The configured backends, without a gateway around them.
-///
-/// # Errors
-/// [`BuildError`].
-pub fn backends_alone(config: &Config) -> Result<Vec<Arc<Backend>>, BuildError> {
-    let deployment = Deployment::new(&config.deployment.id, config.deployment.secret.expose_secret().as_bytes());
-    let http = HttpClient::new().map_err(|e| BuildError::Http(e.to_string()))?;
-    let outside = Outside::new(Clock::system(), Entropy::system(), CoreMetrics::detached());
-    backends(config, &Profiles::new(config), (&deployment, &http, &outside))
-}
-
-fn backends(
-    config: &Config,
-    profiles: &Profiles,
-    parts: (&Deployment, &HttpClient, &Outside),
-) -> Result<Vec<Arc<Backend>>, BuildError> {
-    config.backends.iter().map(|backend| build_backend(backend, config, profiles, parts).map(Arc::new)).collect()
-}
-
-fn build_backend(
-    backend: &config::Backend,
-    config: &Config,
-    profiles: &Profiles,
-    (deployment, http, outside): (&Deployment, &HttpClient, &Outside),
-) -> Result<Backend, BuildError> {
-    let boxed = registry::build(backend.adapter.as_str(), adapter_settings(backend, profiles), http.clone())
-        .map_err(|source| BuildError::Backend { backend: backend.id.clone(), source })?;
-    Ok(Backend::new(BackendParts {
-        id: backend.id.clone(),
-        adapter: backend.adapter.clone(),
-        region: backend.region.clone(),
-        priority: backend.priority,
-        account: backend.account.clone(),
-        calls_per_second: backend.calls_per_second,
-        budget: outside.budget.clone(),
-        price_book: backend.price_book.as_ref().map(PriceBook::from),
-        zones: profiles.zones(&backend.id),
-        boxed,
-        call_timeout: config.driver.call_timeout.0,
-        read_timeout: config.status.call_timeout.0,
-        deployment: deployment.clone(),
-        clock: outside.clock.clone(),
-        entropy: outside.entropy.clone(),
-        metrics: Arc::clone(&outside.metrics),
-    }))
-}
-
-/// The adapter's settings with what the configuration says elsewhere already: the region and the subnets' zones.
-fn adapter_settings(backend: &config::Backend, profiles: &Profiles) -> toml::Table {
-    let mut settings = backend.settings.clone();
-    settings.entry("region").or_insert_with(|| backend.region.to_string().into());
-    let zones: toml::Table = profiles.subnet_zones(&backend.id).into_iter().map(|(s, z)| (s, z.into())).collect();
-    if registry::subnets_tell_zones(backend.adapter.as_str()) && !zones.is_empty() {
-        settings.entry("subnetZones").or_insert_with(|| zones.into());
-    }
-    settings
-}
-
-/// Checks a backend's settings without opening a connection; for `meridian check`.
-///
-/// # Errors
-/// The setting that cannot be used.
-pub fn check_backend(backend: &config::Backend) -> Result<Arc<Capability>, ConfigError> {
-    let http = HttpClient::new().map_err(|e| ConfigError::new("", e.to_string()))?;
-    registry::build(backend.adapter.as_str(), adapter_settings(backend, &Profiles::default()), http)
-        .map(|built| built.capability)
 }

@@ -20,8 +20,8 @@ use super::{
 use crate::{
     clock::Entropy,
     config::{Config, Store},
-    core::backends_alone,
     journal::rebuild::sweep,
+    regions::build::backends_alone,
     store,
 };
 

@@ -15,7 +15,6 @@ use super::{
 use crate::{
     clock::Entropy,
     config::{Backend, Config, Mistakes, SettingsMistake},
-    core::check_backend,
     demo,
     directory::{
         self, API,
@@ -26,6 +25,7 @@ use crate::{
     journal::intent::file,
     policies,
     process::{Process, StartError},
+    regions::build::check_backend,
     server::ServeError,
     telemetry,
 };

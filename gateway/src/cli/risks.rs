@@ -5,7 +5,7 @@ use std::time::Duration;
 use meridian_adapters::registry;
 use meridian_model::quantity::Span;
 
-use crate::{config::Config, core::check_backend};
+use crate::{config::Config, regions::build::check_backend};
 
 /// Every risk, in the words of a person who would warn of it.
 pub(super) fn of(config: &Config) -> Vec<String> {

@@ -10,6 +10,7 @@
 pub mod attempt;
 pub mod breaker;
 pub mod budget;
+pub mod build;
 pub mod market;
 pub mod pace;
 pub mod retry;
