@@ -117,6 +117,15 @@ impl Control {
                 _ => Err(wrong_method("GET, PUT")),
             },
             ["v1", "subnets", id] => only(method, &Method::PUT).and_then(|()| self.set_subnet(id, body)),
+            ["v1", "accounts", account, "keys"] => {
+                only(method, &Method::POST)?;
+                self.add_key(account, body)
+            }
+            ["v1", "accounts", account, "keys", id] => {
+                only(method, &Method::DELETE)?;
+                let revoked = self.rim.with(|world, _| world.revoke_key(account, id));
+                if revoked { Ok((StatusCode::OK, json!({"revoked": id}))) } else { Err(not_found("key")) }
+            }
             ["v1", "instances", id, verb @ ("crash" | "exit" | "reclaim")] => {
                 only(method, &Method::POST)?;
                 self.instance_verb(id, verb, body)
@@ -235,6 +244,12 @@ impl Control {
         }
     }
 
+    fn add_key(&self, account: &str, body: &Bytes) -> Reply {
+        let KeyInput { key_id, key_secret, security_token } = parse(body)?;
+        self.rim.with(|world, _| world.add_key(account, &key_id, &key_secret, security_token.as_deref()))?;
+        Ok((StatusCode::CREATED, json!({"account": account, "keyId": key_id})))
+    }
+
     fn instance_verb(&self, id: &str, verb: &str, body: &Bytes) -> Reply {
         let input: InstanceInput = if body.is_empty() { InstanceInput::default() } else { parse(body)? };
         let code = input.exit_code.unwrap_or(if verb == "crash" { 137 } else { 0 });
@@ -314,6 +329,14 @@ struct QuotaInput {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct SubnetInput {
     free_ips: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct KeyInput {
+    key_id: String,
+    key_secret: String,
+    security_token: Option<String>,
 }
 
 #[derive(Default, Deserialize)]

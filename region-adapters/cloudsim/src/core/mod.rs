@@ -11,6 +11,7 @@ mod create;
 mod fault;
 mod images;
 mod keep;
+mod keys;
 mod machine;
 mod program;
 mod rng;
@@ -29,6 +30,7 @@ pub use fault::{
 };
 pub use images::{IMAGE_CACHE_GIB_DEFAULT, IMAGE_CACHES_MAX};
 pub use keep::Tags;
+pub use keys::AccountKey;
 pub use machine::EVENTS_MAX;
 pub use program::{LOG_LINES_MAX, LogLine, Program, log_of, log_of_life};
 pub use rng::Rng;

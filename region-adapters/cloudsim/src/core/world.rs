@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::calls::Calls;
 use super::fault::{Fault, FaultInput, FaultKind, Faults, FieldError, Outage, Subject, Verdict};
+use super::keys::AccountKey;
 use super::rng::Rng;
 use super::types::{ImageCache, Instance, RegionKey, Scope, Vendor};
 use super::zone::Zone;
-use crate::scenario::{AccountConfig, RegionConfig, Rules, Scenario, Timing};
+use crate::scenario::{RegionConfig, Rules, Scenario, Timing};
 
 /// A region and its zones.
 #[derive(Clone, Debug)]
@@ -202,7 +203,7 @@ pub struct World {
     pub(super) timing: Timing,
     pub(super) rules: Rules,
     pub(super) rng: Rng,
-    pub(super) accounts: BTreeMap<String, AccountConfig>,
+    pub(super) keys: Vec<AccountKey>,
     pub(super) regions: BTreeMap<RegionKey, Region>,
     pub(super) quotas: BTreeMap<Scope, Quota>,
     /// By id. In no order: whatever goes over them in one sorts, or goes over `live`.
@@ -234,7 +235,7 @@ impl World {
     /// Builds the world of a scenario that passed [`Scenario::check`].
     #[must_use]
     pub fn new(scenario: &Scenario) -> Self {
-        let accounts: BTreeMap<_, _> = scenario.accounts.iter().map(|a| (a.name.clone(), a.clone())).collect();
+        let accounts: BTreeMap<_, _> = scenario.accounts.iter().map(|a| (&a.name, a)).collect();
         let mut quotas = BTreeMap::new();
         let mut regions = BTreeMap::new();
         for config in &scenario.regions {
@@ -257,7 +258,7 @@ impl World {
             timing: scenario.timing.clone(),
             rules: scenario.rules.clone(),
             rng: Rng::new(scenario.seed),
-            accounts,
+            keys: scenario.accounts.iter().map(AccountKey::of).collect(),
             regions,
             quotas,
             instances: HashMap::new(),
@@ -284,13 +285,6 @@ impl World {
     #[must_use]
     pub fn rules(&self) -> &Rules {
         &self.rules
-    }
-
-    /// The account a key id belongs to, if it may call this region.
-    #[must_use]
-    pub fn account_by_key(&self, vendor: Vendor, region: &str, key_id: &str) -> Option<&AccountConfig> {
-        let region = self.region(vendor, region)?;
-        region.config.accounts.iter().filter_map(|n| self.accounts.get(n)).find(|a| a.key_id == key_id)
     }
 
     /// A region.

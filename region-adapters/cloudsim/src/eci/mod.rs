@@ -143,15 +143,12 @@ impl EciFace {
         let (verified, scope) = self.rim.with(|world, now_ms| {
             let policy =
                 sign::Policy { clock_window_ms: world.rules().alibaba_clock_window_secs.saturating_mul(1_000) };
-            let account = |key_id: &str| world.account_by_key(Vendor::AlibabaEci, &self.region, key_id);
+            let key = |key_id: &str| world.key(Vendor::AlibabaEci, &self.region, key_id);
             let key_of = |key_id: &str| {
-                account(key_id).map(|account| sign::Key {
-                    secret: account.key_secret.clone(),
-                    security_token: account.security_token.clone(),
-                })
+                key(key_id).map(|key| sign::Key { secret: key.secret.clone(), security_token: key.token.clone() })
             };
             let verified = sign::verify(parsed, &policy, key_of, now_ms)?;
-            let name = account(&verified.key_id).map(|account| account.name.clone()).unwrap_or_default();
+            let name = key(&verified.key_id).map(|key| key.account.clone()).unwrap_or_default();
             let scope = Scope { vendor: Vendor::AlibabaEci, region: self.region.clone(), account: name };
             if !lock(&self.nonces).record(&verified.key_id, &verified.nonce, now_ms) {
                 return Err(sign::nonce_used());

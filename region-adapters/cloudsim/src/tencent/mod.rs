@@ -85,10 +85,9 @@ impl Tencent {
         let mut account = None;
         let window = self.rim.with(|world, _| world.rules().tencent_clock_window_secs);
         signed.verify(self.rim.now_ms().div_euclid(1000), window, |key_id| {
-            let found =
-                self.rim.with(|world, _| world.account_by_key(Vendor::TencentEksci, &self.region, key_id).cloned())?;
-            account = Some(found.name);
-            Some(Secret { key: found.key_secret, token: found.security_token })
+            let found = self.rim.with(|world, _| world.key(Vendor::TencentEksci, &self.region, key_id).cloned())?;
+            account = Some(found.account);
+            Some(Secret { key: found.secret, token: found.token })
         })?;
         let account = account.unwrap_or_default();
         if common.version != VERSION {

@@ -79,6 +79,25 @@ async fn faults_can_be_listed_counted_down_and_cleared() {
 }
 
 #[tokio::test]
+async fn a_revoked_key_is_refused_and_an_added_one_is_not() {
+    let (_simulator, info) = start(quick()).await;
+    let mut tencent = Tencent::new(&info, "ap-guangzhou");
+    let keys = format!("/v1/accounts/{}/keys", tencent.backend.account);
+    let second = json!({"keyId": "second", "keySecret": "s"});
+    assert_eq!(control(&info.control, "POST", &keys, second.clone()).await.status, 201);
+    assert_eq!(control(&info.control, "POST", &keys, second).await.json()["field"], "keyId");
+    let first = format!("{keys}/{}", tencent.backend.key_id);
+    tencent.call("DescribeEKSContainerInstances", json!({})).await.unwrap();
+    assert_eq!(control(&info.control, "DELETE", &first, Value::Null).await.status, 200);
+    assert_eq!(control(&info.control, "DELETE", &first, Value::Null).await.status, 404);
+    let refused = tencent.call("DescribeEKSContainerInstances", json!({})).await.unwrap_err();
+    assert!(refused.starts_with("AuthFailure"), "{refused}");
+    tencent.backend.key_id = "second".to_owned();
+    tencent.backend.key_secret = "s".to_owned();
+    tencent.call("DescribeEKSContainerInstances", json!({})).await.unwrap();
+}
+
+#[tokio::test]
 async fn quota_and_addresses_limit_creates() {
     let (_simulator, info) = start(quick()).await;
     let tencent = Tencent::new(&info, "ap-guangzhou");
