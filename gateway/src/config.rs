@@ -1,12 +1,14 @@
 //! The gateway's configuration: one TOML file, typed, every mistake reported at once with its place and its cure.
 //!
-//! [`Config::load`] reads the file, resolves secrets (`env:NAME`, `file:PATH` or the text itself) and checks
-//! references between sections. Unknown keys are mistakes. Each default and its reason stand beside the field.
+//! [`Config::load`] reads the file, resolves secrets (`env:NAME`, `file:PATH` or the text itself; a backend's credentials may
+//! come from a command too) and checks references between sections. Unknown keys are mistakes. Each default and its reason
+//! stand beside the field.
 //! This module and `main` are the only readers of the environment. Secrets serialise as `[redacted]`, so that
 //! [`Config::redacted`] can be shown on the admin port.
 
 mod audit;
 mod check;
+mod credentials;
 mod directory;
 mod identity;
 mod keys;
@@ -32,11 +34,10 @@ pub use self::{
     sections::*,
 };
 pub(crate) use self::{check::Known, reader::nearest};
+use crate::secrets::source::read_file;
 
 /// Larger files are not configuration; the largest sensible one (64 backends, 200 tenants) stays below 200 KiB.
 const FILE_LEN_MAX: u64 = 4 * 1024 * 1024;
-/// Longest secret read from a file.
-const SECRET_LEN_MAX: usize = 64 * 1024;
 
 /// One mistake in a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,14 +112,8 @@ impl Sources<'_> {
             });
         }
         let Some(path) = text.strip_prefix("file:") else { return Ok(text.to_owned()) };
-        let path = self.base.join(path);
-        let unreadable = |why: String| {
-            (format!("cannot read {}: {why}", path.display()), "check the path and its permissions".to_owned())
-        };
-        let content = std::fs::read_to_string(&path).map_err(|e| unreadable(e.to_string()))?;
-        if content.len() > SECRET_LEN_MAX {
-            return Err(unreadable(format!("longer than {SECRET_LEN_MAX} bytes")));
-        }
+        let content = read_file(&self.base.join(path));
+        let content = content.map_err(|why| (why, "check the path and its permissions".to_owned()))?;
         Ok(content.trim_end_matches(['\r', '\n']).to_owned())
     }
 }

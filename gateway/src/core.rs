@@ -48,6 +48,7 @@ use crate::{
         build::{Outside, backends},
     },
     replicas::Replicas,
+    secrets::rotate::Credentials,
     status::{
         fleet::Fleet,
         lead::Leadership,
@@ -135,6 +136,8 @@ pub struct Core {
     pub(crate) is_shared: bool,
     /// What it is kept up with.
     pub sources: Sources,
+    /// What keeps the backends' credentials up to date.
+    pub credentials: Arc<Credentials>,
     /// The vendors' calls.
     pub budget: Budget,
     retention: Duration,
@@ -201,7 +204,7 @@ impl Core {
         let replicas = Replicas::new(Arc::clone(&deps.shared), format!("{:032x}", deps.entropy.next()));
         replicas.attend().await;
         let outside = Outside::of(&deps, &replicas);
-        let built = backends(config, &profiles, (&deployment, &http, &outside))?;
+        let (built, rotations) = backends(config, &profiles, (&deployment, &http, &outside))?;
         let lead = |backend: &Backend| leadership(backend, &deps.shared, &replicas, config);
         let (pollers, reports) = polled(built, config, (&fleet, &deps.clock, &ended_tx), lead);
         let limits = Limits { place_timeout: config.driver.place_timeout.0, attempts_max: config.driver.max_attempts };
@@ -217,27 +220,14 @@ impl Core {
             deployment: deployment.clone(),
             clock: deps.clock.clone(),
             entropy: deps.entropy.clone(),
-            intents: Arc::clone(&deps.intents),
+            intents: deps.intents,
             audit: deps.audit.clone(),
             metrics: Arc::clone(&deps.metrics),
             settings: driver_settings(config, limits),
         };
         let driver = Driver::new(parts, stop.clone());
-        let rebuilder = deps.recovery.map(|recovery| {
-            Rebuilder::new(rebuild::Parts {
-                recovery,
-                ledger: Arc::clone(&deps.ledger),
-                fleet: Arc::clone(&fleet),
-                pollers: pollers.clone(),
-                deployment: deployment.clone(),
-                intents: deps.intents,
-                clock: deps.clock.clone(),
-                entropy: deps.entropy.clone(),
-                owner: driver.owner().to_owned(),
-                directory: Arc::clone(&directory),
-                place_timeout: limits.place_timeout,
-            })
-        });
+        let rebuilt = |recovery| Rebuilder::new(rebuild::Parts::of(recovery, &driver, &directory));
+        let rebuilder = deps.recovery.map(rebuilt);
         let core = Arc::new(Self {
             policies: policies(config, &deps.metrics)?,
             identities: identities(config, &http, &deps.clock, (&tasks, &stop)),
@@ -254,6 +244,7 @@ impl Core {
             driver,
             draining: deps.draining,
             directory,
+            credentials: Credentials::start(rotations, (&tasks, &stop)),
             budget: outside.budget,
             sources,
             retention: config.driver.retention.0,

@@ -23,6 +23,7 @@ pub mod profiles;
 pub mod refusal;
 pub mod regions;
 pub mod replicas;
+pub mod secrets;
 pub mod server;
 pub mod status;
 pub mod store;

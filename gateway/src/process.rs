@@ -82,6 +82,13 @@ pub fn tell_of(health: &Health, core: &Core) {
     if let Some(watcher) = core.sources.watcher.clone() {
         health.tell("directory", move || watcher.broken().map_or_else(|| Ok("in force".to_owned()), Err));
     }
+    let credentials = Arc::clone(&core.credentials);
+    health.tell("credentials", move || {
+        let told =
+            credentials.troubles().into_iter().map(|(backend, why)| format!("{backend} keeps the old ones: {why}"));
+        let told: Vec<String> = told.collect();
+        if told.is_empty() { Ok("current".to_owned()) } else { Err(told.join("; ")) }
+    });
     let policies = Arc::clone(&core.policies);
     health.tell("policies", move || policies.broken().map_or_else(|| Ok("in force".to_owned()), Err));
     let driver = core.driver.clone();
@@ -240,12 +247,14 @@ impl Process {
         self.admin
     }
 
-    /// Reads the folder that declares tenants anew, at once.
+    /// Reads anew, at once, the folder that declares tenants, and what the backends' credentials come from.
     pub async fn reload(&self) {
-        let Some(watcher) = &self.core.sources.watcher else {
-            tracing::warn!("there is no folder to reload: [directory] is not configured");
-            return;
-        };
+        let Core { credentials, sources, .. } = &*self.core;
+        if credentials.is_empty() && sources.watcher.is_none() {
+            tracing::warn!("there is nothing to reload: neither [directory] nor credentials in files or from commands");
+        }
+        credentials.reload();
+        let Some(watcher) = &sources.watcher else { return };
         if let Err(broken) = watcher.reload().await {
             tracing::error!(%broken, "the folder is broken; everything stays as it was");
         }

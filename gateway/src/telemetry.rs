@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod budget;
 pub mod core;
+pub mod credentials;
 pub mod directory;
 pub mod policies;
 pub mod reconcile;

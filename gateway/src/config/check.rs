@@ -188,6 +188,10 @@ impl Known {
 /// Lets the adapters check their backends.
 pub(super) fn backends(config: &Config, report: &Report<'_>, check: CheckBackend<'_>) {
     for (i, backend) in config.backends.iter().enumerate() {
+        // Without its credentials every adapter would say that they are missing.
+        if report.has_mistake(&format!("backends[{i}].credentials")) {
+            continue;
+        }
         for mistake in check(backend) {
             report.mistake(&format!("backends[{i}].{}", mistake.path), mistake.what, mistake.mend);
         }

@@ -44,6 +44,11 @@ impl<'s> Report<'s> {
         });
     }
 
+    /// Whether a mistake was noted at a path or below it.
+    pub(super) fn has_mistake(&self, path: &str) -> bool {
+        self.mistakes.borrow().iter().any(|mistake| mistake.path.starts_with(path))
+    }
+
     /// Notes what the TOML parser itself refused.
     pub(super) fn syntax(&self, error: &toml::de::Error) {
         let (line, column) = self.line_column(error.span().map_or(0, |r| r.start));
@@ -124,6 +129,11 @@ impl<'r, 'i> Section<'r, 'i> {
     /// Whether the key is there.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
+    }
+
+    /// Whether the key is there, and a table.
+    pub(super) fn is_table(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(|value| value.get_ref().is_table())
     }
 
     fn take(&mut self, key: &'static str) -> Option<Spanned<DeValue<'i>>> {

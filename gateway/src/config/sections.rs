@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
     audit::Audit,
+    credentials,
     directory::DirectorySettings,
     identity::{Oidc, Spiffe},
     keys::{ApiKey, Platform},
@@ -32,6 +33,7 @@ use super::{
     reader::{Report, Section},
     reconcile::Reconcile,
 };
+use crate::secrets::settings::{Settings, Unread};
 
 const fn ms(n: u64) -> Span {
     Span(Duration::from_millis(n))
@@ -533,9 +535,13 @@ pub struct Backend {
     pub region: RegionId,
     /// Lower is preferred by strategy `priority`. Default 100: room on both sides.
     pub priority: u32,
-    /// The adapter's own settings; texts of the form `env:NAME` and `file:PATH` are already followed.
+    /// The adapter's own settings, with those that stand elsewhere: texts of the form `env:NAME` and `file:PATH`, and what
+    /// `credentials` gives.
     #[serde(serialize_with = "redact_settings")]
     pub settings: toml::Table,
+    /// Where they stand, to be read again while the gateway runs.
+    #[serde(skip)]
+    pub sources: Settings,
     /// Prices where the vendor has no price call.
     pub price_book: Option<PriceBook>,
     /// The vendor account, under a name of the operator's choice. Backends of one account and region share what the
@@ -561,12 +567,13 @@ impl Backend {
         let adapter = s.required("adapter", "\"tencent-eksci\"");
         let region = s.required("region", "\"ap-guangzhou\"");
         let priority = s.within("priority", 100, (0, 1_000_000));
-        let mut settings: toml::Table = s.value("settings").unwrap_or_default();
-        let path = s.at("settings");
-        for (key, value) in &mut settings {
-            let place = super::reader::join(&path, key);
-            follow_references(&s, &place, value);
-        }
+        let sources = credentials::read(&mut s);
+        let settings = sources.read(None).map(|read| read.settings).unwrap_or_else(|unread| {
+            for Unread { setting, why, mend } in unread {
+                s.report.mistake(&s.at(&setting), why, mend);
+            }
+            sources.as_written()
+        });
         let price_book = s.section("priceBook").map(PriceBook::read);
         let account = s.value("account");
         let calls_per_second = s.optional_within("callsPerSecond", (1, 10_000));
@@ -578,15 +585,7 @@ impl Backend {
         let id: BackendId = id?;
         let account = account.or_else(|| AccountName::new(&id).ok())?;
         let (adapter, region) = (adapter?, region?);
-        Some(Self { id, adapter, region, priority, settings, price_book, account, calls_per_second })
-    }
-}
-
-/// Replaces `env:` and `file:` references in an adapter's settings; tables one level deep are enough for it.
-fn follow_references(s: &Section<'_, '_>, path: &str, value: &mut toml::Value) {
-    let toml::Value::String(text) = value else { return };
-    if let Some(resolved) = s.resolve(path, text) {
-        *text = resolved;
+        Some(Self { id, adapter, region, priority, settings, sources, price_book, account, calls_per_second })
     }
 }
 

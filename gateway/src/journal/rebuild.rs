@@ -49,6 +49,7 @@ use self::{
     word::Word,
 };
 use super::{
+    driver::Driver,
     identity::Deployment,
     intent::{Intent, IntentLog, Note},
 };
@@ -107,6 +108,27 @@ pub struct Parts {
     pub directory: Arc<Directory>,
     /// How long an instance of which nothing is known but its name may take to run.
     pub place_timeout: Duration,
+}
+
+impl Parts {
+    /// What a driver works with, over a store that can be rebuilt.
+    #[must_use]
+    pub fn of(recovery: Arc<dyn Recovery>, driver: &Driver, directory: &Arc<Directory>) -> Self {
+        let parts = &driver.0.parts;
+        Self {
+            recovery,
+            ledger: Arc::clone(&parts.ledger),
+            fleet: Arc::clone(&parts.fleet),
+            pollers: parts.pollers.clone(),
+            deployment: parts.deployment.clone(),
+            intents: Arc::clone(&parts.intents),
+            clock: parts.clock.clone(),
+            entropy: parts.entropy.clone(),
+            owner: driver.owner().to_owned(),
+            directory: Arc::clone(directory),
+            place_timeout: parts.settings.limits.place_timeout,
+        }
+    }
 }
 
 /// How far the ledger is from taking writes again, for who is refused meanwhile.

@@ -17,6 +17,7 @@ use crate::{
     journal::identity::Deployment,
     profiles::Profiles,
     replicas::Replicas,
+    secrets::rotate::{self, Build, Rotation, Slot},
     telemetry::core::CoreMetrics,
 };
 
@@ -51,10 +52,10 @@ pub fn backends_alone(config: &Config) -> Result<Vec<Arc<Backend>>, BuildError> 
     let deployment = Deployment::new(&config.deployment.id, config.deployment.secret.expose_secret().as_bytes());
     let http = HttpClient::new().map_err(|e| BuildError::Http(e.to_string()))?;
     let outside = Outside::new(Clock::system(), Entropy::system(), CoreMetrics::detached());
-    backends(config, &Profiles::new(config), (&deployment, &http, &outside))
+    backends(config, &Profiles::new(config), (&deployment, &http, &outside)).map(|(backends, _)| backends)
 }
 
-/// The configured backends.
+/// The configured backends, and what keeps their credentials up to date.
 ///
 /// # Errors
 /// [`BuildError::Backend`].
@@ -62,8 +63,14 @@ pub(crate) fn backends(
     config: &Config,
     profiles: &Profiles,
     parts: (&Deployment, &HttpClient, &Outside),
-) -> Result<Vec<Arc<Backend>>, BuildError> {
-    config.backends.iter().map(|backend| build_backend(backend, config, profiles, parts).map(Arc::new)).collect()
+) -> Result<(Vec<Arc<Backend>>, Vec<Rotation>), BuildError> {
+    let (mut backends, mut rotations) = (Vec::new(), Vec::new());
+    for backend in &config.backends {
+        let (backend, rotation) = build_backend(backend, config, profiles, parts)?;
+        backends.push(Arc::new(backend));
+        rotations.extend(rotation);
+    }
+    Ok((backends, rotations))
 }
 
 fn build_backend(
@@ -71,10 +78,24 @@ fn build_backend(
     config: &Config,
     profiles: &Profiles,
     (deployment, http, outside): (&Deployment, &HttpClient, &Outside),
-) -> Result<Backend, BuildError> {
-    let boxed = registry::build(backend.adapter.as_str(), adapter_settings(backend, profiles), http.clone())
+) -> Result<(Backend, Option<Rotation>), BuildError> {
+    let build = builder(backend, profiles, http);
+    let boxed = build(backend.settings.clone())
         .map_err(|source| BuildError::Backend { backend: backend.id.clone(), source })?;
-    Ok(Backend::new(BackendParts {
+    let (slot, asked) = Slot::new(boxed.service);
+    let rotation = Rotation::new(rotate::Parts {
+        id: backend.id.clone(),
+        sources: backend.sources.clone(),
+        settings: backend.settings.clone(),
+        build,
+        capability: Arc::clone(&boxed.capability),
+        slot: slot.clone(),
+        asked,
+        clock: outside.clock.clone(),
+        entropy: outside.entropy.clone(),
+        metrics: Arc::clone(&outside.metrics),
+    });
+    let backend = Backend::new(BackendParts {
         id: backend.id.clone(),
         adapter: backend.adapter.clone(),
         region: backend.region.clone(),
@@ -84,25 +105,31 @@ fn build_backend(
         budget: outside.budget.clone(),
         price_book: backend.price_book.as_ref().map(PriceBook::from),
         zones: profiles.zones(&backend.id),
-        boxed,
+        capability: boxed.capability,
+        actions: boxed.actions,
+        slot,
         call_timeout: config.driver.call_timeout.0,
         read_timeout: config.status.call_timeout.0,
         deployment: deployment.clone(),
         clock: outside.clock.clone(),
         entropy: outside.entropy.clone(),
         metrics: Arc::clone(&outside.metrics),
-    }))
+    });
+    Ok((backend, rotation))
 }
 
-/// The adapter's settings with what the configuration says elsewhere already: the region and the subnets' zones.
-fn adapter_settings(backend: &config::Backend, profiles: &Profiles) -> toml::Table {
-    let mut settings = backend.settings.clone();
-    settings.entry("region").or_insert_with(|| backend.region.to_string().into());
+/// Makes the adapter of a backend, of its settings and what the configuration says elsewhere already: the region and the
+/// subnets' zones.
+fn builder(backend: &config::Backend, profiles: &Profiles, http: &HttpClient) -> Build {
+    let (adapter, region, http) = (backend.adapter.clone(), backend.region.to_string(), http.clone());
     let zones: toml::Table = profiles.subnet_zones(&backend.id).into_iter().map(|(s, z)| (s, z.into())).collect();
-    if registry::subnets_tell_zones(backend.adapter.as_str()) && !zones.is_empty() {
-        settings.entry("subnetZones").or_insert_with(|| zones.into());
-    }
-    settings
+    Arc::new(move |mut settings| {
+        settings.entry("region").or_insert_with(|| region.clone().into());
+        if registry::subnets_tell_zones(adapter.as_str()) && !zones.is_empty() {
+            settings.entry("subnetZones").or_insert_with(|| zones.clone().into());
+        }
+        registry::build(adapter.as_str(), settings, http.clone())
+    })
 }
 
 /// Checks a backend's settings without opening a connection; for `meridian check`.
@@ -111,6 +138,5 @@ fn adapter_settings(backend: &config::Backend, profiles: &Profiles) -> toml::Tab
 /// The setting that cannot be used.
 pub fn check_backend(backend: &config::Backend) -> Result<Arc<Capability>, ConfigError> {
     let http = HttpClient::new().map_err(|e| ConfigError::new("", e.to_string()))?;
-    registry::build(backend.adapter.as_str(), adapter_settings(backend, &Profiles::default()), http)
-        .map(|built| built.capability)
+    builder(backend, &Profiles::default(), &http)(backend.settings.clone()).map(|built| built.capability)
 }

@@ -1,7 +1,7 @@
 //! One boxed stack per backend, and what the gateway has learned about each.
 //!
 //! ```text
-//! retry      repeats writes that certainly were not applied, within a budget
+//! retry      repeats writes that certainly were not applied, within a budget; hears of refused credentials
 //! pace       the call's turn in the vendor's budget, and calls under way; outside the breaker so that they never count as the region's faults
 //! breaker    closed passes, open refuses, half-open lets one read probe
 //! attempt    the adapter with a timeout; after the first byte a timeout of a write means unknown
@@ -18,8 +18,8 @@ pub mod retry;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use meridian_adapters::{
-    AccountUsage, AdapterError, Call, CallContext, CreateCall, Cursor, Page, PriceQuery, Reply, Request, ZoneReport,
-    registry::BoxedBackend,
+    AccountUsage, AdapterError, Call, CallContext, CreateCall, Cursor, Page, PriceQuery, Reply, Request, VendorAction,
+    ZoneReport,
 };
 use meridian_model::{
     bugs,
@@ -46,6 +46,7 @@ use self::{
 use crate::{
     clock::{Clock, Entropy},
     journal::identity::Deployment,
+    secrets::rotate::Slot,
     status::fleet::Counts,
     telemetry::core::{CoreMetrics, REGION_CALL},
     views,
@@ -113,8 +114,12 @@ pub struct BackendParts {
     pub price_book: Option<PriceBook>,
     /// Zones that a network profile reaches.
     pub zones: BTreeSet<ZoneId>,
-    /// The configured adapter.
-    pub boxed: BoxedBackend,
+    /// What the configured adapter can do.
+    pub capability: Arc<Capability>,
+    /// By what its vendor counts calls.
+    pub actions: &'static [VendorAction],
+    /// Where the adapter stands.
+    pub slot: Slot,
     /// Longest time of one call that changes something.
     pub call_timeout: Duration,
     /// Longest time of one call that reads.
@@ -138,26 +143,26 @@ impl Backend {
         let pace = PaceParts {
             account: &parts.account,
             region: &parts.region,
-            actions: parts.boxed.actions,
+            actions: parts.actions,
             calls_per_second: parts.calls_per_second,
         };
         let pace = Arc::new(Pace::new(&pace, &parts.budget));
         let stack = ServiceBuilder::new()
             // Outermost: each repetition takes its own turn and its own look at the breaker.
-            .layer(RetryLayer::new())
+            .layer(RetryLayer::new(parts.slot.clone()))
             // Outside the breaker: waiting for our own turn says nothing about the region.
             .layer(PaceLayer(Arc::clone(&pace)))
             .layer(BreakerLayer(Arc::clone(&breakers)))
             // Innermost: only here is it known whether a byte may have left.
             .layer(AttemptTimeoutLayer)
-            .service(parts.boxed.service);
+            .service(parts.slot);
         Self {
             market: Market::new(parts.id.clone(), parts.zones.clone(), parts.price_book),
             id: parts.id,
             adapter: parts.adapter,
             region: parts.region,
             priority: parts.priority,
-            capability: parts.boxed.capability,
+            capability: parts.capability,
             zones: parts.zones,
             breakers,
             pace,

@@ -1,5 +1,8 @@
 //! Repeats a write that certainly was not applied, within a budget. Reads are never repeated here: a poller's
 //! next turn, or the journal's next look-up, is their retry.
+//!
+//! Refused credentials are told to whoever looks for new ones. A write waits a moment for them and is repeated when they
+//! have come: no create fails because a key was replaced at the vendor first.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -13,6 +16,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use super::{attempt::CallFuture, pace::Envelope};
+use crate::secrets::rotate::Slot;
 
 /// Repetitions of one call.
 const RETRIES_MAX: u32 = 2;
@@ -37,11 +41,15 @@ const BUDGET_MAX: f64 = 10.0;
 pub struct Retry<S> {
     inner: S,
     budget: Arc<Mutex<Budget>>,
+    credentials: Slot,
 }
 
 /// Layer of [`Retry`]; one budget per layer, so one per backend.
 #[derive(Debug, Clone)]
-pub struct RetryLayer(Arc<Mutex<Budget>>);
+pub struct RetryLayer {
+    budget: Arc<Mutex<Budget>>,
+    credentials: Slot,
+}
 
 /// Saved-up repetitions.
 #[derive(Debug)]
@@ -68,16 +76,11 @@ impl Budget {
 }
 
 impl RetryLayer {
-    /// A layer with a full budget.
+    /// A layer with a full budget, over an adapter that may be replaced.
     #[must_use]
-    pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(Budget { saved: BUDGET_MAX, updated: Instant::now() })))
-    }
-}
-
-impl Default for RetryLayer {
-    fn default() -> Self {
-        Self::new()
+    pub fn new(credentials: Slot) -> Self {
+        let budget = Budget { saved: BUDGET_MAX, updated: Instant::now() };
+        Self { budget: Arc::new(Mutex::new(budget)), credentials }
     }
 }
 
@@ -85,7 +88,7 @@ impl<S> Layer<S> for RetryLayer {
     type Service = Retry<S>;
 
     fn layer(&self, inner: S) -> Retry<S> {
-        Retry { inner, budget: Arc::clone(&self.0) }
+        Retry { inner, budget: Arc::clone(&self.budget), credentials: self.credentials.clone() }
     }
 }
 
@@ -116,27 +119,39 @@ where
     fn call(&mut self, mut envelope: Envelope) -> CallFuture {
         let next = self.inner.clone();
         let mut ready = std::mem::replace(&mut self.inner, next);
-        let budget = Arc::clone(&self.budget);
+        let (budget, credentials) = (Arc::clone(&self.budget), self.credentials.clone());
         Box::pin(async move {
+            let is_write = envelope.call.request.is_write();
             let mut tries = 0;
             loop {
                 budget.lock().unwrap_or_else(PoisonError::into_inner).earn();
+                let generation = credentials.generation();
                 let result = ready.call(envelope.clone()).await;
                 // A turn is good for one call.
                 envelope.turn = None;
                 match result {
+                    Err(error) if error.kind == FaultKind::Credentials => {
+                        let may_repeat = is_write && error.effect == Effect::NotApplied && tries < RETRIES_MAX;
+                        if !may_repeat {
+                            credentials.refused(generation);
+                            return Err(error);
+                        }
+                        if !credentials.renewed(generation).await {
+                            return Err(error);
+                        }
+                    }
                     Err(error)
-                        if envelope.call.request.is_write()
+                        if is_write
                             && tries < RETRIES_MAX
                             && worth_repeating(&error)
                             && budget.lock().unwrap_or_else(PoisonError::into_inner).spend() =>
                     {
                         tokio::time::sleep(wait(&error, tries)).await;
-                        tries += 1;
-                        std::future::poll_fn(|cx| ready.poll_ready(cx)).await?;
                     }
                     done => return done,
                 }
+                tries += 1;
+                std::future::poll_fn(|cx| ready.poll_ready(cx)).await?;
             }
         })
     }

@@ -10,7 +10,8 @@ use prometheus_client::{
 };
 
 use super::{
-    Metrics, budget::BudgetMetrics, directory::DirectoryMetrics, policies::PolicyMetrics, reconcile::ReconcileMetrics,
+    Metrics, budget::BudgetMetrics, credentials::CredentialMetrics, directory::DirectoryMetrics,
+    policies::PolicyMetrics, reconcile::ReconcileMetrics,
 };
 
 /// Span of one call to a backend: `otel.kind=client`, `cloud.region`, `meridian.backend`, `meridian.verb`; at its end
@@ -94,6 +95,8 @@ pub struct CoreMetrics {
     limits_differ: Gauge,
     soft_budgets: Gauge,
     hard_budgets: Gauge,
+    /// Those of the vendors' credentials.
+    pub credentials: CredentialMetrics,
     /// Those of the directory.
     pub directory: DirectoryMetrics,
     /// Those of the reconciler.
@@ -138,6 +141,7 @@ impl CoreMetrics {
             limits_differ: Gauge::default(),
             soft_budgets: Gauge::default(),
             hard_budgets: Gauge::default(),
+            credentials: CredentialMetrics::register(metrics),
             directory: DirectoryMetrics::register(metrics),
             reconcile: ReconcileMetrics::register(metrics),
             budget: BudgetMetrics::register(metrics),

@@ -8,6 +8,7 @@ mod examples;
 mod harness;
 mod ledger;
 mod policy;
+mod secrets;
 
 use std::process::Stdio;
 

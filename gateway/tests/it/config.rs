@@ -202,6 +202,43 @@ fn adapters_check_their_own_settings() {
 }
 
 #[test]
+fn credentials_come_from_a_file_or_a_command_and_every_mistake_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("pair"), "{\"keyId\": \"AKID\", \"keySecret\": \"hunter2\"}\n").unwrap();
+    std::fs::write(folder.path().join("text"), "hunter2\n").unwrap();
+    let settings = "settings = { endpoint = \"http://127.0.0.1:1\", keyId = \"AKID\", keySecret = \"env:SECRET\" }\n";
+    let parse = |credentials: &str| {
+        let env = |name: &str| (name == "SECRET").then(|| SECRET.to_owned());
+        let text =
+            GOOD.replace(settings, &format!("settings = {{ endpoint = \"http://127.0.0.1:1\" }}\n{credentials}\n"));
+        let sources = Sources { base: folder.path(), env: &env };
+        Config::parse_with(&text, "meridian.toml", &sources, &no_check)
+    };
+    for source in
+        ["\"file:pair\"".to_owned(), format!("{{ command = [\"cat\", \"{}/pair\"] }}", folder.path().display())]
+    {
+        let config = parse(&format!("credentials = {source}")).unwrap();
+        assert_eq!(config.backends[0].settings["keySecret"].as_str(), Some("hunter2"), "{source}");
+        let shown = format!("{} {config:?} {:?}", config.redacted(), config.backends[0].sources);
+        assert!(!shown.contains("hunter2") && !shown.contains("AKID"), "{shown}");
+    }
+    let mistakes = [
+        "credentials = \"hunter2\"",
+        "credentials = \"file:text\"",
+        "credentials = \"file:nowhere\"",
+        "credentials = { comand = [\"cat\"] }",
+        "credentials = { command = [] }",
+        "credentials = { command = \"cat\" }",
+        "credentials = { command = [\"cat\"], timeout = \"1h\", refresh = \"1s\" }",
+        "credentials = { command = [\"/nowhere/hunter2\"] }",
+        "credentials = { command = [\"false\", \"hunter2\"] }",
+    ];
+    let told = mistakes.map(|text| format!("{text}\n{}\n", parse(text).unwrap_err()));
+    let told = told.join("\n").replace(&folder.path().display().to_string(), "FOLDER");
+    insta::assert_snapshot!(told);
+}
+
+#[test]
 fn a_fault_of_syntax_has_its_line() {
     let mistakes = parse("[deployment]\nid = \n[server").unwrap_err();
     assert_eq!(mistakes.list[0].line, 2, "{mistakes}");
