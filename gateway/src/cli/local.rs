@@ -184,12 +184,24 @@ async fn until_signal(process: Process, signals: &mut Signals) -> Result<(), Fai
     }
 }
 
+/// Forbids core dumps: one of a gateway holds every credential that it has. Where that cannot be had, it is said, and the
+/// gateway serves all the same.
+fn forbid_core_dumps() -> Option<impl std::fmt::Display> {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).err()
+}
+
 /// `meridian serve`.
 pub(super) fn serve(args: &ConfigFile) -> Result<(), Failure> {
+    // Before a secret is read.
+    let dumps = forbid_core_dumps();
     let config = load(&args.config)?;
     telemetry::init(&config.telemetry).map_err(|e| failed("logging does not start", e))?;
     for risk in risks::of(&config) {
         tracing::warn!(risk, "the configuration is risky");
+    }
+    if let Some(error) = dumps {
+        tracing::warn!(%error, "core dumps are not forbidden: one would hold every credential");
     }
     runtime()?.block_on(async {
         let mut signals = Signals::new()?;

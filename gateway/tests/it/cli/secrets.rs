@@ -1,5 +1,6 @@
 //! Vendor credentials that are replaced while the gateway runs, and secrets that never come out.
 
+mod canary;
 mod place;
 
 use std::{
