@@ -97,7 +97,9 @@ impl Planner {
         let demand = Demand { running, tried, quota: Some(quota), ..Demand::new(spec) };
         let rules = self.directory.load().tenant(tenant).map(|t| Rules::from(&t.rules)).unwrap_or_default();
         let rules = Rules { attempts_default: self.limits.attempts_max, ..rules };
-        let snapshot = Snapshot { backends: self.pollers.all().iter().map(|p| self.view(p, spec, now)).collect() };
+        // Another tenant's own account is none that could be explained.
+        let open = self.pollers.all().into_iter().filter(|p| p.backend().serves(tenant));
+        let snapshot = Snapshot { backends: open.map(|p| self.view(p, spec, now)).collect() };
         let decision = placement::plan(&demand, &snapshot, &rules, seed, now);
         tracing::debug!(
             meridian.candidates = decision.candidates.len(),

@@ -542,6 +542,9 @@ pub struct Backend {
     /// Where they stand, to be read again while the gateway runs.
     #[serde(skip)]
     pub sources: Settings,
+    /// Tenants whose own account it is; nobody else is placed there or sees it. Default: all tenants'.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tenants: Vec<TenantId>,
     /// Prices where the vendor has no price call.
     pub price_book: Option<PriceBook>,
     /// The vendor account, under a name of the operator's choice. Backends of one account and region share what the
@@ -574,6 +577,7 @@ impl Backend {
             }
             sources.as_written()
         });
+        let tenants = s.value("tenants").unwrap_or_default();
         let price_book = s.section("priceBook").map(PriceBook::read);
         let account = s.value("account");
         let calls_per_second = s.optional_within("callsPerSecond", (1, 10_000));
@@ -585,7 +589,7 @@ impl Backend {
         let id: BackendId = id?;
         let account = account.or_else(|| AccountName::new(&id).ok())?;
         let (adapter, region) = (adapter?, region?);
-        Some(Self { id, adapter, region, priority, settings, sources, price_book, account, calls_per_second })
+        Some(Self { id, adapter, region, priority, settings, sources, tenants, price_book, account, calls_per_second })
     }
 }
 

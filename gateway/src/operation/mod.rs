@@ -463,17 +463,17 @@ fn at_once(core: &Core, admitted: &Admitted) -> Option<Result<Outcome, Refusal>>
         }
         Action::ListInstances(query) if query.min_revision.is_none() => Some(read::instances(core, reach, query)),
         Action::ListRegions => {
-            Some(Ok(Outcome::Regions(views::Page { items: read::regions(core, None), next_after: None })))
+            Some(Ok(Outcome::Regions(views::Page { items: read::regions(core, reach, None), next_after: None })))
         }
         Action::GetRegion(region) => {
-            let found = read::regions(core, Some(region)).pop();
+            let found = read::regions(core, reach, Some(region)).pop();
             Some(found.map(|r| Outcome::Region(Box::new(r))).ok_or_else(Refusal::not_found))
         }
         Action::ListAdapters => {
-            Some(Ok(Outcome::Adapters(views::Page { items: read::adapters(core), next_after: None })))
+            Some(Ok(Outcome::Adapters(views::Page { items: read::adapters(core, reach), next_after: None })))
         }
         Action::ListInstanceTypes(region) => {
-            Some(Ok(Outcome::InstanceTypes(page(read::instance_types(core, region.as_ref())))))
+            Some(Ok(Outcome::InstanceTypes(page(read::instance_types(core, reach, region.as_ref())))))
         }
         _ => None,
     }

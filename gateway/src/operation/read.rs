@@ -21,7 +21,10 @@ use crate::{
     core::Core,
     directory::Source,
     journal::NOTED_WITHIN,
-    status::render::{self, DELETE_SUFFIX},
+    status::{
+        poll::Poller,
+        render::{self, DELETE_SUFFIX},
+    },
     views,
 };
 
@@ -105,7 +108,7 @@ pub fn instance(core: &Core, tenant: &TenantId, wish: &InstanceRef) -> Result<Ou
 /// # Errors
 /// A partial answer was not wanted and a region is unreachable; of one tenant, also what is known is too old to be shown.
 pub fn instances(core: &Core, reach: &Reach, query: &ListInstances) -> Result<Outcome, Refusal> {
-    let freshness: Vec<views::Freshness> = core.pollers.all().iter().map(|p| p.freshness()).collect();
+    let freshness: Vec<views::Freshness> = seen(core, reach).map(|p| p.freshness()).collect();
     let mut unreachable: Vec<String> = freshness
         .iter()
         .filter(|f| f.state == views::FreshnessState::Unreachable)
@@ -341,12 +344,20 @@ pub async fn tenants(core: &Core, reach: &Reach, page: &PageRequest) -> views::P
     views::Page { items, next_after }
 }
 
+/// The backends that a caller may know of: another tenant's own account is not there.
+fn seen<'c>(core: &'c Core, reach: &Reach) -> impl Iterator<Item = &'c Arc<Poller>> {
+    core.pollers.all().into_iter().filter(move |poller| match reach {
+        Reach::Tenant(tenant) => poller.backend().serves(tenant),
+        Reach::All => true,
+    })
+}
+
 /// All regions, or the one that is named, with health and age.
 #[must_use]
-pub fn regions(core: &Core, only: Option<&RegionId>) -> Vec<views::Region> {
+pub fn regions(core: &Core, reach: &Reach, only: Option<&RegionId>) -> Vec<views::Region> {
     let counts = core.fleet.counts(None);
     let mut regions: Vec<views::Region> = Vec::new();
-    for poller in core.pollers.all() {
+    for poller in seen(core, reach) {
         let backend = poller.backend();
         if only.is_some_and(|r| *r != backend.region) {
             continue;
@@ -364,9 +375,9 @@ pub fn regions(core: &Core, only: Option<&RegionId>) -> Vec<views::Region> {
 
 /// What each adapter in use can do.
 #[must_use]
-pub fn adapters(core: &Core) -> Vec<views::Adapter> {
+pub fn adapters(core: &Core, reach: &Reach) -> Vec<views::Adapter> {
     let mut adapters: Vec<views::Adapter> = Vec::new();
-    for poller in core.pollers.all() {
+    for poller in seen(core, reach) {
         let backend = poller.backend();
         let name = format!("adapters/{}", backend.adapter);
         match adapters.iter_mut().find(|a| a.name == name) {
@@ -384,8 +395,7 @@ pub fn adapters(core: &Core) -> Vec<views::Adapter> {
 
 /// Sizes on sale with their prices.
 #[must_use]
-pub fn instance_types(core: &Core, only: Option<&RegionId>) -> Vec<views::InstanceType> {
+pub fn instance_types(core: &Core, reach: &Reach, only: Option<&RegionId>) -> Vec<views::InstanceType> {
     let wanted = |region: &RegionId| only.is_none_or(|r| r == region);
-    let pollers = core.pollers.all();
-    pollers.iter().map(|p| p.backend()).filter(|b| wanted(&b.region)).flat_map(|b| b.instance_types()).collect()
+    seen(core, reach).map(|p| p.backend()).filter(|b| wanted(&b.region)).flat_map(|b| b.instance_types()).collect()
 }

@@ -100,6 +100,7 @@ fn build_backend(
         adapter: backend.adapter.clone(),
         region: backend.region.clone(),
         priority: backend.priority,
+        tenants: backend.tenants.iter().cloned().collect(),
         account: backend.account.clone(),
         calls_per_second: backend.calls_per_second,
         budget: outside.budget.clone(),

@@ -25,7 +25,7 @@ use meridian_model::{
     bugs,
     capability::{Capability, Feature},
     error::{Effect, FaultKind},
-    ids::{AccountName, AdapterName, BackendId, CloudId, CloudName, RegionId, ZoneId},
+    ids::{AccountName, AdapterName, BackendId, CloudId, CloudName, RegionId, TenantId, ZoneId},
     instance::Shape,
     quantity::PricePerHour,
     status::{Observed, ObservedEvent},
@@ -70,6 +70,8 @@ pub struct Backend {
     pub priority: u32,
     /// What it can do.
     pub capability: Arc<Capability>,
+    /// Tenants whose own account it is; all tenants' when empty.
+    tenants: BTreeSet<TenantId>,
     /// Zones that a network profile reaches.
     pub zones: BTreeSet<ZoneId>,
     /// Stock, prices, zones and usage as far as known.
@@ -104,6 +106,8 @@ pub struct BackendParts {
     pub region: RegionId,
     /// The operator's preference.
     pub priority: u32,
+    /// Tenants whose own account it is; all tenants' when empty.
+    pub tenants: BTreeSet<TenantId>,
     /// The operator's name of its vendor account.
     pub account: AccountName,
     /// Calls per second and action that we allow ourselves; a part of what the vendor publishes when nothing is set.
@@ -163,6 +167,7 @@ impl Backend {
             region: parts.region,
             priority: parts.priority,
             capability: parts.capability,
+            tenants: parts.tenants,
             zones: parts.zones,
             breakers,
             pace,
@@ -180,6 +185,12 @@ impl Backend {
     #[must_use]
     pub fn metrics(&self) -> &CoreMetrics {
         &self.metrics
+    }
+
+    /// Whether a tenant may be placed there, and may know of it.
+    #[must_use]
+    pub fn serves(&self, tenant: &TenantId) -> bool {
+        self.tenants.is_empty() || self.tenants.contains(tenant)
     }
 
     /// Whether a cloud name is one that this deployment gives.

@@ -1,5 +1,6 @@
 //! Journeys of an instance over simulated clouds: placed, failed over, refused, restarted, deleted.
 
+mod accounts;
 mod doubt;
 mod policies;
 mod proof;

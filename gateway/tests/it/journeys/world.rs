@@ -184,6 +184,21 @@ impl World {
         Self { core, sim: Arc::new(sim), http: HttpClient::new().unwrap(), folder: Arc::new(folder) }
     }
 
+    /// A gateway whose configuration is changed before it starts.
+    pub async fn configured(change: impl FnOnce(&CloudsimInfo, String) -> String) -> Self {
+        let mut scenario = Scenario::demo(7);
+        scenario.limits.enabled = false;
+        let folder = tempfile::tempdir().unwrap();
+        let sim = Simulator::start(scenario, None).await.unwrap();
+        let text = change(&sim.info(), config_text(&sim.info(), "path = \"unused\"", ""));
+        let config = Config::parse(&text, "test.toml", &|_| Vec::new()).unwrap_or_else(|m| panic!("{m:?}\n{text}"));
+        let options =
+            Options::new(folder.path().join("ledger.redb"), SealKey::new([7; 32]), |why| panic!("ledger: {why}"));
+        let ledger: Arc<dyn Ledger> = Arc::new(EmbeddedLedger::open(options).unwrap());
+        let core = started(&config, (ledger, Arc::new(MemoryShared::alone())), Arc::new(NoIntents)).await;
+        Self { core, sim: Arc::new(sim), http: HttpClient::new().unwrap(), folder: Arc::new(folder) }
+    }
+
     /// A gateway on the given ledger.
     pub async fn on(ledger: Arc<dyn Ledger>, mut scenario: Scenario, extra: &str) -> Self {
         scenario.limits.enabled = false;
