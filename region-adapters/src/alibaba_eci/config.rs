@@ -41,6 +41,9 @@ pub struct Config {
     pub access_key_id: String,
     /// Key.
     pub access_key_secret: SecretString,
+    /// Goes with a key that is temporary.
+    #[serde(default)]
+    pub security_token: Option<SecretString>,
     /// Milliseconds, 1 to 86,400,000; [`EFFECT_BOUND_DEFAULT`] when left out.
     #[serde(default)]
     pub effect_bound_ms: Option<u64>,
@@ -56,6 +59,7 @@ impl fmt::Debug for Config {
             .field("region", &self.region)
             .field("access_key_id", &"[REDACTED]")
             .field("access_key_secret", &"[REDACTED]")
+            .field("security_token", &self.security_token.as_ref().map(|_| "[REDACTED]"))
             .field("effect_bound_ms", &self.effect_bound_ms)
             .field("gpu_sizes", &self.gpu_sizes)
             .finish()

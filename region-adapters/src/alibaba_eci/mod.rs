@@ -75,7 +75,11 @@ impl AlibabaEci {
         let nonce = if part == 0 { format!("{:032x}", at.nonce) } else { format!("{:032x}-{part}", at.nonce) };
         let envelope =
             sign::Envelope { endpoint: &self.endpoint, action: action.name, signed_at: at.signed_at, nonce: &nonce };
-        let key = sign::Key { id: &self.config.access_key_id, secret: &self.config.access_key_secret };
+        let key = sign::Key {
+            id: &self.config.access_key_id,
+            secret: &self.config.access_key_secret,
+            token: self.config.security_token.as_ref(),
+        };
         let signed = sign::request(&envelope, &params.0, key).map_err(|e| {
             AdapterError::new(FaultKind::BadRequest, Effect::NotApplied, "request.unbuildable", e.to_string())
         })?;

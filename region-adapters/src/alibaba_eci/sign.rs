@@ -27,6 +27,9 @@ pub(super) const API_VERSION: &str = "2018-08-08";
 /// (README 3.1; that the live service takes it is not verified). A URL of 64 KiB could not even be built.
 const QUERY_LEN_MAX: usize = 8000;
 
+/// The token of temporary credentials (README 3.2).
+const TOKEN_HEADER: &str = "x-acs-security-token";
+
 /// RFC 3986: everything but the unreserved characters is escaped.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -37,6 +40,8 @@ pub(super) struct Key<'a> {
     pub(super) id: &'a str,
     /// `AccessKeySecret`.
     pub(super) secret: &'a SecretString,
+    /// `SecurityToken`, with temporary credentials.
+    pub(super) token: Option<&'a SecretString>,
 }
 
 /// The parts of a request that the signature covers.
@@ -160,6 +165,10 @@ pub(super) fn request(
     if !body.is_empty() {
         headers.insert("content-type".to_owned(), "application/x-www-form-urlencoded".to_owned());
     }
+    if let Some(token) = key.token {
+        headers.insert("x-acs-accesskey-id".to_owned(), key.id.to_owned());
+        headers.insert(TOKEN_HEADER.to_owned(), token.expose_secret().to_owned());
+    }
     let signable =
         Signable { method: "POST", path: "/", canonical_query: &query, headers: &headers, payload_hash: &payload_hash };
     let mut authorization = HeaderValue::try_from(signable.authorization(key))?;
@@ -174,6 +183,8 @@ pub(super) fn request(
         .header(header::USER_AGENT, concat!("meridian/", env!("CARGO_PKG_VERSION")))
         .header(header::AUTHORIZATION, authorization);
     for (name, value) in headers {
+        let mut value = HeaderValue::try_from(value)?;
+        value.set_sensitive(name == TOKEN_HEADER);
         request = request.header(name, value);
     }
     request.body(Bytes::from(body))
@@ -244,7 +255,7 @@ mod tests {
             assert_eq!(signable.canonical_request(), v.canonical_request, "{}", v.name);
             assert_eq!(signable.string_to_sign(), v.string_to_sign, "{}", v.name);
             assert_eq!(signable.signature(&v.access_key_secret), v.signature, "{}", v.name);
-            let key = Key { id: &v.access_key_id, secret: &v.access_key_secret };
+            let key = Key { id: &v.access_key_id, secret: &v.access_key_secret, token: None };
             assert_eq!(signable.authorization(key), lower["authorization"], "{}", v.name);
         }
     }
@@ -262,7 +273,7 @@ mod tests {
             nonce: "n",
         };
         let secret = SecretString::from("s");
-        request(&envelope, params, Key { id: "k", secret: &secret }).unwrap()
+        request(&envelope, params, Key { id: "k", secret: &secret, token: None }).unwrap()
     }
 
     #[test]
@@ -295,8 +306,9 @@ mod tests {
     fn the_secret_is_not_in_the_request() {
         let endpoint = at("h");
         let secret = SecretString::from("very-secret-text");
+        let token = SecretString::from("very-secret-text-too");
         let to = Envelope { endpoint: &endpoint, action: "A", signed_at: Time::from_unix_ms(0), nonce: "n" };
-        let request = request(&to, &[], Key { id: "k", secret: &secret }).unwrap();
+        let request = request(&to, &[], Key { id: "k", secret: &secret, token: Some(&token) }).unwrap();
         assert!(!format!("{request:?}").contains("very-secret-text"));
         assert!(!format!("{request:?}").contains("Signature="), "the signature is marked sensitive");
     }

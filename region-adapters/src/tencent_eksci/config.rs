@@ -41,6 +41,9 @@ pub struct Config {
     pub secret_id: String,
     /// Key.
     pub secret_key: SecretString,
+    /// Goes with a key that is temporary (`X-TC-Token`, API 3.0 documentation, "common parameters").
+    #[serde(default)]
+    pub token: Option<SecretString>,
     /// Zone of each subnet: the vendor's replies name only the subnet. Instances in other subnets show no
     /// zone.
     #[serde(default)]
@@ -93,6 +96,7 @@ impl fmt::Debug for Config {
             .field("region", &self.region)
             .field("secret_id", &"[REDACTED]")
             .field("secret_key", &"[REDACTED]")
+            .field("token", &self.token.as_ref().map(|_| "[REDACTED]"))
             .field("subnet_zones", &self.subnet_zones)
             .field("effect_bound_ms", &self.effect_bound_ms)
             .field("gpu_sizes", &self.gpu_sizes)

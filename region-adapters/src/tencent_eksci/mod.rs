@@ -25,6 +25,7 @@ use meridian_model::{
     quantity::PricePerHour,
     status::{Observed, ObservedEvent},
 };
+use secrecy::ExposeSecret as _;
 use serde::de::DeserializeOwned;
 
 use crate::{
@@ -149,7 +150,7 @@ impl TencentEksci {
             host: &self.endpoint.host,
             payload: &request.body,
         };
-        http::Request::post(self.endpoint.url.clone())
+        let mut signed = http::Request::post(self.endpoint.url.clone())
             .header(http::header::HOST, &self.endpoint.host)
             .header(http::header::CONTENT_TYPE, CONTENT_TYPE)
             .header(http::header::USER_AGENT, USER_AGENT)
@@ -161,9 +162,14 @@ impl TencentEksci {
             .header("X-TC-Version", API_VERSION)
             .header("X-TC-Region", self.config.region.as_str())
             .header("X-TC-Timestamp", timestamp)
-            .header("X-TC-Language", "en-US")
-            .body(Bytes::from(request.body))
-            .map_err(|e| request::refused("adapter.encode", e.to_string()))
+            .header("X-TC-Language", "en-US");
+        if let Some(token) = &self.config.token {
+            let mut token = http::HeaderValue::try_from(token.expose_secret())
+                .map_err(|e| request::refused("adapter.encode", e.to_string()))?;
+            token.set_sensitive(true);
+            signed = signed.header("X-TC-Token", token);
+        }
+        signed.body(Bytes::from(request.body)).map_err(|e| request::refused("adapter.encode", e.to_string()))
     }
 
     async fn call<T: DeserializeOwned>(

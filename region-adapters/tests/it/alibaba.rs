@@ -16,6 +16,7 @@ const HARNESS: Harness = Harness {
     name: "alibaba-eci",
     vendor: Vendor::AlibabaEci,
     settings,
+    token: "securityToken",
     create_action: "CreateContainerGroup",
     list_action: "DescribeContainerGroups",
     page_size: 20,

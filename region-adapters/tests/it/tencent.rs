@@ -9,6 +9,7 @@ const HARNESS: Harness = Harness {
     name: "tencent-eksci",
     vendor: Vendor::TencentEksci,
     settings,
+    token: "token",
     create_action: "CreateEKSContainerInstances",
     list_action: "DescribeEKSContainerInstances",
     page_size: 100,

@@ -106,6 +106,25 @@ pub(crate) async fn bad_credentials(cloud: Cloud) {
     cloud.refused(FaultKind::Credentials).await;
 }
 
+pub(crate) async fn temporary_credentials(cloud: Cloud) {
+    let key = json!({ "keyId": "temporary", "keySecret": "for-an-hour", "securityToken": "its-token" });
+    cloud.control("POST", &format!("/v1/accounts/{}/keys", cloud.info.account), &key).await;
+    for (token, is_right) in [("its-token", true), ("another-token", false)] {
+        let backend = cloud.with_temporary(("temporary", "for-an-hour", token));
+        let call = Request::Create(Box::new(cloud.create_call(token, &json!({}))));
+        for request in [Request::List(None), call] {
+            let answer = backend.service.clone().oneshot(meridian_adapters::Call { at: cloud.at(), request }).await;
+            match answer {
+                Ok(_) => assert!(is_right, "{token}"),
+                Err(error) => {
+                    assert!(!is_right && !error.to_string().contains(token), "{error}");
+                    expect(&error, FaultKind::Credentials, Effect::NotApplied);
+                }
+            }
+        }
+    }
+}
+
 /// A request that leaves late is refused by the vendor: that is what closes doubt.
 pub(crate) async fn late_signature(cloud: Cloud) {
     let mut at = cloud.at();

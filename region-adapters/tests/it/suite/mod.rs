@@ -48,6 +48,8 @@ pub(crate) struct Harness {
     pub(crate) vendor: Vendor,
     /// Settings for a backend with a secret.
     pub(crate) settings: fn(&BackendInfo, &str) -> Value,
+    /// The setting of a temporary key's token.
+    pub(crate) token: &'static str,
     /// The vendor's create action.
     pub(crate) create_action: &'static str,
     /// The vendor's list action.
@@ -113,6 +115,14 @@ impl Cloud {
     /// The same cloud through an adapter with another secret and connections of its own.
     pub(crate) fn with_secret(&self, secret: &str) -> BoxedBackend {
         let settings = (self.harness.settings)(&self.info, secret);
+        registry::build(self.harness.name, settings, HttpClient::new().unwrap()).unwrap()
+    }
+
+    /// The same cloud through an adapter with a temporary key.
+    pub(crate) fn with_temporary(&self, (id, secret, token): (&str, &str, &str)) -> BoxedBackend {
+        let info = BackendInfo { key_id: id.to_owned(), ..self.info.clone() };
+        let mut settings = (self.harness.settings)(&info, secret);
+        settings[self.harness.token] = Value::from(token);
         registry::build(self.harness.name, settings, HttpClient::new().unwrap()).unwrap()
     }
 
@@ -314,8 +324,8 @@ macro_rules! conformance {
         $crate::suite::conformance! { @ $harness;
             basics: a_whole_life, every_page, find_is_exact, describe_many, a_job_ends, a_job_fails, zones, usage, price,
                 spot_reclaim, client_token_replay, what_is_skipped_is_missing;
-            faults: throttled, no_stock_at_create, no_stock_after_create, no_address, quota, bad_credentials, late_signature,
-                wrong_place, error_before_effect, error_after_effect, error_page, reply_lost, late_effect, refused_connection,
+            faults: throttled, no_stock_at_create, no_stock_after_create, no_address, quota, bad_credentials,
+                temporary_credentials, late_signature, wrong_place, error_before_effect, error_after_effect, error_page, reply_lost, late_effect, refused_connection,
                 black_hole, failed_reads, failed_delete;
             features: every_declared_feature;
         }
