@@ -212,6 +212,7 @@ impl Core {
         let told = (Arc::clone(&deps.shared), replicas.owner().to_owned());
         let (directory, sources) = attend(config, &deps, replicas, (&tasks, &stop)).await?;
         let planner = Arc::new(Planner::new(pollers.clone(), fleet.clone(), profiles, directory.clone(), limits));
+        let identities = identities(config, &http, &deps, (&tasks, &stop));
         let parts = Parts {
             ledger: Arc::clone(&deps.ledger),
             fleet: Arc::clone(&fleet),
@@ -230,7 +231,7 @@ impl Core {
         let rebuilder = deps.recovery.map(rebuilt);
         let core = Arc::new(Self {
             policies: policies(config, &deps.metrics)?,
-            identities: identities(config, &http, &deps.clock, (&tasks, &stop)),
+            identities,
             recovering: rebuilder.as_ref().map(Rebuilder::progress).unwrap_or_default(),
             is_shared: deps.shared.is_shared(),
             clock: deps.clock,
@@ -591,10 +592,10 @@ fn share_limits(
 fn identities(
     config: &Config,
     http: &HttpClient,
-    clock: &Clock,
+    deps: &Deps,
     (tasks, stop): (&TaskTracker, &CancellationToken),
 ) -> Arc<Identities> {
-    let identities = Identities::new(config.identity_rules(), http, clock);
+    let identities = Identities::new(config.identity_rules(), http, &deps.clock, &deps.metrics.identity);
     identities.start(tasks, stop);
     identities
 }

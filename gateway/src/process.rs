@@ -91,6 +91,10 @@ pub fn tell_of(health: &Health, core: &Core) {
     });
     let policies = Arc::clone(&core.policies);
     health.tell("policies", move || policies.broken().map_or_else(|| Ok("in force".to_owned()), Err));
+    if !core.identities.issuers().is_empty() {
+        let identities = Arc::clone(&core.identities);
+        health.tell("issuers", move || identities.standing());
+    }
     let driver = core.driver.clone();
     health.tell("intentJournal", move || match driver.journal_trouble() {
         None => Ok("writable".to_owned()),

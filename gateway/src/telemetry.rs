@@ -8,6 +8,7 @@ pub mod budget;
 pub mod core;
 pub mod credentials;
 pub mod directory;
+pub mod identity;
 pub mod policies;
 pub mod reconcile;
 pub mod seldom;

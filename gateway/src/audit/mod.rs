@@ -184,11 +184,17 @@ impl Audit {
         lock(&inner.flood).unauthenticated(&source.to_string(), inner.clock.now());
     }
 
-    /// Whether the refusal of a caller over its rate is to be a record of its own; if not, it was counted.
+    /// Counts a request whose credential is good and means nothing here.
+    pub fn ungranted(&self, principal: &str) {
+        let Some(inner) = &self.0 else { return };
+        lock(&inner.flood).ungranted(&record::cut(principal), inner.clock.now());
+    }
+
+    /// Whether a refusal that no rate bounds is to be a record of its own; if not, it was counted.
     #[must_use]
-    pub fn records_limited(&self, actor: &Actor, tenant: Option<&str>) -> bool {
+    pub fn records_refusal(&self, actor: &Actor, tenant: Option<&str>, code: &'static str) -> bool {
         let Some(inner) = &self.0 else { return false };
-        lock(&inner.flood).limited(actor, tenant, inner.clock.now())
+        lock(&inner.flood).bounded(actor, tenant, code, inner.clock.now())
     }
 
     /// Counts a change that was refused because it could not have been recorded.

@@ -4,7 +4,7 @@
 //! request passes it on the way back: the bound on its time, a rate limit, a refusal by the operation stack, a panic. It
 //! does not know the caller, who is found out below it; [`AccountableLayer`], right below that, puts it into the
 //! [`Note`] that both share, and refuses the change when it could not be recorded. A request without a known caller has
-//! no record of its own: strangers are counted (`http::rescue`, `audit::flood`).
+//! no record of its own: strangers are counted (`http::rescue`, `http::authenticate`, `audit::flood`).
 //!
 //! What was handed on goes on when its caller goes away. The layer's future is dropped then, and the record is added
 //! without waiting, because nobody is there to wait.
@@ -35,6 +35,9 @@ use crate::{
 
 /// Parameter of a request that changes nothing.
 const VALIDATE_ONLY: &str = "validateOnly=true";
+
+/// What a known caller may be answered before its rate is looked at, or by that: as often as it asks.
+const UNBOUNDED: [&str; 2] = [ErrorCode::RateLimited.as_str(), ErrorCode::Overloaded.as_str()];
 
 /// How the paths begin that name a tenant.
 const OF_TENANT: &str = "/v1/tenants/{tenant}";
@@ -254,7 +257,9 @@ impl Pending {
             audit.unrecordable(&actor, tenant.as_deref());
             return None;
         }
-        if end.code == Some(ErrorCode::RateLimited.as_str()) && !audit.records_limited(&actor, tenant.as_deref()) {
+        if let Some(code) = end.code.filter(|code| !facts.handed_on && UNBOUNDED.contains(code))
+            && !audit.records_refusal(&actor, tenant.as_deref(), code)
+        {
             return None;
         }
         let digest = |fingerprint: String| {

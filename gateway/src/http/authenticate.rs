@@ -22,6 +22,7 @@ use tower::{Layer, Service};
 
 use super::{Exchange, LayerFuture, Reply};
 use crate::{
+    audit::Audit,
     clock::Entropy,
     dialects::Class,
     directory::{
@@ -129,13 +130,15 @@ pub(crate) fn parse(key: &str) -> Option<Presented<'_>> {
 pub struct AuthenticateLayer {
     directory: Arc<Directory>,
     identities: Arc<Identities>,
+    audit: Audit,
 }
 
 impl AuthenticateLayer {
-    /// A layer that knows the keys of a directory as it stands at each request, and these identities.
+    /// A layer that knows the keys of a directory as it stands at each request, and these identities; who is proven and
+    /// means nothing here is counted in the audit log.
     #[must_use]
-    pub fn new(directory: Arc<Directory>, identities: Arc<Identities>) -> Self {
-        Self { directory, identities }
+    pub fn new(directory: Arc<Directory>, identities: Arc<Identities>, audit: Audit) -> Self {
+        Self { directory, identities, audit }
     }
 
     /// Who is calling, or the token that says so where that takes waiting.
@@ -143,7 +146,7 @@ impl AuthenticateLayer {
         let bearer = match (bearer(headers)?, &peer.identity) {
             (Some(bearer), _) => bearer,
             (None, Some(id)) => {
-                let grant = self.identities.of_spiffe(id).ok_or_else(|| no_grant("client certificate"))?;
+                let grant = self.identities.of_spiffe(id);
                 return self.granted(grant, id.as_str(), "client certificate").map(Proof::Identity);
             }
             (None, None) => return Err(refused("no Authorization header")),
@@ -176,8 +179,8 @@ impl AuthenticateLayer {
     /// Who a checked token speaks for.
     fn checked(&self, checked: Checked) -> Result<Identity, Rejection> {
         match checked {
-            Checked::Subject(subject) => self.granted(&subject.grant, &subject.principal, "token"),
-            Checked::NoGrant => Err(no_grant("token")),
+            Checked::Subject(subject) => self.granted(Some(&subject.grant), &subject.principal, "token"),
+            Checked::NoGrant(principal) => self.granted(None, &principal, "token"),
             Checked::Refused(fault) => Err(not_valid(&fault)),
             Checked::KeysMissing => {
                 let detail = "the keys of the token's issuer cannot be fetched, so the token cannot be checked";
@@ -186,8 +189,13 @@ impl AuthenticateLayer {
         }
     }
 
-    fn granted(&self, grant: &Grant, principal: &str, what: &str) -> Result<Identity, Rejection> {
-        self.directory.load().identify(grant, principal).ok_or_else(|| no_grant(what))
+    /// What a credential that is good means here. What grants there are, or that one's tenant is gone, is not told.
+    fn granted(&self, grant: Option<&Grant>, principal: &str, what: &str) -> Result<Identity, Rejection> {
+        grant.and_then(|grant| self.directory.load().identify(grant, principal)).ok_or_else(|| {
+            self.audit.ungranted(principal);
+            let detail = format!("the {what} is valid, but nothing here is granted to it");
+            Rejection::new(ErrorCode::PermissionDenied, detail)
+        })
     }
 }
 
@@ -200,11 +208,6 @@ enum Proof<'r> {
 
 fn refused(detail: &str) -> Rejection {
     Rejection::new(ErrorCode::Unauthenticated, detail)
-}
-
-/// The credential is good and means nothing here. What grants there are, or that one's tenant is gone, is not told.
-fn no_grant(what: &str) -> Rejection {
-    Rejection::new(ErrorCode::PermissionDenied, format!("the {what} is valid, but nothing here is granted to it"))
 }
 
 /// One text for every wrong token but one that has expired, which its sender could read from it.

@@ -165,7 +165,7 @@ impl Http {
             // From here on every stage has the time that is left.
             "deadline" => deadline::DeadlineLayer::new(limits.request_timeout.0, limits.request_timeout_max.0),
             // Identity before anything that is counted per tenant.
-            "authenticate" => authenticate::AuthenticateLayer::new(directory, identities),
+            "authenticate" => authenticate::AuthenticateLayer::new(directory, identities, audit.clone()),
             // As soon as it is known who asks, and before anything is done for what could not be recorded.
             "accountable" => audit::AccountableLayer::new(audit),
             // Under pressure whoever has more than its part goes first; costs nothing, so it comes before what is counted.

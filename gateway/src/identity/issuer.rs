@@ -1,9 +1,11 @@
 //! One OpenID Connect issuer: its rules, its keys as last fetched, and the task that keeps them fresh.
 //!
 //! A token is checked without waiting, against the keys that are held. Only a token whose key is not known waits, for
-//! one fetch at most: that is how a rollover of keys is followed at once, and `FORCED_INTERVAL` keeps strangers from
-//! making us ask the issuer for each made-up key. While the issuer does not answer the held keys go on, for
-//! [`KEYS_AGE_MAX`] at most; then its tokens are refused as something that may pass, not as wrong.
+//! one fetch at most: that is how a rollover of keys is followed at once. Strangers can name as many keys as they like,
+//! so `FORCED_INTERVAL` keeps them from making us ask the issuer for each, and nobody waits for a fetch that cannot come
+//! in time, or beside `WAITING_MAX` others: a request that waits takes the place of one that could be served. While the
+//! issuer does not answer the held keys go on, for [`KEYS_AGE_MAX`] at most; then its tokens are refused as something
+//! that may pass, not as wrong.
 
 use std::{
     collections::HashMap,
@@ -20,7 +22,7 @@ use meridian_model::time::Time;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -30,7 +32,10 @@ use super::{
     jwks::KeySet,
     token::{self, Expected, Fault},
 };
-use crate::{clock::Clock, telemetry::seldom::Seldom};
+use crate::{
+    clock::Clock,
+    telemetry::{identity::IdentityMetrics, seldom::Seldom},
+};
 
 /// Between two fetches of keys that are known. Issuers publish a key hours before they sign with it.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
@@ -40,6 +45,8 @@ const RETRY_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::
 const FORCED_INTERVAL: Duration = Duration::from_secs(10);
 /// Longest wait of a request for keys it does not find.
 const KEY_WAIT: Duration = Duration::from_secs(2);
+/// Requests that wait for keys at once: a small part of the requests in work, and enough for a rollover.
+const WAITING_MAX: usize = 64;
 /// Longest fetch of one document.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Age from which on keys are not believed any more: a key that was withdrawn works that long at most.
@@ -90,8 +97,8 @@ pub enum Checked {
     Subject(Arc<Subject>),
     /// It proves nothing; the text is for the log.
     Refused(Fault),
-    /// It is a good token, and no grant fits it.
-    NoGrant,
+    /// It is a good token of this principal, and no grant fits it.
+    NoGrant(String),
     /// The keys are too old to say.
     KeysMissing,
 }
@@ -113,21 +120,28 @@ pub struct Issuer {
     http: HttpClient,
     clock: Clock,
     wanted: Notify,
-    /// Number of fetches that ended, for who waits for one.
-    fetched: watch::Sender<u64>,
+    /// When the next fetch may begin; set when one has ended, for who waits for that.
+    fetched: watch::Sender<Instant>,
+    waiting: Semaphore,
+    /// Why the last fetch failed, if it did.
+    failed: ArcSwapOption<String>,
+    metrics: IdentityMetrics,
 }
 
 impl Issuer {
     /// An issuer whose keys are fetched by [`Self::run`].
     #[must_use]
-    pub fn new(rules: Rules, http: HttpClient, clock: Clock) -> Arc<Self> {
+    pub fn new(rules: Rules, http: HttpClient, clock: Clock, metrics: IdentityMetrics) -> Arc<Self> {
         Arc::new(Self {
             rules,
             held: ArcSwapOption::empty(),
             http,
             clock,
             wanted: Notify::new(),
-            fetched: watch::Sender::new(0),
+            fetched: watch::Sender::new(Instant::now()),
+            waiting: Semaphore::new(WAITING_MAX),
+            failed: ArcSwapOption::empty(),
+            metrics,
         })
     }
 
@@ -137,33 +151,36 @@ impl Issuer {
         &self.rules.issuer
     }
 
-    /// Its short name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.rules.name
-    }
-
-    /// Why its tokens cannot be checked now, for who operates it.
-    #[must_use]
-    pub fn trouble(&self) -> Option<String> {
+    /// How its keys stand, for who operates it; an error while tokens cannot be checked.
+    ///
+    /// # Errors
+    /// Why they cannot.
+    pub fn standing(&self) -> Result<String, String> {
         let age = self.held.load().as_ref().map(|held| held.fetched.elapsed());
-        match age {
-            None => Some("its keys were not fetched yet".to_owned()),
-            Some(age) if age > KEYS_AGE_MAX => Some(format!("its keys are {} s old", age.as_secs())),
-            Some(_) => None,
+        let mut text = match age {
+            None => format!("{}: its keys were not fetched yet", self.rules.name),
+            Some(age) => format!("{}: keys of {} s ago", self.rules.name, age.as_secs()),
+        };
+        if let Some(why) = &*self.failed.load() {
+            text += &format!("; the last fetch failed: {why}");
         }
+        if age.is_some_and(|age| age <= KEYS_AGE_MAX) { Ok(text) } else { Err(text) }
     }
 
-    /// Checks a token; waits for new keys only if it names one that is not held.
+    /// Checks a token; waits for new keys only if it names one that is not held, and they may come in time.
     pub async fn check(&self, token: &str) -> Checked {
         let mut fetched = self.fetched.subscribe();
         // What ends from here on brings newer keys than were looked at.
-        fetched.borrow_and_update();
+        let may_begin = *fetched.borrow_and_update();
         let first = self.check_now(token);
         if !matches!(first, Checked::Refused(Fault::UnknownKey) | Checked::KeysMissing) {
             return first;
         }
         self.wanted.notify_one();
+        if may_begin > Instant::now() + KEY_WAIT {
+            return first;
+        }
+        let Ok(_place) = self.waiting.try_acquire() else { return first };
         match tokio::time::timeout(KEY_WAIT, fetched.changed()).await {
             Ok(Ok(())) => self.check_now(token),
             Ok(Err(_)) | Err(_) => first,
@@ -199,10 +216,10 @@ impl Issuer {
         else {
             return Checked::Refused(Fault::Claim("of the principal"));
         };
-        let Some(found) = rules.grants.iter().find(|grant| grant.is_met(&verified.claims)) else {
-            return Checked::NoGrant;
-        };
         let principal = format!("oidc:{}:{who}", rules.name);
+        let Some(found) = rules.grants.iter().find(|grant| grant.is_met(&verified.claims)) else {
+            return Checked::NoGrant(principal);
+        };
         let subject = Arc::new(Subject { principal, grant: found.grant.clone(), until: verified.until });
         let mut remembered = lock(&held.remembered);
         if remembered.len() >= REMEMBERED_MAX {
@@ -231,10 +248,12 @@ impl Issuer {
                     seldom.over();
                     tracing::debug!(issuer = self.rules.name, keys = keys.len(), "fetched the keys of an issuer");
                     self.take(keys);
+                    self.failed.store(None);
                     retry = RETRY_INTERVAL.0;
                     REFRESH_INTERVAL
                 }
                 Err(error) => {
+                    self.failed.store(Some(Arc::new(error.clone())));
                     if seldom.is_due(&error) {
                         tracing::warn!(issuer = self.rules.name, error, "the keys of an issuer cannot be fetched");
                     }
@@ -243,9 +262,13 @@ impl Issuer {
                     pause
                 }
             };
-            self.fetched.send_modify(|n| *n = n.wrapping_add(1));
+            let outcome = if self.failed.load().is_none() { "fetched" } else { "failed" };
+            self.metrics.fetch(&self.rules.name, outcome);
+            self.metrics.unusable(&self.rules.name, self.standing().is_err());
+            let may_begin = Instant::now() + FORCED_INTERVAL.min(pause);
+            self.fetched.send_replace(may_begin);
             let asked = async {
-                tokio::time::sleep(FORCED_INTERVAL.min(pause)).await;
+                tokio::time::sleep_until(may_begin).await;
                 self.wanted.notified().await;
             };
             tokio::select! {

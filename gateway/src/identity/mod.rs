@@ -18,11 +18,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     grant::{Grant, SpiffeGrant},
-    issuer::{Checked, Issuer, Rules},
+    issuer::{Issuer, Rules},
     spiffe::SpiffeId,
     token::Fault,
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, telemetry::identity::IdentityMetrics};
 
 /// Everybody whose word is taken.
 #[derive(Debug, Default)]
@@ -34,8 +34,14 @@ pub struct Identities {
 impl Identities {
     /// The issuers with their rules, and the grants to certificates.
     #[must_use]
-    pub fn new((issuers, spiffe): (Vec<Rules>, Vec<SpiffeGrant>), http: &HttpClient, clock: &Clock) -> Arc<Self> {
-        let issuers = issuers.into_iter().map(|rules| Issuer::new(rules, http.clone(), clock.clone())).collect();
+    pub fn new(
+        (issuers, spiffe): (Vec<Rules>, Vec<SpiffeGrant>),
+        http: &HttpClient,
+        clock: &Clock,
+        metrics: &IdentityMetrics,
+    ) -> Arc<Self> {
+        let issuer = |rules| Issuer::new(rules, http.clone(), clock.clone(), metrics.clone());
+        let issuers = issuers.into_iter().map(issuer).collect();
         Arc::new(Self { issuers, spiffe })
     }
 
@@ -61,12 +67,16 @@ impl Identities {
         self.issuers.iter().find(|issuer| issuer.issuer() == claimed).ok_or(Fault::Issuer)
     }
 
-    /// Whom a token proves; waits only for keys that are not held yet.
-    pub async fn check(&self, token: &str) -> Checked {
-        match self.issuer_of(token) {
-            Ok(issuer) => issuer.check(token).await,
-            Err(fault) => Checked::Refused(fault),
-        }
+    /// How all issuers stand, for who operates the gateway.
+    ///
+    /// # Errors
+    /// Tokens of one of them cannot be checked.
+    pub fn standing(&self) -> Result<String, String> {
+        let all: Vec<_> = self.issuers.iter().map(|issuer| issuer.standing()).collect();
+        let is_well = all.iter().all(Result::is_ok);
+        let told: Vec<String> = all.into_iter().map(|one| one.unwrap_or_else(|why| why)).collect();
+        let told = told.join("; ");
+        if is_well { Ok(told) } else { Err(told) }
     }
 
     /// What a certificate's identity may act as.

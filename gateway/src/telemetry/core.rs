@@ -11,7 +11,7 @@ use prometheus_client::{
 
 use super::{
     Metrics, budget::BudgetMetrics, credentials::CredentialMetrics, directory::DirectoryMetrics,
-    policies::PolicyMetrics, reconcile::ReconcileMetrics,
+    identity::IdentityMetrics, policies::PolicyMetrics, reconcile::ReconcileMetrics,
 };
 
 /// Span of one call to a backend: `otel.kind=client`, `cloud.region`, `meridian.backend`, `meridian.verb`; at its end
@@ -99,6 +99,8 @@ pub struct CoreMetrics {
     pub credentials: CredentialMetrics,
     /// Those of the directory.
     pub directory: DirectoryMetrics,
+    /// Those of issuers of tokens.
+    pub identity: IdentityMetrics,
     /// Those of the reconciler.
     pub reconcile: ReconcileMetrics,
     /// Those of the vendors' budget.
@@ -143,6 +145,7 @@ impl CoreMetrics {
             hard_budgets: Gauge::default(),
             credentials: CredentialMetrics::register(metrics),
             directory: DirectoryMetrics::register(metrics),
+            identity: IdentityMetrics::register(metrics),
             reconcile: ReconcileMetrics::register(metrics),
             budget: BudgetMetrics::register(metrics),
             policies: PolicyMetrics::register(metrics),

@@ -14,10 +14,13 @@ use meridian_model::{
 };
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Gateway, NOW_MS, Options, long_operation, raw, until};
+use crate::{
+    identity::IssuerServer,
+    support::{Gateway, NOW_MS, Options, long_operation, raw, until},
+};
 
 const SPEC: &str = r#"{"name":"web","spec":{"containers":[{"name":"app","image":"nginx"}]}}"#;
 
@@ -226,6 +229,50 @@ async fn a_caller_far_over_its_rate_cannot_fill_the_disk() {
     let tallies = log.records("tally");
     assert_eq!((tallies.len(), tallies[0]["count"].as_u64()), (1, Some(39)));
     assert_eq!((tallies[0]["code"].as_str(), tallies[0]["tenant"].as_str()), (Some("rate-limited"), Some("acme")));
+}
+
+#[tokio::test]
+async fn a_caller_over_its_part_of_a_busy_gateway_cannot_fill_the_disk() {
+    let log = Log::usual();
+    let server = "[server]\nlimits = { inFlightMax = 10 }".to_owned();
+    let gateway = Arc::new(log.gateway(Options { server, stuck: true, ..Options::default() }).await);
+    let mut busy = JoinSet::new();
+    for n in 0..6 {
+        let gateway = Arc::clone(&gateway);
+        busy.spawn(async move {
+            let (tenant, key) = if n == 0 { ("lab", &gateway.lab) } else { ("acme", &gateway.acme) };
+            let line = format!("POST /v1/tenants/{tenant}/instances");
+            gateway.send_as(key, &line, &[("content-type", "application/json")], SPEC.as_bytes()).await
+        });
+    }
+    until("they are in work", || gateway.actions().len() == 6).await;
+    for _ in 0..100 {
+        let refused = gateway.create("", &[], SPEC).await;
+        assert_eq!((refused.status, refused.code().as_str()), (503, "overloaded"));
+    }
+    assert_eq!(log.requests().len(), 60);
+    busy.shutdown().await;
+    until("those that were cut are recorded", || log.requests().len() == 66).await;
+    log.end().await;
+    let tallies = log.records("tally");
+    assert_eq!((tallies.len(), tallies[0]["count"].as_u64()), (1, Some(40)));
+    assert_eq!((tallies[0]["code"].as_str(), tallies[0]["tenant"].as_str()), (Some("overloaded"), Some("acme")));
+}
+
+#[tokio::test]
+async fn who_is_proven_and_means_nothing_here_is_counted_by_name() {
+    let (log, issuer) = (Log::usual(), IssuerServer::start().await);
+    let gateway = log.gateway(Options { extra: issuer.section(), ..Options::default() }).await;
+    for groups in ["none", "gone"] {
+        let token = issuer.token(&serde_json::json!({ "groups": [groups] }));
+        let refused = gateway.send_as(&token, "DELETE /v1/tenants/acme/instances/web-1", &[], b"").await;
+        assert_eq!(refused.status, 403, "{}", refused.shown());
+    }
+    log.end().await;
+    let tallies = log.records("tally");
+    let told = ["action", "code"].map(|member| tallies[0][member].as_str());
+    assert_eq!((tallies.len(), told), (1, [Some("authenticate"), Some("permission-denied")]));
+    assert_eq!((tallies[0]["count"].as_u64(), &tallies[0]["actor"]["principal"]), (Some(2), &"oidc:corp:u1".into()));
 }
 
 /// Where the disk takes nothing: a name that leads nowhere.

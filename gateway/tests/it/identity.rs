@@ -20,13 +20,13 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::support::{Gateway, NOW_MS, Options, Reply, parse, raw, until};
 
 /// An issuer of tokens.
-struct IssuerServer {
+pub(crate) struct IssuerServer {
     url: String,
     key: EncodingKey,
 }
 
 impl IssuerServer {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
         let key = EncodingKey::from_ec_der(pair.to_pkcs8v1().unwrap().as_ref());
         let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap();
@@ -51,7 +51,7 @@ impl IssuerServer {
         Self { url, key }
     }
 
-    fn token(&self, changes: &Value) -> String {
+    pub(crate) fn token(&self, changes: &Value) -> String {
         let now = NOW_MS / 1000;
         let mut claims = json!({
             "iss": self.url, "aud": "meridian", "sub": "u1", "groups": ["ops"], "iat": now, "exp": now + 600
@@ -64,7 +64,7 @@ impl IssuerServer {
     }
 
     /// The issuer as the gateway's configuration knows it.
-    fn section(&self) -> String {
+    pub(crate) fn section(&self) -> String {
         format!(
             r#"
             [[oidc]]

@@ -22,7 +22,7 @@ use meridian_gateway::{
     identity::Identities,
     operation::{Action, Operation, OperationService, Outcome, Refusal},
     server::{Drained, Server, Setup},
-    telemetry::Metrics,
+    telemetry::{Metrics, core::CoreMetrics},
     views,
 };
 use meridian_model::{
@@ -80,7 +80,8 @@ pub(crate) struct Options {
 
 /// Whose word is taken, with keys that are kept fresh as long as the test lasts.
 fn identities(config: &Config, clock: &Clock) -> Arc<Identities> {
-    let identities = Identities::new(config.identity_rules(), &HttpClient::new().unwrap(), clock);
+    let metrics = &CoreMetrics::detached().identity;
+    let identities = Identities::new(config.identity_rules(), &HttpClient::new().unwrap(), clock, metrics);
     identities.start(&TaskTracker::new(), &CancellationToken::new());
     identities
 }
