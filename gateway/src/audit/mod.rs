@@ -45,7 +45,7 @@ use self::{
     flood::Flood,
     record::{Actor, Entry, Request},
     standing::Standing,
-    writer::{Command, Parts, Shown, Writer},
+    writer::{Command, Parts, Shown, Writer, Written},
 };
 pub use self::{
     file::{OpenError, Settings},
@@ -78,7 +78,7 @@ struct Inner {
     metrics: Arc<AuditMetrics>,
     settings: Settings,
     /// Searches in files; each has one in memory.
-    scans: Semaphore,
+    scans: Arc<Semaphore>,
     chain: String,
     public_key: String,
 }
@@ -130,7 +130,7 @@ impl Audit {
             clock,
             metrics,
             settings,
-            scans: Semaphore::new(query::SCANS_MAX),
+            scans: Arc::new(Semaphore::new(query::SCANS_MAX)),
             chain,
             public_key,
         }))))
@@ -154,13 +154,12 @@ impl Audit {
     /// The disk's words: it is not there, but it may yet come there.
     ///
     /// # Cancel safety
-    /// What was dropped while it waited for room is not recorded; later it is.
+    /// Dropped, it is recorded without anybody waiting for it, as [`Audit::note`] does.
     pub async fn record(&self, request: Request) -> Result<(), String> {
         let Some(inner) = &self.0 else { return Ok(()) };
-        let entry = Entry::Request(Box::new(request));
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Add(inner.clock.now(), entry, Some(reply));
-        let recorded = inner.ask(command, answer).await;
+        let mut held = Held { audit: self, entry: Some(Entry::Request(Box::new(request))) };
+        let recorded =
+            inner.ask(|reply| held.entry.take().map(|e| Command::Add(inner.clock.now(), e, Some(reply)))).await;
         if let Err(why) = &recorded {
             inner.standing.failed(why);
         }
@@ -288,13 +287,31 @@ impl Audit {
     }
 }
 
+/// A record that is not in the queue yet; however its wait for room ends, it is recorded or counted.
+struct Held<'a> {
+    audit: &'a Audit,
+    entry: Option<Entry>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.entry.take() {
+            self.audit.note(entry);
+        }
+    }
+}
+
 impl Inner {
-    async fn ask(&self, command: Command, answer: oneshot::Receiver<Result<(), String>>) -> Result<(), String> {
+    /// Asks the thread for what is made when there is room for it, and waits for the answer.
+    async fn ask(&self, command: impl FnOnce(Written) -> Option<Command>) -> Result<(), String> {
         let closed = || "the audit log is closed".to_owned();
         let queue = lock(&self.queue).clone().ok_or_else(closed)?;
         let asked = async {
-            queue.send(command).await.map_err(|_| closed())?;
-            drop(queue);
+            let room = queue.reserve_owned().await.map_err(|_| closed())?;
+            let (reply, answer) = oneshot::channel();
+            if let Some(command) = command(reply) {
+                drop(room.send(command));
+            }
             answer.await.map_err(|_| closed())?
         };
         let unanswered = || format!("the disk did not answer within {} s", WRITTEN_WITHIN.as_secs());
@@ -307,8 +324,7 @@ impl Inner {
             let mut wait = PROBES.0;
             loop {
                 tokio::time::sleep(wait).await;
-                let (reply, answer) = oneshot::channel();
-                match self.ask(Command::Probe(reply), answer).await {
+                match self.ask(|reply| Some(Command::Probe(reply))).await {
                     Ok(()) => break,
                     Err(why) => self.standing.failed(&why),
                 }

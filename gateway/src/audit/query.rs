@@ -4,6 +4,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use meridian_model::time::Time;
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 use super::{Audit, chain::Sealed, file};
 
@@ -109,15 +110,15 @@ impl Search {
         false
     }
 
-    /// Goes on in the files; blocks on the disk.
-    fn in_files(mut self, folder: &std::path::Path) -> io::Result<Found> {
+    /// Goes on in the files until nobody waits for it any more; blocks on the disk.
+    fn in_files(mut self, folder: &std::path::Path, is_given_up: impl Fn() -> bool) -> io::Result<Found> {
         let mut read = 0;
         let files: Vec<(u64, PathBuf)> = file::list(folder)?;
         for (first, path) in files.into_iter().rev() {
             if first >= self.before {
                 continue;
             }
-            if read >= SCAN_BYTES_MAX {
+            if read >= SCAN_BYTES_MAX || is_given_up() {
                 self.found.before = Some(self.before);
                 return Ok(self.found);
             }
@@ -149,7 +150,7 @@ impl Audit {
     /// The files cannot be read.
     ///
     /// # Cancel safety
-    /// A dropped search ends with the file it reads.
+    /// A dropped search ends with the file it reads, and has its turn until then.
     pub async fn search(&self, filter: Filter, before: Option<u64>, size: usize) -> io::Result<Found> {
         let Some(inner) = &self.0 else { return Ok(Found::default()) };
         let mut search = Search { filter, size, before: before.unwrap_or(u64::MAX), found: Found::default() };
@@ -163,7 +164,70 @@ impl Audit {
             return Ok(search.found);
         }
         let folder = inner.settings.folder.clone();
-        let _turn = inner.scans.acquire().await.map_err(io::Error::other)?;
-        tokio::task::spawn_blocking(move || search.in_files(&folder)).await.map_err(io::Error::other)?
+        let turn = Arc::clone(&inner.scans).acquire_owned().await.map_err(io::Error::other)?;
+        let (found, answer) = oneshot::channel();
+        tokio::task::spawn_blocking(move || {
+            let page = search.in_files(&folder, || found.is_closed());
+            drop(turn);
+            // Who does not wait any more needs no page.
+            let _ = found.send(page);
+        });
+        answer.await.map_err(io::Error::other)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use super::*;
+    use crate::{
+        audit::Settings,
+        clock::{Clock, Entropy},
+        telemetry::{Metrics, audit::AuditMetrics},
+    };
+
+    /// A log whose older records are in a file that is not in memory.
+    fn log(folder: &std::path::Path) -> Audit {
+        let settings = Settings {
+            folder: folder.to_owned(),
+            key_file: None,
+            rotate_bytes: 1024 * 1024,
+            rotate_age: CLOCK_SLACK,
+            retention: CLOCK_SLACK,
+        };
+        let open = || {
+            let metrics = AuditMetrics::register(&Metrics::new());
+            Audit::open(settings.clone(), Clock::system(), &Entropy::system(), metrics).unwrap()
+        };
+        for _ in 0..2 {
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(open().close());
+        }
+        open()
+    }
+
+    #[test]
+    fn a_search_that_was_given_up_keeps_its_turn_until_it_ends_and_reads_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let audit = log(folder.path());
+        let turns = &audit.0.as_ref().unwrap().scans;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build().unwrap();
+        let _entered = runtime.enter();
+        // The only thread that may block is busy, so the search stands where a slow disk would hold it.
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || wait.recv());
+        let mut search = Box::pin(audit.search(Filter::default(), Some(2), 10));
+        assert!(search.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(search);
+        assert_eq!(turns.available_permits(), SCANS_MAX - 1, "its file is still to be read");
+        drop(go_on);
+        let all = u32::try_from(SCANS_MAX).unwrap();
+        drop(runtime.block_on(turns.acquire_many(all)).unwrap());
+        runtime.block_on(audit.close());
+        let search = || Search { filter: Filter::default(), size: 10, before: u64::MAX, found: Found::default() };
+        let given_up = search().in_files(folder.path(), || true).unwrap();
+        assert!(given_up.items.is_empty() && given_up.before.is_some());
+        assert!(!search().in_files(folder.path(), || false).unwrap().items.is_empty());
     }
 }

@@ -1,7 +1,8 @@
 //! Whatever is done to a chain is found; what a crash does to it is told from that.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::atomic::Ordering, time::Duration};
 
+use futures_util::FutureExt as _;
 use meridian_model::time::Time;
 use proptest::{prelude::*, sample::Index};
 use tempfile::TempDir;
@@ -14,6 +15,7 @@ use super::{
     query::Filter,
     record::{Actor, Decision, Entry, Head, Request, Start},
     verify,
+    writer::Command,
 };
 use crate::{
     clock::{Clock, Entropy},
@@ -259,6 +261,33 @@ async fn a_search_goes_from_memory_into_the_files_and_ends() {
         );
     }
     audit.close().await;
+}
+
+#[tokio::test]
+async fn a_record_whose_wait_for_room_is_given_up_is_written_or_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let metrics = AuditMetrics::register(&Metrics::new());
+    let clock = Clock::from_fn(|| BEGIN);
+    let audit = Audit::open(settings(folder.path()), clock, &Entropy::system(), metrics).unwrap();
+    let inner = audit.0.clone().unwrap();
+    // A thread that takes nothing.
+    let (full, mut taken) = tokio::sync::mpsc::channel(1);
+    *super::lock(&inner.queue) = Some(full);
+    audit.note(request(1));
+    let Entry::Request(record) = request(2) else { panic!("not a request") };
+    let waiting = || {
+        let mut waiting = Box::pin(audit.record((*record).clone()));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        waiting
+    };
+    drop(waiting());
+    assert_eq!(inner.shown.lost.load(Ordering::Relaxed), 1, "there was no room for it");
+    let waiting = waiting();
+    assert!(matches!(taken.recv().await, Some(Command::Add(_, _, None))), "the one before");
+    drop(waiting);
+    let Some(Command::Add(_, entry, None)) = taken.recv().await else { panic!("it is not there") };
+    assert_eq!(entry, request(2));
+    assert_eq!(inner.shown.lost.load(Ordering::Relaxed), 1);
 }
 
 /// What somebody does to a log.

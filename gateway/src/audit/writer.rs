@@ -28,6 +28,9 @@ const BATCH_MAX: usize = 256;
 /// Newest records kept in memory, about 15 MiB: what a person looks at is mostly there.
 const RECENT_MAX: usize = 10_000;
 
+/// What is answered for a record that was left out.
+const NO_PLACE: &str = "more records wait for the disk than are kept for it";
+
 /// The disk's answer, in its words.
 pub(super) type Written = oneshot::Sender<Result<(), String>>;
 
@@ -134,10 +137,12 @@ impl Writer {
         }
         for command in batch {
             match command {
-                Command::Add(time, entry, reply) => {
-                    self.add(time, &entry, 1);
-                    waiting.extend(reply);
-                }
+                Command::Add(time, entry, reply) => match (self.add(time, &entry, 1), reply) {
+                    (true, reply) => waiting.extend(reply),
+                    // However the disk is by the end of the batch, this one is not on it.
+                    (false, Some(reply)) => drop(reply.send(Err(NO_PLACE.to_owned()))),
+                    (false, None) => {}
+                },
                 Command::Head(cause) => self.files.push_head(now, cause),
                 Command::Probe(reply) => probes.push(reply),
             }
@@ -158,16 +163,17 @@ impl Writer {
         }
     }
 
-    /// Adds a record that stands for `count`, which are lost for now when it finds no place.
-    fn add(&mut self, time: Time, entry: &Entry, count: u64) {
+    /// Adds a record that stands for `count`, which are lost for now when it finds no place; whether it found one.
+    fn add(&mut self, time: Time, entry: &Entry, count: u64) -> bool {
         if self.files.push(time, entry) {
             self.metrics.record(entry.kind());
-        } else {
-            self.parts.shown.lost.fetch_add(count, Ordering::Relaxed);
-            if !matches!(entry, Entry::Gap(_)) {
-                self.metrics.lost();
-            }
+            return true;
         }
+        self.parts.shown.lost.fetch_add(count, Ordering::Relaxed);
+        if !matches!(entry, Entry::Gap(_)) {
+            self.metrics.lost();
+        }
+        false
     }
 
     fn note(&mut self, written: io::Result<Vec<Sealed>>) {
@@ -183,5 +189,48 @@ impl Writer {
                 self.broken = Some(why);
             }
         }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::{fs, os::unix::fs::symlink, time::Duration};
+
+    use meridian_model::time::Time;
+
+    use super::*;
+    use crate::{audit::file::Settings, telemetry::Metrics};
+
+    #[tokio::test]
+    async fn what_was_left_out_is_not_answered_as_written_though_the_disk_is_well_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            folder: folder.path().to_owned(),
+            key_file: None,
+            rotate_bytes: 1024 * 1024,
+            rotate_age: Duration::from_secs(3600),
+            retention: Duration::from_secs(3600),
+        };
+        let blocked = folder.path().join("audit-00000000000000000001.jsonl");
+        symlink("/nonexistent/log", &blocked).unwrap();
+        let now = Time::from_unix_ms(1_767_225_600_000);
+        let (files, _) = Files::open(settings, "c1".to_owned(), now).unwrap();
+        let metrics = AuditMetrics::register(&Metrics::new());
+        let standing = Arc::new(Standing::new(Arc::clone(&metrics)));
+        let parts = Parts { shown: Arc::default(), standing, clock: Clock::from_fn(move || now) };
+        let mut writer = Writer { files, parts, metrics, broken: None };
+        let record = |reply| Command::Add(now, Entry::Gap(Gap { lost: 0 }), reply);
+        // An outage that lasts: until there is no place for one more.
+        while writer.parts.shown.lost.load(Ordering::Relaxed) == 0 {
+            writer.work((0..BATCH_MAX).map(|_| record(None)));
+        }
+        fs::remove_file(blocked).unwrap();
+        let ((of_record, left_out), (of_probe, probed)) = (oneshot::channel(), oneshot::channel());
+        writer.work([record(Some(of_record)), Command::Probe(of_probe)].into_iter());
+        assert_eq!(left_out.await.unwrap(), Err(NO_PLACE.to_owned()));
+        assert_eq!(probed.await.unwrap(), Ok(()));
+        let (of_record, written) = oneshot::channel();
+        writer.work(std::iter::once(record(Some(of_record))));
+        assert_eq!(written.await.unwrap(), Ok(()));
     }
 }
