@@ -2,6 +2,7 @@
 //! (`GET /vendorBudgets`). It never shares a port with
 //! the API. What needs a person is `operators`.
 
+mod audited;
 mod operators;
 
 use std::{
@@ -179,7 +180,7 @@ impl Admin {
     }
 
     /// Answers what needs nothing but this process; `None` for any other path.
-    fn route(&self, request: &Request<Incoming>) -> Option<Reply> {
+    fn route(&self, request: &Request<Incoming>, peer: &Peer) -> Option<Reply> {
         let verbose =
             request.uri().query().is_some_and(|q| q.split('&').any(|p| p == "verbose" || p == "verbose=true"));
         Some(match (request.method(), request.uri().path()) {
@@ -193,8 +194,12 @@ impl Admin {
             },
             (&Method::POST, "/drain") => {
                 tracing::info!("drain asked for on the admin listener");
+                let status = StatusCode::ACCEPTED;
+                if let Some(core) = &self.core {
+                    audited::note_drain(core, peer, status.as_u16());
+                }
                 self.health.drain.cancel();
-                json_answer(StatusCode::ACCEPTED, &json!({ "status": "draining" }))
+                json_answer(status, &json!({ "status": "draining" }))
             }
             (&Method::GET, "/vendorBudgets") => match &self.core {
                 Some(core) => json_answer(StatusCode::OK, &attribution(&core.budget)),
@@ -219,14 +224,14 @@ impl Handler for Admin {
     fn handle(
         &mut self,
         request: Request<Incoming>,
-        _: Peer,
+        peer: Peer,
     ) -> impl Future<Output = Result<Reply, Infallible>> + Send + use<> {
-        let own = self.route(&request);
+        let own = self.route(&request, &peer);
         let core = self.core.clone();
         async move {
             match (own, core) {
                 (Some(reply), _) => Ok(reply),
-                (None, Some(core)) => Ok(operators::answer(&core, request).await.unwrap_or_else(not_found)),
+                (None, Some(core)) => Ok(operators::answer(&core, request, &peer).await.unwrap_or_else(not_found)),
                 (None, None) => Ok(not_found()),
             }
         }

@@ -527,16 +527,17 @@ impl KeptLimits {
 async fn watch_folder(
     config: &Config,
     directory: &Arc<Directory>,
-    metrics: &Arc<CoreMetrics>,
+    deps: &Deps,
     (tasks, stop): (&TaskTracker, &CancellationToken),
 ) -> Result<Option<Arc<Watcher>>, Broken> {
     let Some(mut first) = watcher::first(config).await? else { return Ok(None) };
-    directory.set_files(std::mem::take(&mut first.tenants))?;
-    let watcher = Watcher::new(config, Arc::clone(directory), &first, Arc::clone(metrics));
-    if let Some(watcher) = &watcher {
-        tasks.spawn(Arc::clone(watcher).run(stop.clone()));
-    }
-    Ok(watcher)
+    let changes = directory.set_files(std::mem::take(&mut first.tenants))?;
+    // What was changed while no gateway ran shows as another digest than that of the start before.
+    deps.audit.reloaded(first.folder(), &first.digest(), &changes);
+    let told = (Arc::clone(&deps.metrics), deps.audit.clone());
+    let watcher = Watcher::new(config, Arc::clone(directory), first, told);
+    tasks.spawn(Arc::clone(&watcher).run(stop.clone()));
+    Ok(Some(watcher))
 }
 
 /// Starts to attend and, if there are others, to draw from the limits that all share and to see that they agree on them.
@@ -547,7 +548,7 @@ async fn attend(
     running: (&TaskTracker, &CancellationToken),
 ) -> Result<(Arc<Directory>, Sources), BuildError> {
     let directory = share_limits(config, deps, replicas, running);
-    let watcher = watch_folder(config, &directory, &deps.metrics, running).await?;
+    let watcher = watch_folder(config, &directory, deps, running).await?;
     let documents = Follower::new(Arc::clone(&deps.documents), Arc::clone(&directory));
     match documents.look().await {
         Ok(()) => {}

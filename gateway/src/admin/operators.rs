@@ -13,7 +13,7 @@
 //! POST /directory:reload                       reads the folder that declares tenants now, and says what changed
 //! ```
 
-use std::{future::Future, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
@@ -27,7 +27,7 @@ use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::json_answer;
+use super::{audited::Deed, json_answer};
 use crate::{
     core::Core,
     dialects::rest::problem_reply,
@@ -38,6 +38,7 @@ use crate::{
         listing::StrayPlace,
     },
     operation::Refusal,
+    server::Peer,
 };
 
 /// Largest body; the largest that makes sense is a few names.
@@ -80,7 +81,7 @@ enum Settle {
 
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
-enum Route {
+pub(super) enum Route {
     Orphans(Option<StrayPlace>),
     Adopt(BackendId, CloudId),
     Remove(BackendId, CloudId),
@@ -92,14 +93,42 @@ enum Route {
     Reload,
 }
 
+/// What was done.
+pub(super) struct Done {
+    pub(super) reply: Reply,
+    /// The instance that it made a tenant's, and the operation that did.
+    pub(super) made: Option<(TenantId, String, OperationId)>,
+}
+
+impl From<Reply> for Done {
+    fn from(reply: Reply) -> Self {
+        Self { reply, made: None }
+    }
+}
+
 /// Answers a request of this part; `None` for any other path.
-pub(super) async fn answer(core: &Core, request: Request<Incoming>) -> Option<Reply> {
-    let route = route(request.method(), request.uri().path(), request.uri().query())?;
-    let done = match route {
-        Ok(route) => perform(core, route, request.into_body()).await,
-        Err(refusal) => Err(refusal),
+pub(super) async fn answer(core: &Arc<Core>, request: Request<Incoming>, peer: &Peer) -> Option<Reply> {
+    let route = match route(request.method(), request.uri().path(), request.uri().query())? {
+        Ok(route) => route,
+        Err(refusal) => return Some(problem_reply(refusal)),
     };
-    Some(done.unwrap_or_else(problem_reply))
+    let body = request.into_body();
+    let Some(deed) = Deed::of(&route, peer) else {
+        return Some(perform(core, route, body).await.map_or_else(problem_reply, |done| done.reply));
+    };
+    if let Some(refused) = deed.refused(core) {
+        return Some(refused);
+    }
+    let (doing, recorded) = (Arc::clone(core), deed.clone());
+    let work = async move {
+        let done = perform(&doing, route, body).await;
+        recorded.recorded(&doing, done).await
+    };
+    // An operator who goes away leaves nothing half done, and nothing without its record.
+    Some(match core.driver.to_the_end(work).await {
+        Some(reply) => reply,
+        None => deed.recorded(core, Err(Refusal::internal("the task of an operator's wish panicked"))).await,
+    })
 }
 
 /// Reads the folder that declares tenants. Broken, it changes nothing, and the answer says what is wrong with it.
@@ -190,22 +219,18 @@ fn state(query: Option<&str>) -> Result<Option<State>, Refusal> {
     }
 }
 
-async fn perform(core: &Core, route: Route, body: Incoming) -> Result<Reply, Refusal> {
-    let accepted = || json_answer(StatusCode::ACCEPTED, &json!({ "status": "accepted" }));
+async fn perform(core: &Core, route: Route, body: Incoming) -> Result<Done, Refusal> {
+    let accepted = || Done::from(json_answer(StatusCode::ACCEPTED, &json!({ "status": "accepted" })));
     let reconciler = &core.reconciler;
     match route {
-        Route::Orphans(after) => Ok(json_answer(StatusCode::OK, &json!(reconciler.strays(after.as_ref(), LIST_MAX)))),
-        Route::Reconcile => Ok(list(reconciler.status())),
-        Route::Reload => reload(core).await,
-        Route::Operations(state) => Ok(list(reconciler.doubts(state))),
-        Route::Ignore(backend, id) => {
-            let reconciler = reconciler.clone();
-            to_the_end(core, async move { reconciler.ignore(&backend, &id).await }).await.map(|()| accepted())
+        Route::Orphans(after) => {
+            Ok(json_answer(StatusCode::OK, &json!(reconciler.strays(after.as_ref(), LIST_MAX))).into())
         }
-        Route::Remove(backend, id) => {
-            let reconciler = reconciler.clone();
-            to_the_end(core, async move { reconciler.remove(&backend, &id).await }).await.map(|()| accepted())
-        }
+        Route::Reconcile => Ok(list(reconciler.status()).into()),
+        Route::Reload => reload(core).await.map(Done::from),
+        Route::Operations(state) => Ok(list(reconciler.doubts(state)).into()),
+        Route::Ignore(backend, id) => reconciler.ignore(&backend, &id).await.map(|()| accepted()),
+        Route::Remove(backend, id) => reconciler.remove(&backend, &id).await.map(|()| accepted()),
         Route::Adopt(backend, cloud_id) => {
             let Adopt { tenant, name, force, from_deployment } = read(body).await?;
             import(core, Import { backend, cloud_id, tenant, name, force, from_deployment }).await
@@ -219,28 +244,18 @@ async fn perform(core: &Core, route: Route, body: Incoming) -> Result<Reply, Ref
                 Settle::Absent { attempt } => (attempt, Outcome::Absent),
                 Settle::Applied { cloud_id, attempt } => (attempt, Outcome::Applied(cloud_id)),
             };
-            let reconciler = reconciler.clone();
-            let settling = async move { reconciler.settle(&tenant, &op, attempt, outcome).await };
-            to_the_end(core, settling).await.map(|()| accepted())
+            reconciler.settle(&tenant, &op, attempt, outcome).await.map(|()| accepted())
         }
     }
 }
 
-/// An operator who goes away leaves nothing half done.
-async fn to_the_end<T: Send + 'static>(
-    core: &Core,
-    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-) -> Result<T, Refusal> {
-    let done = core.driver.to_the_end(work).await;
-    done.unwrap_or_else(|| Err(Refusal::internal("the task of an operator's wish panicked")))
-}
-
-async fn import(core: &Core, wish: Import) -> Result<Reply, Refusal> {
-    let (reconciler, cloud_id) = (core.reconciler.clone(), wish.cloud_id.clone());
-    let record = to_the_end(core, async move { reconciler.import(&wish).await }).await?;
+async fn import(core: &Core, wish: Import) -> Result<Done, Refusal> {
+    let record = core.reconciler.import(&wish).await?;
+    let cloud_id = wish.cloud_id;
     let name = format!("tenants/{}/instances/{}", record.tenant, record.name);
     let body = json!({ "instance": name, "uid": record.uid, "operation": record.op_id, "cloudId": cloud_id });
-    Ok(json_answer(StatusCode::CREATED, &body))
+    let reply = json_answer(StatusCode::CREATED, &body);
+    Ok(Done { reply, made: Some((record.tenant, name, record.op_id)) })
 }
 
 async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Refusal> {

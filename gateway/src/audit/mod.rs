@@ -27,6 +27,7 @@ mod writer;
 use std::{
     fmt,
     net::IpAddr,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
@@ -43,7 +44,7 @@ use self::{
     chain::{Sealed, SignedHead},
     file::Files,
     flood::Flood,
-    record::{Actor, Entry, Request},
+    record::{Actor, Entry, Reload, Request},
     standing::Standing,
     writer::{Command, Parts, Shown, Writer, Written},
 };
@@ -174,6 +175,14 @@ impl Audit {
         if !taken {
             inner.shown.lost.fetch_add(1, Ordering::Relaxed);
             inner.metrics.lost();
+        }
+    }
+
+    /// Adds a record of what a folder that declares tenants has changed. It is not waited for: a file that takes a key
+    /// away must not wait for a sick disk, and the file itself says what was done.
+    pub fn reloaded(&self, folder: &Path, digest: &[u8; 32], changes: &[impl fmt::Display]) {
+        if !changes.is_empty() {
+            self.note(Entry::Reload(Reload::of(folder, digest, changes)));
         }
     }
 

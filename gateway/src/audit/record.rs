@@ -1,10 +1,12 @@
 //! What a record says. Written typed, read as JSON: a record of a later version has members and kinds that this one does
 //! not know, and it must be shown and verified all the same.
 
+use std::{fmt, path::Path};
+
 use meridian_model::time::Time;
 use serde::Serialize;
 
-use super::effect::Effect;
+use super::{chain::hex, effect::Effect};
 
 /// Version of the records. A later one only adds kinds and members; the rule of the chain stays.
 pub const VERSION: u32 = 1;
@@ -54,6 +56,9 @@ pub struct Request {
     pub code: Option<&'static str>,
     /// How it ended.
     pub decision: Decision,
+    /// The role of the credential that it gave out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub granted_role: Option<&'static str>,
     /// The caller's key, or the one made for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
@@ -100,6 +105,45 @@ pub struct Tally {
     /// Whose limit it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+}
+
+/// What a folder declares was taken in. Who changed it is known where the folder comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reload {
+    /// `reload-directory`.
+    pub action: &'static str,
+    /// Whose word it is: `folder`.
+    pub actor: Actor,
+    /// The first changes, one a line.
+    pub changes: Vec<String>,
+    /// Always [`Decision::Accepted`]: what is broken changes nothing.
+    pub decision: Decision,
+    /// SHA-256 of names and texts of the files.
+    pub digest: String,
+    /// The folder.
+    pub object: String,
+    /// How many changes there are.
+    pub total: usize,
+}
+
+impl Reload {
+    /// Changes that are named; how many more there are is counted.
+    const CHANGES_MAX: usize = 20;
+
+    /// What taking a folder in has changed.
+    #[must_use]
+    pub fn of(folder: &Path, digest: &[u8; 32], changes: &[impl fmt::Display]) -> Self {
+        Self {
+            action: "reload-directory",
+            actor: Actor { principal: "folder".to_owned(), ..Actor::default() },
+            changes: changes.iter().take(Self::CHANGES_MAX).map(|change| cut(&change.to_string())).collect(),
+            decision: Decision::Accepted,
+            digest: hex(digest),
+            object: cut(&folder.display().to_string()),
+            total: changes.len(),
+        }
+    }
 }
 
 /// The first record of a process.
@@ -174,6 +218,7 @@ pub enum Entry {
     Request(Box<Request>),
     Effect(Box<Effect>),
     Tally(Tally),
+    Reload(Reload),
     Start(Start),
     Head(Head),
     Witness(Witness),
@@ -189,6 +234,7 @@ impl Entry {
             Self::Request(_) => "request",
             Self::Effect(_) => "effect",
             Self::Tally(_) => "tally",
+            Self::Reload(_) => "reload",
             Self::Start(_) => "start",
             Self::Head(_) => "head",
             Self::Witness(_) => "witness",

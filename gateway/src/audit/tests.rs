@@ -41,6 +41,7 @@ fn request(n: u32) -> Entry {
         actor: Actor { credential: Some("acme-1".to_owned()), principal: "key:acme-1".to_owned(), role: None },
         code: None,
         decision: Decision::Accepted,
+        granted_role: None,
         idempotency_key: Some(format!("key-{n}")),
         object: format!("tenants/acme/instances/web-{n}"),
         operation: None,

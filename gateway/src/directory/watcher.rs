@@ -5,7 +5,7 @@
 //! is said in the log, in a metric and in `/readyz?verbose` until it is mended.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -19,6 +19,7 @@ use super::{
     files::{self, Broken, Look, Texts},
 };
 use crate::{
+    audit::Audit,
     config::{Config, Known},
     telemetry::{core::CoreMetrics, seldom::Seldom},
 };
@@ -36,6 +37,7 @@ pub struct Watcher {
     folder: PathBuf,
     known: Known,
     metrics: Arc<CoreMetrics>,
+    audit: Audit,
     /// One reload at a time.
     seen: tokio::sync::Mutex<Seen>,
     /// What is wrong with the folder as it is.
@@ -55,7 +57,18 @@ struct Seen {
 #[derive(Debug)]
 pub(crate) struct First {
     pub(crate) tenants: Tenants,
+    folder: PathBuf,
     texts: Texts,
+}
+
+impl First {
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        self.texts.digest()
+    }
 }
 
 /// Reads the configured folder, if there is one.
@@ -64,9 +77,10 @@ pub(crate) struct First {
 /// Everything that is wrong with it.
 pub(crate) async fn first(config: &Config) -> Result<Option<First>, Broken> {
     let Some(folder) = config.directory.path.clone() else { return Ok(None) };
-    let texts = blocking(move || files::read(&folder)).await?;
+    let read = folder.clone();
+    let texts = blocking(move || files::read(&read)).await?;
     let tenants = files::parse(&texts, &Known::of(config))?;
-    Ok(Some(First { tenants, texts }))
+    Ok(Some(First { tenants, folder, texts }))
 }
 
 /// Runs what blocks away from the runtime's threads.
@@ -79,13 +93,13 @@ impl Watcher {
     pub(crate) fn new(
         config: &Config,
         directory: Arc<Directory>,
-        first: &First,
-        metrics: Arc<CoreMetrics>,
-    ) -> Option<Arc<Self>> {
-        let folder = config.directory.path.clone()?;
-        let seen = Seen { look: first.texts.look.clone(), changed: None, digest: first.texts.digest() };
-        let (known, broken) = (Known::of(config), Mutex::default());
-        Some(Arc::new(Self { directory, folder, known, metrics, seen: tokio::sync::Mutex::new(seen), broken }))
+        first: First,
+        (metrics, audit): (Arc<CoreMetrics>, Audit),
+    ) -> Arc<Self> {
+        let seen = Seen { digest: first.digest(), look: first.texts.look, changed: None };
+        let (known, folder, broken) = (Known::of(config), first.folder, Mutex::default());
+        let seen = tokio::sync::Mutex::new(seen);
+        Arc::new(Self { directory, folder, known, metrics, audit, seen, broken })
     }
 
     /// What is wrong with the folder as it is, if anything; what was declared before is in force then.
@@ -118,6 +132,7 @@ impl Watcher {
         }
         let changes = self.directory.set_files(files::parse(&texts, &self.known)?)?;
         seen.digest = digest;
+        self.audit.reloaded(&self.folder, &digest, &changes);
         Ok(changes)
     }
 

@@ -18,7 +18,7 @@ use std::{
 
 use aws_lc_rs::hmac;
 use futures_util::FutureExt as _;
-use meridian_model::error::ErrorCode;
+use meridian_model::{error::ErrorCode, ids::TenantId};
 use secrecy::{ExposeSecret as _, SecretString};
 use tower::{Layer, Service};
 
@@ -28,8 +28,11 @@ use crate::{
         Audit,
         record::{Actor, Decision, Entry, Request, cut},
     },
-    dialects::{Class, rest::Endpoint},
-    operation::{Action, Caller, Outcome, Refusal, Scope},
+    dialects::{
+        Class,
+        rest::{Endpoint, body::fingerprint},
+    },
+    operation::{Action, Caller, Outcome, Refusal, Scope, directory::DirectoryAction},
     refusal::Rejection,
 };
 
@@ -42,6 +45,9 @@ const UNBOUNDED: [&str; 2] = [ErrorCode::RateLimited.as_str(), ErrorCode::Overlo
 /// How the paths begin that name a tenant.
 const OF_TENANT: &str = "/v1/tenants/{tenant}";
 
+/// What stands in a path for the caller's own tenant.
+const ANY: &str = "-";
+
 /// What the layers find out about a request to change something.
 #[derive(Debug, Default)]
 pub struct Note(Mutex<Facts>);
@@ -49,7 +55,10 @@ pub struct Note(Mutex<Facts>);
 #[derive(Debug, Default)]
 struct Facts {
     caller: Option<Arc<Caller>>,
+    /// The tenant, where the path does not name it.
+    tenant: Option<String>,
     object: Option<String>,
+    granted_role: Option<&'static str>,
     fingerprint: Option<String>,
     key: Option<Arc<str>>,
     operation: Option<String>,
@@ -78,6 +87,8 @@ impl Note {
             facts.object = Some(format!("tenants/{}/instances/{}", create.tenant, create.name));
             facts.fingerprint = Some(create.fingerprint.clone());
             facts.key = create.idempotency_key.as_deref().map(Arc::from);
+        } else if let Action::Directory(action) = action {
+            facts.asked_of_directory(action);
         }
     }
 
@@ -98,6 +109,12 @@ impl Note {
                 facts.key = key.clone().or_else(|| facts.key.take());
                 facts.operation = operation.name.rsplit('/').next().map(str::to_owned);
             }
+            Ok(Outcome::KeyMade { key, replayed, .. }) => {
+                facts.replayed = *replayed;
+                facts.object = Some(key.name.clone());
+                facts.granted_role = Some(key.role);
+            }
+            Ok(Outcome::AccountMade(account)) => facts.granted_role = Some(account.role),
             Ok(_) => {}
             Err(refusal) => {
                 facts.replayed = refusal.replayed;
@@ -106,6 +123,40 @@ impl Note {
             }
         }
     }
+}
+
+impl Facts {
+    /// What the path of a change of who may what does not say.
+    fn asked_of_directory(&mut self, action: &DirectoryAction) {
+        let digest_of = |name: &TenantId, manifest| Some(fingerprint("", "tenants", name.as_ref(), manifest));
+        match action {
+            DirectoryAction::CreateTenant(name, manifest, ..) | DirectoryAction::PutTenant(name, manifest, ..) => {
+                self.tenant = Some(name.to_string());
+                self.object = Some(format!("tenants/{name}"));
+                self.fingerprint = digest_of(name, manifest);
+            }
+            DirectoryAction::CreateKey { key, fingerprint, .. } => {
+                self.key = key.as_deref().map(Arc::from);
+                self.fingerprint = Some(fingerprint.clone());
+            }
+            DirectoryAction::RotateKey(tenant, id, ..) => self.object = Some(below(tenant.as_ref(), "keys", id)),
+            DirectoryAction::CreateAccount(tenant, wish, ..) => {
+                self.object = Some(below(tenant.as_ref(), "serviceAccounts", wish.name.as_ref()));
+            }
+            // Their paths are their objects, or they change nothing.
+            DirectoryAction::DeleteTenant(..)
+            | DirectoryAction::RevokeKey(..)
+            | DirectoryAction::DeleteAccount(..)
+            | DirectoryAction::ListKeys(..)
+            | DirectoryAction::ListAccounts(..)
+            | DirectoryAction::WhoAmI => {}
+        }
+    }
+}
+
+/// The path of what a tenant has.
+fn below(tenant: Option<&TenantId>, collection: &str, name: &str) -> String {
+    format!("tenants/{}/{collection}/{name}", tenant.map_or(ANY, AsRef::as_ref))
 }
 
 /// Whether requests of a class change something.
@@ -197,7 +248,7 @@ impl Pending {
     fn of(layer: &AuditLayer, note: Arc<Note>, exchange: &Exchange) -> Self {
         let (uri, route) = (exchange.request.uri(), &exchange.meta.route);
         let [(begin, end), ..] = route.params;
-        let named = uri.path().get(begin..end).filter(|name| *name != "-");
+        let named = uri.path().get(begin..end).filter(|name| *name != ANY);
         Self {
             tenant: named.filter(|_| route.template.starts_with(OF_TENANT)).map(cut),
             layer: layer.clone(),
@@ -246,7 +297,7 @@ impl Pending {
         let actor = actor(&caller);
         let tenant = match &caller.scope {
             Scope::Tenant(own) => Some(own.to_string()),
-            Scope::Platform => self.tenant.clone(),
+            Scope::Platform => facts.tenant.take().or_else(|| self.tenant.clone()),
         };
         let is_refused = matches!(end.decision, Decision::Denied | Decision::Failed);
         if facts.validate_only || !facts.handed_on && (!is_refused || self.asks_to_validate) {
@@ -266,6 +317,11 @@ impl Pending {
             let tag = hmac::sign(&self.layer.digest, fingerprint.as_bytes());
             tag.as_ref().iter().map(|b| format!("{b:02x}")).collect()
         };
+        let object = facts.object.take().unwrap_or_else(|| self.path.trim_start_matches("/v1/").to_owned());
+        let object = match (&tenant, object.strip_prefix("tenants/-/")) {
+            (Some(own), Some(rest)) => format!("tenants/{own}/{rest}"),
+            _ => object,
+        };
         let decision =
             if facts.replayed && end.decision == Decision::Accepted { Decision::Replayed } else { end.decision };
         Some(Request {
@@ -274,7 +330,8 @@ impl Pending {
             code: end.code,
             decision,
             idempotency_key: facts.key.take().map(|key| cut(&key)),
-            object: cut(&facts.object.take().unwrap_or_else(|| self.path.trim_start_matches("/v1/").to_owned())),
+            granted_role: facts.granted_role.take(),
+            object: cut(&object),
             operation: facts.operation.take(),
             request_id: self.request_id.to_string(),
             source: self.source.clone(),
@@ -298,14 +355,14 @@ impl Drop for Pending {
 }
 
 /// How a request ended.
-struct End {
-    decision: Decision,
-    code: Option<&'static str>,
-    status: Option<u16>,
+pub(crate) struct End {
+    pub(crate) decision: Decision,
+    pub(crate) code: Option<&'static str>,
+    pub(crate) status: Option<u16>,
 }
 
 impl End {
-    fn of(rejection: &Rejection) -> Self {
+    pub(crate) fn of(rejection: &Rejection) -> Self {
         let code = rejection.code();
         let status = code.status();
         let is_unknown = rejection.outcome_unknown

@@ -17,10 +17,10 @@ use tokio::time::Instant;
 use crate::support::{Reply, raw};
 
 /// A running gateway with the tenants acme and lab, and a key for each role.
-struct World {
-    process: Process,
+pub(crate) struct World {
+    pub(crate) process: Process,
     keys: BTreeMap<&'static str, String>,
-    _folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 fn minted(id: &str) -> MintedKey {
@@ -32,8 +32,14 @@ fn shown(key: &MintedKey) -> String {
 }
 
 impl World {
-    async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+    pub(crate) async fn start() -> Self {
+        let mut world = Self::in_folder(tempfile::tempdir().unwrap()).await;
+        world.mint_the_rest().await;
+        world
+    }
+
+    /// A gateway with its ledger and its audit log there, and the keys of its configuration.
+    pub(crate) async fn in_folder(folder: tempfile::TempDir) -> Self {
         let mut keys = BTreeMap::new();
         let mut line = |name: &'static str, rest: &str| {
             let key = minted(name);
@@ -69,9 +75,7 @@ impl World {
         );
         let config = Config::parse(&text, "test.toml", &|_| Vec::new()).unwrap_or_else(|m| panic!("{m}\n{text}"));
         let process = Process::start(config).await.unwrap();
-        let mut world = Self { process, keys, _folder: folder };
-        world.mint_the_rest().await;
-        world
+        Self { process, keys, folder }
     }
 
     /// Keys that only a running gateway makes.
@@ -103,7 +107,15 @@ impl World {
         raw(self.process.api(), &format!("{method} {path}"), &headers, &bytes).await
     }
 
-    async fn as_(&self, who: &str, method: &str, path: &str, body: &Value) -> Reply {
+    /// A request with an idempotency key.
+    pub(crate) async fn keyed(&self, who: &str, path: &str, body: &Value, key: &str) -> Reply {
+        let bearer = format!("Bearer {}", self.keys[who]);
+        let headers =
+            [("authorization", bearer.as_str()), ("content-type", "application/json"), ("idempotency-key", key)];
+        raw(self.process.api(), &format!("POST {path}"), &headers, body.to_string().as_bytes()).await
+    }
+
+    pub(crate) async fn as_(&self, who: &str, method: &str, path: &str, body: &Value) -> Reply {
         let key = if who == "no credential" { "" } else { self.keys[who].as_str() };
         self.send(key, method, path, body).await
     }

@@ -21,6 +21,7 @@ mod lists;
 mod openapi;
 mod rebuild;
 mod reconcile;
+mod recorded;
 mod replicas;
 mod server;
 mod sharing;

@@ -13,7 +13,7 @@ use super::{
     encode::REPLAYED,
     key::{self, IDEMPOTENCY_KEY},
 };
-use crate::{http::Reply, operation::Refusal, refusal::Rejection};
+use crate::{http::Reply, refusal::Rejection};
 
 /// Media type of a problem.
 pub(super) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -107,8 +107,8 @@ pub(super) fn write(rejection: &Rejection, request_id: &str, path: &str) -> Repl
 }
 
 /// Writes a problem of the admin listener, which has nothing to hide and no request identifiers.
-pub(crate) fn problem_reply(refusal: Refusal) -> Reply {
-    write(&Rejection::from(refusal), "", "")
+pub(crate) fn problem_reply(refusal: impl Into<Rejection>) -> Reply {
+    write(&refusal.into(), "", "")
 }
 
 fn headers(rejection: &Rejection, path: &str, reply: &mut Reply) {

@@ -97,4 +97,28 @@ fn a_folder_of_tenants_is_followed_and_a_broken_file_changes_nothing() {
         assert_eq!(changes.stdout, "~ tenants/acme.quota.instances: 5 -> 3\n", "{changes:?}");
     }
     wait_until("the file is followed", || diff().code == 0);
+
+    // Who asked for it and what it changed is in the audit log; that it was broken changed nothing.
+    let records = |kind: &str| -> Vec<Value> {
+        let mut records = Vec::new();
+        for entry in fs::read_dir(home.path().join("ledger.audit")).unwrap() {
+            let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+            records.extend(text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()));
+        }
+        records.retain(|record| record["kind"] == kind);
+        records
+    };
+    wait_until("the last change is recorded", || records("reload").len() == 4);
+    let reloads = records("reload");
+    let changes: Vec<String> = reloads.iter().map(|record| record["changes"][0].as_str().unwrap().to_owned()).collect();
+    let quota = "~ tenants/acme.quota.instances";
+    assert_eq!(
+        changes,
+        ["+ tenants/acme", "+ tenants/lab", &format!("{quota}: 3 -> 5"), &format!("{quota}: 5 -> 3")],
+        "{reloads:?}"
+    );
+    assert_eq!((&reloads[2]["total"], &reloads[2]["actor"]["principal"]), (&2.into(), &"folder".into()));
+    let asked = records("request");
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    assert_eq!((&asked[0]["action"], &asked[0]["decision"]), (&"reload-directory".into(), &"denied".into()));
 }
