@@ -8,13 +8,13 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use meridian_ledger::Standing;
+use meridian_ledger::{Standing, shared::Shared};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{Admin, Health},
-    audit::{Audit, OpenError},
+    audit::{Audit, OpenError, witness::Witness},
     clock::{Clock, Entropy},
     config::Config,
     core::{BuildError, Core, Deps},
@@ -130,6 +130,15 @@ async fn open_audit(
     Ok(opened.map_err(|_| StartError::Interrupted)??)
 }
 
+/// Signs the audit log's heads, and exchanges them with other gateways.
+fn keep_audit(audit: &Audit, shared: Arc<dyn Shared>, stop: &CancellationToken) -> JoinHandle<()> {
+    let (keeping, witness) = (audit.clone().keep(stop.clone()), Witness::new(audit.clone(), shared));
+    let witnessing = witness.keep(stop.clone());
+    tokio::spawn(async move {
+        tokio::join!(keeping, witnessing);
+    })
+}
+
 /// What both listeners are made of.
 struct Edge<'a> {
     core: &'a Arc<Core>,
@@ -196,7 +205,7 @@ impl Process {
             ending.cancel();
         })
         .await?;
-        let metrics = Metrics::new();
+        let (metrics, shared) = (Metrics::new(), Arc::clone(&opened.shared));
         let health = health(&drain, &fatal);
         let audit = open_audit(&config, (&clock, &entropy), &metrics).await?;
         let deps = Deps {
@@ -226,7 +235,7 @@ impl Process {
         let end_audit = CancellationToken::new();
         Ok(Self {
             core,
-            keeping: tokio::spawn(audit.clone().keep(end_audit.clone())),
+            keeping: keep_audit(&audit, shared, &end_audit),
             audit,
             end_audit,
             api: api.local_addr(),

@@ -22,9 +22,11 @@ mod standing;
 #[cfg(test)]
 mod tests;
 pub mod verify;
+pub mod witness;
 mod writer;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::IpAddr,
     path::Path,
@@ -44,7 +46,7 @@ use self::{
     chain::{Sealed, SignedHead},
     file::Files,
     flood::Flood,
-    record::{Actor, Entry, Reload, Request},
+    record::{Actor, Entry, Reload, Request, Witness},
     standing::Standing,
     writer::{Command, Parts, Shown, Writer, Written},
 };
@@ -74,6 +76,8 @@ struct Inner {
     thread: Mutex<Option<JoinHandle<()>>>,
     shown: Arc<Shown>,
     flood: Mutex<Flood>,
+    /// Newest heads of other gateways' chains, by chain and key.
+    others: Mutex<BTreeMap<(String, String), SignedHead>>,
     standing: Arc<Standing>,
     clock: Clock,
     metrics: Arc<AuditMetrics>,
@@ -127,6 +131,7 @@ impl Audit {
             thread: Mutex::new(Some(thread)),
             shown,
             flood: Mutex::default(),
+            others: Mutex::default(),
             standing,
             clock,
             metrics,
@@ -227,7 +232,33 @@ impl Audit {
     /// The newest signed heads that are known, this chain's first.
     #[must_use]
     pub fn heads(&self) -> Vec<SignedHead> {
-        self.head().into_iter().collect()
+        let Some(inner) = &self.0 else { return Vec::new() };
+        self.head().into_iter().chain(lock(&inner.others).values().cloned()).collect()
+    }
+
+    /// Records the newest head of another gateway's chain, and keeps it.
+    fn witness(&self, head: SignedHead) {
+        let Some(inner) = &self.0 else { return };
+        self.note(Entry::Witness(Witness {
+            chain: head.chain.clone(),
+            head_hash: head.prev_hash.clone(),
+            head_seq: head.seq,
+            head_time: head.time.clone(),
+            public_key: head.public_key.clone(),
+            signature: head.signature.clone(),
+        }));
+        lock(&inner.others).insert((head.chain.clone(), head.public_key.clone()), head);
+    }
+
+    /// Others know a head of this chain that its files do not reach.
+    fn found_cut(&self, head: &SignedHead) {
+        let Some(inner) = &self.0 else { return };
+        inner.metrics.cut_short();
+        tracing::error!(
+            chain = head.chain,
+            seq = head.seq,
+            "the audit log of this gateway was cut short: other gateways know a later head of it"
+        );
     }
 
     /// Name of the chain.

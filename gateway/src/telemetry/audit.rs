@@ -19,6 +19,7 @@ pub struct AuditMetrics {
     records: Family<KindLabels, Counter>,
     unwritable: Gauge,
     lost: Counter,
+    cut_short: Gauge,
 }
 
 impl fmt::Debug for AuditMetrics {
@@ -31,7 +32,12 @@ impl AuditMetrics {
     /// Metrics in the given registry.
     #[must_use]
     pub fn register(metrics: &Metrics) -> Arc<Self> {
-        let audit = Self { records: Family::default(), unwritable: Gauge::default(), lost: Counter::default() };
+        let audit = Self {
+            records: Family::default(),
+            unwritable: Gauge::default(),
+            lost: Counter::default(),
+            cut_short: Gauge::default(),
+        };
         metrics.register(|r| {
             r.register("meridian_audit_records", "Records added to the audit log, by kind", audit.records.clone());
             r.register(
@@ -43,6 +49,11 @@ impl AuditMetrics {
                 "meridian_audit_lost",
                 "Records that the audit log only counts because its disk did not take them in time",
                 audit.lost.clone(),
+            );
+            r.register(
+                "meridian_audit_cut_short",
+                "1 since other gateways showed a later head of this gateway's audit log than its files have",
+                audit.cut_short.clone(),
             );
         });
         Arc::new(audit)
@@ -56,6 +67,11 @@ impl AuditMetrics {
     /// A record found no place.
     pub fn lost(&self) {
         self.lost.inc();
+    }
+
+    /// Others know more of the log than its files.
+    pub fn cut_short(&self) {
+        self.cut_short.set(1);
     }
 
     /// Whether the log cannot be written.
