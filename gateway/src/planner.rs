@@ -88,6 +88,12 @@ impl Planner {
         Self { pollers, fleet, profiles, directory, limits }
     }
 
+    /// Whether the directory says what a tenant may use.
+    #[must_use]
+    pub fn knows(&self, tenant: &TenantId) -> bool {
+        self.directory.load().tenant(tenant).is_some()
+    }
+
     /// Ranks the zones that can take the instance.
     #[must_use]
     pub fn plan(&self, Wish { tenant, spec, quota, tried }: Wish<'_>, seed: u64, now: Time) -> Planned {

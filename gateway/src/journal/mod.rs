@@ -1,5 +1,5 @@
 //! The create journal: what is decided ([`machine`]), who owns operations and when ([`driver`]), what is done about one
-//! (`task`, `sending`, `shortage`), while its intent journal can be written ([`disk`]), what was given up (`clearing`), how writes of other gateways arrive (`follow`), how requests begin
+//! (`task`, `sending`, `shortage`, `undeclared`), while its intent journal can be written ([`disk`]), what was given up (`clearing`), how writes of other gateways arrive (`follow`), how requests begin
 //! what a task carries on ([`begin`]), changes from outside the walk ([`amend`]), and the names that tie an instance at a
 //! cloud to its operation ([`identity`]).
 
@@ -27,6 +27,7 @@ mod sending;
 mod shortage;
 mod strays;
 mod task;
+mod undeclared;
 mod vouch;
 
 pub(crate) use self::{running::is_newer, vouch::NOTED_WITHIN};

@@ -371,6 +371,9 @@ impl Task {
 
     /// Makes a plan. It is written with the attempt that follows it; lost before that, it is made again.
     async fn plan(&self, record: Box<OperationRecord>, backoff: &mut Backoff) -> Driven {
+        if !self.is_declared(&record) {
+            return self.await_tenant(record, backoff).await;
+        }
         let tried = machine::tried(&record);
         let again = !tried.is_empty();
         let quota = match self.parts().ledger.books(&record.tenant).await {

@@ -5,6 +5,7 @@ mod doubt;
 mod policies;
 mod proof;
 mod roles;
+mod undeclared;
 pub mod world;
 
 use std::{collections::BTreeSet, sync::Arc};
