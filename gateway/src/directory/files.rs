@@ -115,18 +115,32 @@ pub fn look(folder: &Path) -> Result<Look, Broken> {
     Ok(Look(found))
 }
 
-/// Reads a folder. Blocks.
+/// Reads a folder. Blocks. `None` when it changed meanwhile: what was read may be half of a change.
 ///
 /// # Errors
 /// It, or a file of it, cannot be read.
-pub fn read(folder: &Path) -> Result<Texts, Broken> {
-    let look = look(folder)?;
+pub fn read(folder: &Path) -> Result<Option<Texts>, Broken> {
+    read_as(folder, look(folder)?)
+}
+
+/// What a folder that does not come to rest is.
+pub(super) fn restless(folder: &Path) -> Broken {
+    let what = "was changed while it was read".to_owned();
+    Broken::of(&folder.display().to_string(), 1, 1, what, "try again when its files are written")
+}
+
+/// Reads a folder as it looked.
+fn read_as(folder: &Path, seen: Look) -> Result<Option<Texts>, Broken> {
     let text = |(path, ..): &(PathBuf, u64, Option<SystemTime>)| {
         let text = read_bounded(path).map_err(|e| unreadable(path, e))?;
         Ok((path.display().to_string(), text))
     };
-    let files = look.0.iter().map(text).collect::<Result<_, Broken>>()?;
-    Ok(Texts { files, look })
+    let files = seen.0.iter().map(text).collect::<Result<_, Broken>>();
+    // A file that is gone is a change as well.
+    if look(folder)? != seen {
+        return Ok(None);
+    }
+    Ok(Some(Texts { files: files?, look: seen }))
 }
 
 fn read_bounded(path: &Path) -> io::Result<String> {

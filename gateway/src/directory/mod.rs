@@ -9,7 +9,7 @@
 
 pub mod declared;
 pub mod diff;
-mod document;
+pub(crate) mod document;
 pub mod files;
 pub(crate) mod follower;
 pub mod keys;
@@ -332,7 +332,8 @@ impl Directory {
 pub fn check(config: &Config) -> Result<diff::Shown, Broken> {
     let mut declared = Declared::of(config);
     if let Some(folder) = &config.directory.path {
-        declared = declared.with_files(&files::parse(&files::read(folder)?, &Known::of(config))?)?;
+        let texts = files::read(folder)?.ok_or_else(|| files::restless(folder))?;
+        declared = declared.with_files(&files::parse(&texts, &Known::of(config))?)?;
     }
     Ok(snapshot((declared, Arc::default()), None, &Clock::system(), None).shown())
 }

@@ -1,7 +1,7 @@
 //! Watches the folder of files and has the directory follow it.
 //!
-//! A change is seen within a second and applied when the folder looks the same twice in a row, so that a file that is
-//! being written is not taken for what it will be. What is broken changes nothing: everything goes on as it was, and why
+//! A change is seen within a second and applied when the folder looks the same twice in a row, and again when it has been
+//! read, so that a file that is being written is not taken for what it will be. What is broken changes nothing: everything goes on as it was, and why
 //! is said in the log, in a metric and in `/readyz?verbose` until it is mended.
 
 use std::{
@@ -27,6 +27,9 @@ use crate::{
 /// Between two looks at the folder: a person who has saved a file looks for the effect no sooner.
 const LOOK_EACH: Duration = Duration::from_secs(1);
 
+/// How often the folder is read at the start until it is at rest: for as long as somebody writes files into it.
+const FIRST_TRIES: u32 = 10;
+
 /// Lines of a change that are logged; the rest is counted.
 const LOGGED_MAX: usize = 50;
 
@@ -46,8 +49,8 @@ pub struct Watcher {
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// As it was when it was last read.
-    look: Look,
+    /// As it was when it was last read; none when it could not be looked at since.
+    look: Option<Look>,
     /// As it was at the last look, if it has changed since.
     changed: Option<Look>,
     digest: [u8; 32],
@@ -77,10 +80,15 @@ impl First {
 /// Everything that is wrong with it.
 pub(crate) async fn first(config: &Config) -> Result<Option<First>, Broken> {
     let Some(folder) = config.directory.path.clone() else { return Ok(None) };
-    let read = folder.clone();
-    let texts = blocking(move || files::read(&read)).await?;
-    let tenants = files::parse(&texts, &Known::of(config))?;
-    Ok(Some(First { tenants, folder, texts }))
+    for _ in 0..FIRST_TRIES {
+        let read = folder.clone();
+        if let Some(texts) = blocking(move || files::read(&read)).await? {
+            let tenants = files::parse(&texts, &Known::of(config))?;
+            return Ok(Some(First { tenants, folder, texts }));
+        }
+        tokio::time::sleep(LOOK_EACH).await;
+    }
+    Err(files::restless(&folder))
 }
 
 /// Runs what blocks away from the runtime's threads.
@@ -96,7 +104,7 @@ impl Watcher {
         first: First,
         (metrics, audit): (Arc<CoreMetrics>, Audit),
     ) -> Arc<Self> {
-        let seen = Seen { digest: first.digest(), look: first.texts.look, changed: None };
+        let seen = Seen { digest: first.digest(), look: Some(first.texts.look), changed: None };
         let (known, folder, broken) = (Known::of(config), first.folder, Mutex::default());
         let seen = tokio::sync::Mutex::new(seen);
         Arc::new(Self { directory, folder, known, metrics, audit, seen, broken })
@@ -117,23 +125,24 @@ impl Watcher {
     /// It is applied whole or not at all.
     pub async fn reload(&self) -> Result<Vec<Change>, Broken> {
         let mut seen = self.seen.lock().await;
-        let done = self.take_in(&mut seen).await;
+        let done = self.take_in(&mut seen).await.and_then(|done| done.ok_or_else(|| files::restless(&self.folder)));
         self.told(&done);
         done
     }
 
-    async fn take_in(&self, seen: &mut Seen) -> Result<Vec<Change>, Broken> {
+    /// Reads the folder and applies it; `None` when it is not at rest.
+    async fn take_in(&self, seen: &mut Seen) -> Result<Option<Vec<Change>>, Broken> {
         let folder = self.folder.clone();
-        let texts = blocking(move || files::read(&folder)).await?;
-        (seen.look, seen.changed) = (texts.look.clone(), None);
+        let Some(texts) = blocking(move || files::read(&folder)).await? else { return Ok(None) };
+        (seen.look, seen.changed) = (Some(texts.look.clone()), None);
         let digest = texts.digest();
         if digest == seen.digest {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         }
         let changes = self.directory.set_files(files::parse(&texts, &self.known)?)?;
         seen.digest = digest;
         self.audit.reloaded(&self.folder, &digest, &changes);
-        Ok(changes)
+        Ok(Some(changes))
     }
 
     fn told(&self, done: &Result<Vec<Change>, Broken>) {
@@ -157,8 +166,17 @@ impl Watcher {
     async fn look(&self) -> Result<(), Broken> {
         let mut seen = self.seen.lock().await;
         let folder = self.folder.clone();
-        let look = blocking(move || files::look(&folder)).await?;
-        if look == seen.look {
+        let look = match blocking(move || files::look(&folder)).await {
+            Ok(look) => look,
+            Err(broken) => {
+                // Read again as soon as it can be: only that tells whether all is well.
+                if seen.look.take().is_some() {
+                    self.told(&Err(broken.clone()));
+                }
+                return Err(broken);
+            }
+        };
+        if seen.look.as_ref() == Some(&look) {
             seen.changed = None;
             return Ok(());
         }
@@ -166,7 +184,10 @@ impl Watcher {
             seen.changed = Some(look);
             return Ok(());
         }
-        let done = self.take_in(&mut seen).await;
+        let Some(done) = self.take_in(&mut seen).await.transpose() else {
+            seen.changed = None;
+            return Ok(());
+        };
         self.told(&done);
         done.map(drop)
     }
@@ -185,10 +206,55 @@ impl Watcher {
                 Err(broken) if seldom.is_due(&broken) => {
                     let folder = self.folder.display();
                     tracing::error!(%folder, %broken, "the folder is broken; everything stays as it was");
-                    *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(broken.to_string());
                 }
                 Err(_) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{clock::Clock, directory::Declared};
+
+    const TENANT: &str = "{apiVersion: meridian.dev/v1, kind: Tenant, metadata: {name: acme}}";
+
+    async fn watched(folder: &std::path::Path) -> (Arc<Directory>, Arc<Watcher>) {
+        let text = format!(
+            "[deployment]\nid = \"test\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n[ledger]\npath = \"x\"\n\
+             [directory]\npath = \"{}\"\n[[backends]]\nid = \"gz\"\nadapter = \"tencent-eksci\"\n\
+             region = \"ap-guangzhou\"\n",
+            folder.display()
+        );
+        let config = Config::parse(&text, "test.toml", &|_| Vec::new()).unwrap();
+        let directory = Directory::new(Declared::of(&config), Clock::system(), None);
+        let mut first = first(&config).await.unwrap().unwrap();
+        directory.set_files(std::mem::take(&mut first.tenants)).unwrap();
+        let watcher = Watcher::new(&config, Arc::clone(&directory), first, (CoreMetrics::detached(), Audit::off()));
+        (directory, watcher)
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_can_be_looked_at_again_is_broken_no_more() {
+        let home = tempfile::tempdir().unwrap();
+        let (folder, away) = (home.path().join("tenants.d"), home.path().join("away"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("acme.yaml"), TENANT).unwrap();
+        let (directory, watcher) = watched(&folder).await;
+        let metric = || watcher.metrics.directory.is_broken();
+        fs::rename(&folder, &away).unwrap();
+        for _ in 0..3 {
+            assert!(watcher.look().await.is_err());
+        }
+        assert!(watcher.broken().is_some() && metric());
+        assert_eq!(directory.load().tenants().count(), 1, "everything stays as it was");
+        fs::rename(&away, &folder).unwrap();
+        for _ in 0..2 {
+            watcher.look().await.unwrap();
+        }
+        assert_eq!((watcher.broken(), metric()), (None, false));
     }
 }

@@ -42,4 +42,9 @@ impl DirectoryMetrics {
         self.reloads.get_or_create(&OutcomeLabels { outcome }).inc();
         self.broken.set(i64::from(is_broken));
     }
+
+    #[cfg(test)]
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.get() == 1
+    }
 }

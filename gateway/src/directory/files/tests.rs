@@ -103,12 +103,29 @@ fn a_folder_is_read_in_the_order_of_names_and_without_what_is_none_of_ours() {
     for ignored in ["README.md", ".c.yaml", "b.yaml~"] {
         write(ignored, "{{{");
     }
-    let texts = read(folder.path()).unwrap();
+    let texts = read(folder.path()).unwrap().unwrap();
     let names: Vec<&str> = texts.files.iter().map(|(name, _)| name.rsplit('/').next().unwrap()).collect();
     assert_eq!(names, ["a.toml", "b.yaml"]);
     assert_eq!(look(folder.path()).unwrap(), texts.look);
     write("b.yaml", &LAB.replace("lab", "bal"));
-    assert_ne!(read(folder.path()).unwrap().digest(), texts.digest());
+    assert_ne!(read(folder.path()).unwrap().unwrap().digest(), texts.digest());
     let missing = read(&folder.path().join("none")).unwrap_err();
     assert!(missing.to_string().contains("cannot be read"), "{missing}");
+}
+
+#[test]
+fn what_changes_while_it_is_read_is_not_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("lab.yaml");
+    fs::write(&file, LAB).unwrap();
+    let seen = || look(folder.path()).unwrap();
+    let (before, at_rest) = (seen(), read(folder.path()).unwrap().unwrap());
+    assert_eq!(at_rest.look, before);
+    for change in [(|file: &Path| fs::write(file, "").unwrap()) as fn(&Path), |file| {
+        fs::rename(file, file.with_extension("yml")).unwrap()
+    }] {
+        let before = seen();
+        change(&file);
+        assert_eq!(read_as(folder.path(), before).unwrap(), None);
+    }
 }
