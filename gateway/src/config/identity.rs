@@ -62,7 +62,8 @@ pub struct TokenGrant {
 /// `[[spiffe]]`: a grant to client certificates.
 #[derive(Debug, Clone, Serialize)]
 pub struct Spiffe {
-    /// A SPIFFE ID, or one that ends in `/*` for all below.
+    /// A SPIFFE ID, or one that ends in `/*` for all below. All grants are of one trust domain, and every authority of
+    /// `clientCaFile` may speak for it.
     #[serde(serialize_with = "text")]
     pub id: Pattern,
     /// What is granted.
@@ -250,7 +251,15 @@ pub(super) fn references(config: &Config, report: &Report<'_>) {
         }
     }
     if !config.spiffe.is_empty() && config.server.tls.as_ref().is_none_or(|tls| tls.client_ca_file.is_none()) {
-        let mend = "add [server.tls] with clientCaFile, the bundle of the trust domains";
+        let mend = "add [server.tls] with clientCaFile, the authorities of the trust domain";
         report.mistake("spiffe", "no client certificate can be verified", mend);
+    }
+    // Any authority of the bundle can sign any ID, so all of them have to be those of the one domain that is believed.
+    let Some(first) = config.spiffe.first().map(|grant| grant.id.trust_domain()) else { return };
+    for (i, grant) in config.spiffe.iter().enumerate().filter(|(_, grant)| grant.id.trust_domain() != first) {
+        let other = grant.id.trust_domain();
+        let what = format!("trust domain `{other}`, where the first grant has `{first}`: clientCaFile is of one");
+        let mend = "give the other domain's workloads a gateway of their own, or an issuer of tokens ([[oidc]])";
+        report.mistake(&format!("spiffe[{i}].id"), what, mend);
     }
 }

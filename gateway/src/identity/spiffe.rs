@@ -103,6 +103,13 @@ impl Pattern {
         SpiffeId::parse(id).map(|id| Self { text: id.0, below })
     }
 
+    /// The trust domain of all IDs that are meant.
+    #[must_use]
+    pub fn trust_domain(&self) -> &str {
+        let rest = self.text.strip_prefix("spiffe://").unwrap_or_default();
+        rest.split_once('/').map_or(rest, |(domain, _)| domain)
+    }
+
     /// Whether the ID is meant. `/*` stands for one or more whole segments.
     #[must_use]
     pub fn matches(&self, id: &SpiffeId) -> bool {
@@ -201,5 +208,9 @@ mod tests {
         assert!(!Pattern::parse("spiffe://a/*").unwrap().matches(&id("spiffe://ab/x")));
         assert!(Pattern::parse("spiffe://*").is_err());
         assert_eq!(below.to_string(), "spiffe://a/ci/*");
+        assert_eq!(
+            [&exact, &below, &Pattern::parse("spiffe://b.c/*").unwrap()].map(Pattern::trust_domain),
+            ["a", "a", "b.c"]
+        );
     }
 }

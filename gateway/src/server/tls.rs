@@ -3,12 +3,16 @@
 //! Certificates of a mesh live for an hour or a day and are replaced on disk by an agent. So the files are looked at every
 //! `reloadInterval`; when what they hold has changed and makes a server, new connections get it. A file that cannot be
 //! used changes nothing and is said in the log. Connections live for `connectionAgeMax` at most, and with them what their
-//! handshake has proved.
+//! handshake has proved: where clients show certificates, each handshake verifies them, and none is resumed.
 
 use std::{io, path::Path, sync::Arc};
 
 use arc_swap::ArcSwap;
-use rustls::{RootCertStore, ServerConfig, crypto::CryptoProvider, server::WebPkiClientVerifier};
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::CryptoProvider,
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _};
 use sha2::{Digest as _, Sha256};
 use tokio_rustls::TlsAcceptor;
@@ -25,6 +29,8 @@ use crate::{
 pub(super) struct Terminator {
     tls: Tls,
     current: ArcSwap<ServerConfig>,
+    /// Of the files, taken before they were read: what changes afterwards differs from it.
+    first: Option<[u8; 32]>,
     metrics: Arc<Metrics>,
 }
 
@@ -34,7 +40,8 @@ impl Terminator {
     /// # Errors
     /// [`ServeError::Pem`], [`ServeError::Tls`].
     pub(super) fn new(tls: &Tls, metrics: Arc<Metrics>) -> Result<Self, ServeError> {
-        Ok(Self { tls: tls.clone(), current: ArcSwap::from_pointee(server(tls)?), metrics })
+        let first = digest(tls).ok();
+        Ok(Self { tls: tls.clone(), current: ArcSwap::from_pointee(server(tls)?), first, metrics })
     }
 
     /// What accepts the next connection.
@@ -44,7 +51,7 @@ impl Terminator {
 
     /// Looks at the files again and again; ends only by being dropped.
     pub(super) async fn follow(self: Arc<Self>) {
-        let (mut seen, mut seldom) = (self.look().await, Seldom::default());
+        let (mut seen, mut seldom) = (self.first, Seldom::default());
         loop {
             tokio::time::sleep(self.tls.reload_interval.0).await;
             let found = self.look().await;
@@ -116,6 +123,12 @@ fn server(tls: &Tls) -> Result<ServerConfig, ServeError> {
     };
     let mut config = builder.with_single_cert(chain, key).map_err(ServeError::Tls)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    if tls.client_ca_file.is_some() {
+        // A resumed session takes over the certificate of the handshake before, and the session after it again: nobody would
+        // see that it has ended or is withdrawn.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     Ok(config)
 }
 
@@ -156,6 +169,48 @@ pub(super) fn identity(connection: &rustls::ServerConnection) -> Option<Arc<Spif
         Err(fault) => {
             tracing::debug!(%fault, "a client certificate has no identity");
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    fn write(folder: &Path) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+        std::fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
+        std::fs::write(folder.join("cert.pem"), certificate.pem()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn files_that_change_before_they_are_followed_are_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path());
+        let tls = Tls {
+            cert_file: folder.path().join("cert.pem"),
+            key_file: folder.path().join("key.pem"),
+            client_ca_file: None,
+            client_crl_file: None,
+            client_auth: ClientAuth::Optional,
+            reload_interval: meridian_model::quantity::Span(Duration::from_millis(1)),
+        };
+        let terminator = Arc::new(Terminator::new(&tls, Metrics::new()).unwrap());
+        let first = terminator.current.load_full();
+        write(folder.path());
+        let taken = async {
+            while Arc::ptr_eq(&first, &terminator.current.load_full()) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = Arc::clone(&terminator).follow() => panic!("it follows for ever"),
+            taken = tokio::time::timeout(Duration::from_secs(20), taken) => taken.unwrap(),
         }
     }
 }

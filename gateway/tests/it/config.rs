@@ -252,6 +252,19 @@ fn a_file_that_is_not_there_is_one_mistake() {
 }
 
 #[test]
+fn certificates_are_of_one_trust_domain() {
+    let grant = |id: &str| format!("[[spiffe]]\nid = \"spiffe://{id}\"\ntenant = \"acme\"\nrole = \"viewer\"\n");
+    // Files that can be read; what is in them is the listener's to say.
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let tls = format!("[server.tls]\ncertFile = \"{file}\"\nkeyFile = \"{file}\"\nclientCaFile = \"{file}\"\n");
+    let with = |ids: &[&str]| parse(&format!("{GOOD}\n{tls}{}", ids.iter().map(|id| grant(id)).collect::<String>()));
+    with(&["a.example/ci/*", "a.example/ops"]).unwrap_or_else(|m| panic!("{m}"));
+    let mistakes = with(&["a.example/ci/*", "a.example/ops", "partner.example/ops"]).unwrap_err().list;
+    let shown: Vec<_> = mistakes.iter().map(|m| (m.path.as_str(), m.what.contains("partner.example"))).collect();
+    assert_eq!(shown, [("spiffe[2].id", true)]);
+}
+
+#[test]
 fn keys_have_roles_that_fit_where_they_stand() {
     let hash = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     let key = |id: &str, rest: &str| format!("{{ id = \"{id}\", sha256 = \"{hash}\"{rest} }}");

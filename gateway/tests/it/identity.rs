@@ -227,6 +227,24 @@ impl Mesh {
         (made.der().clone(), PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap())
     }
 
+    fn client_config(
+        &self,
+        client: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> rustls::ClientConfig {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots);
+        match client {
+            Some((certificate, key)) => builder.with_client_auth_cert(vec![certificate], key).unwrap(),
+            None => builder.with_no_client_auth(),
+        }
+    }
+
     /// A request over TLS; none when the handshake or the connection fails.
     async fn get(
         &self,
@@ -234,20 +252,20 @@ impl Mesh {
         client: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
         bearer: Option<&str>,
     ) -> Option<Reply> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.certificate.clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
-        let config = match client {
-            Some((certificate, key)) => builder.with_client_auth_cert(vec![certificate], key).unwrap(),
-            None => builder.with_no_client_auth(),
-        };
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let config = self.client_config(client, rustls::DEFAULT_VERSIONS);
+        Self::get_over(gateway, Arc::new(config), bearer).await.map(|(reply, _)| reply)
+    }
+
+    /// The same by a client that remembers its sessions; and whether the handshake was a whole one.
+    async fn get_over(
+        gateway: &Gateway,
+        config: Arc<rustls::ClientConfig>,
+        bearer: Option<&str>,
+    ) -> Option<(Reply, rustls::HandshakeKind)> {
+        let connector = tokio_rustls::TlsConnector::from(config);
         let stream = TcpStream::connect(gateway.api).await.unwrap();
         let stream = connector.connect("localhost".try_into().unwrap(), stream).await.ok()?;
+        let kind = stream.get_ref().1.handshake_kind()?;
         let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
         tokio::spawn(connection);
         let mut request = http::Request::get("/v1/tenants/acme/instances/web-1").header("host", "localhost");
@@ -257,7 +275,7 @@ impl Mesh {
         let reply = send.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.ok()?;
         let status = reply.status().as_u16();
         let body = reply.into_body().collect().await.ok()?.to_bytes();
-        Some(parse(&[format!("HTTP/1.1 {status} -\r\n\r\n").as_bytes(), &body].concat()))
+        Some((parse(&[format!("HTTP/1.1 {status} -\r\n\r\n").as_bytes(), &body].concat()), kind))
     }
 }
 
@@ -297,6 +315,21 @@ async fn who_has_to_show_a_certificate_is_not_spoken_to_without_one() {
 }
 
 #[tokio::test]
+async fn a_certificate_is_verified_in_every_handshake() {
+    let mesh = Mesh::new();
+    let (options, _) = noting(GRANTS.to_owned(), mesh.section(""));
+    let gateway = Gateway::start(options).await;
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let ci = mesh.client("spiffe://mesh.example/ci/build");
+        let config = Arc::new(mesh.client_config(Some(ci), &[version]));
+        for _ in 0..3 {
+            let (reply, kind) = Mesh::get_over(&gateway, Arc::clone(&config), None).await.unwrap();
+            assert_eq!((reply.status, kind), (200, rustls::HandshakeKind::Full), "{version:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_head_that_a_client_writes_itself_proves_nothing() {
     let (options, callers) = noting(String::new(), String::new());
     let gateway = Gateway::start(options).await;
@@ -315,14 +348,7 @@ async fn a_new_certificate_on_disk_is_served_without_a_restart() {
     let gateway = Gateway::start(options).await;
     let reloads = |outcome| gateway.metrics.tls_reloads.get_or_create(&ReloadLabels { outcome }).get();
     let served = async || {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(mesh.certificate.clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let config = mesh.client_config(None, rustls::DEFAULT_VERSIONS);
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let stream = TcpStream::connect(gateway.api).await.unwrap();
         let stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
