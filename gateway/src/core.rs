@@ -134,6 +134,8 @@ pub struct Core {
     /// Whose word is taken for who is calling.
     pub identities: Arc<Identities>,
     pub(crate) is_shared: bool,
+    /// The tenants whose quota this gateway has had the ledger keep: a tenant without one would be bounded by nothing.
+    pub(crate) bounded: watch::Sender<BTreeSet<TenantId>>,
     /// What it is kept up with.
     pub sources: Sources,
     /// What keeps the backends' credentials up to date.
@@ -234,6 +236,7 @@ impl Core {
             identities,
             recovering: rebuilder.as_ref().map(Rebuilder::progress).unwrap_or_default(),
             is_shared: deps.shared.is_shared(),
+            bounded: watch::Sender::default(),
             clock: deps.clock,
             entropy: deps.entropy,
             deployment,
@@ -316,7 +319,10 @@ impl Core {
         let mut failed = None;
         for (tenant, quota) in limits.due.clone() {
             match self.set_limit(&tenant, &quota).await {
-                Ok(()) => limits.done(tenant, quota),
+                Ok(()) => {
+                    self.bounded.send_if_modified(|bounded| bounded.insert(tenant.clone()));
+                    limits.done(tenant, quota);
+                }
                 Err(error @ (LedgerError::Recovering(_) | LedgerError::Damaged { .. })) => failed = Some(error),
                 // The store answers nobody.
                 Err(error) => return Err(error),

@@ -37,6 +37,13 @@ const OVERLOADED_RETRY_SECONDS: u32 = 2;
 /// The same when its journal is full: notes leave it one by one as they get five minutes old.
 const FULL_RETRY_SECONDS: u32 = 15;
 
+/// How long a create waits for its tenant's limits, which are written as soon as the tenant is known: some hundred others may
+/// be before it.
+const BOUNDED_WITHIN: Duration = Duration::from_secs(2);
+
+/// When to come back if they are not written by then.
+const BOUNDED_RETRY_SECONDS: u32 = 1;
+
 /// Work for the innermost service.
 #[derive(Debug)]
 pub enum Work {
@@ -129,6 +136,7 @@ async fn claim(core: &Core, create: CreateInstance, deadline: Instant) -> Result
             Problem::new(ErrorCode::Overloaded, "as many operations are under way as the gateway drives at once");
         return Err(full.with_retry_after(OVERLOADED_RETRY_SECONDS).into());
     }
+    until_bounded(core, &create.tenant).await.map_err(with_key)?;
     unless_unsendable(core, &create.tenant, &op_id).await.map_err(with_key)?;
     let now = core.clock.now();
     let mut annotations = create.annotations;
@@ -171,6 +179,20 @@ async fn claim(core: &Core, create: CreateInstance, deadline: Instant) -> Result
             format!("tenants/{tenant}/instances/{name} exists already"),
         ))),
     }
+}
+
+/// Waits until the ledger keeps the quota of a tenant that was declared a moment ago: until then nothing would bound it.
+async fn until_bounded(core: &Core, tenant: &TenantId) -> Result<(), Refusal> {
+    if core.bounded.borrow().contains(tenant) {
+        return Ok(());
+    }
+    let mut bounded = core.bounded.subscribe();
+    let waits = bounded.wait_for(|bounded| bounded.contains(tenant));
+    if let Ok(Ok(_)) = tokio::time::timeout(BOUNDED_WITHIN, waits).await {
+        return Ok(());
+    }
+    let detail = "the tenant's limits are not in force yet; repeating the request with the same key is safe";
+    Err(Problem::new(ErrorCode::StoreUnavailable, detail).with_retry_after(BOUNDED_RETRY_SECONDS).into())
 }
 
 /// Refuses what this gateway could not send: its caller is better off at another one. Who comes back for what was

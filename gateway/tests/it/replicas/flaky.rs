@@ -39,6 +39,8 @@ pub struct Flaky {
     answers: watch::Sender<Answers>,
     /// The tenants that the feed cannot read.
     behind: Mutex<BTreeMap<TenantId, String>>,
+    /// Limits are not taken while it says so; it counts how often they were not.
+    limits: watch::Sender<(bool, u64)>,
 }
 
 impl Flaky {
@@ -49,7 +51,18 @@ impl Flaky {
             success_takes_ms: AtomicU64::new(0),
             answers: watch::Sender::new(Answers::Given),
             behind: Mutex::default(),
+            limits: watch::Sender::default(),
         }
+    }
+
+    /// From now on limits are not taken, or are again.
+    pub fn refuse_limits(&self, refuse: bool) {
+        self.limits.send_modify(|(refuses, _)| *refuses = refuse);
+    }
+
+    /// How often they were not taken.
+    pub fn refused_limits(&self) -> watch::Receiver<(bool, u64)> {
+        self.limits.subscribe()
     }
 
     /// From now on an operation's success is written so much later than it is asked for.
@@ -178,6 +191,10 @@ impl Ledger for Flaky {
     }
 
     fn set_limits(&self, tenant: &TenantId, limits: QuotaLimits) -> LedgerFuture<'_, ()> {
+        if self.limits.borrow().0 {
+            self.limits.send_modify(|(_, count)| *count += 1);
+            return Box::pin(ready(Err(LedgerError::Recovering("limits are not taken".to_owned()))));
+        }
         let tenant = tenant.clone();
         self.or(|| self.inner.set_limits(&tenant, limits))
     }
