@@ -22,7 +22,7 @@ pub struct Rejection {
     pub violated_policy: Option<Arc<str>>,
     /// Methods the path offers, for a 405.
     pub allow: Option<&'static str>,
-    /// A mutation was handed on and nobody waited for its end.
+    /// A mutation was handed on and its end is not known.
     pub outcome_unknown: bool,
 }
 
@@ -42,7 +42,8 @@ impl Rejection {
 
 impl From<Refusal> for Rejection {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, limits: None, violated_policy: None, allow: None, outcome_unknown: false }
+        let outcome_unknown = refusal.outcome_unknown;
+        Self { refusal, limits: None, violated_policy: None, allow: None, outcome_unknown }
     }
 }
 

@@ -176,6 +176,14 @@ impl Known {
             }
         }
         mistakes.extend(super::limits::mistakes(&tenant.limits));
+        let projects: BTreeSet<&str> =
+            tenant.projects.nodes.iter().filter_map(|node| node.name.as_ref()).map(AsRef::as_ref).collect();
+        for (k, key) in tenant.keys.iter().enumerate() {
+            let named = key.project.as_ref();
+            mistakes.extend(
+                named.and_then(|project| missing(format!("keys[{k}].project"), "project", project.as_str(), &projects)),
+            );
+        }
         if !(1..=WEIGHT_MAX).contains(&tenant.weight) {
             let what = format!("{} is outside 1 to {WEIGHT_MAX}", tenant.weight);
             let mend = "choose a number in that range; the default is 1".to_owned();

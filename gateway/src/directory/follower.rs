@@ -59,15 +59,30 @@ impl Follower {
         Ok(())
     }
 
-    /// Writes a document, and has this gateway know it before it returns.
+    /// Looks, where others write too.
     ///
     /// # Errors
     /// The store's.
+    pub(crate) async fn catch_up(&self) -> Result<(), LedgerError> {
+        if self.store.is_shared() { self.look().await } else { Ok(()) }
+    }
+
+    /// Writes a document, and has this gateway know it, or what stands in its way, before it returns.
+    ///
+    /// # Errors
+    /// The store's.
+    ///
+    /// # Cancel safety
+    /// None: dropped, it may be written and not be known here, so it is called from what is run to its end.
     pub(crate) async fn put(&self, name: &str, body: Option<String>, expect: Expect) -> Result<Put, LedgerError> {
         let put = self.store.put(name, body.clone(), expect).await?;
-        if let Put::Written(revision) = put {
-            self.directory.merge(vec![Document { name: name.to_owned(), revision, body }]);
-            self.wake.notify_one();
+        match &put {
+            Put::Written(revision) => {
+                self.directory.merge(vec![Document { name: name.to_owned(), revision: *revision, body }]);
+                self.wake.notify_one();
+            }
+            Put::Conflict(Some(held)) => self.directory.merge(vec![held.clone()]),
+            Put::Conflict(None) | Put::Full => {}
         }
         Ok(put)
     }

@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::{
     Entry,
-    made::{Kept, KeyRecord, Made},
+    made::{Bounds, Kept, KeyRecord, Made},
 };
 use crate::{
     config::{ApiKey, parse_sha256},
@@ -79,6 +79,7 @@ impl KeyRing {
                 project: key.project.clone(),
                 permissions: key.effective(),
                 credential: Some(key.id.clone()),
+                expires: key.expires,
                 ..Caller::new(scope, format!("key:{}", key.id), key.role)
             };
             let identity = Identity { caller: Arc::new(caller), limits: Arc::clone(limits) };
@@ -125,26 +126,24 @@ impl KeyRing {
     }
 }
 
-/// What a key that the API made opens; nothing when its service account is gone, or its record is none.
+/// What a key that the API made opens; nothing when whose it is is gone, or its record is none.
 fn of_record((tenant, entry): (&TenantId, &Entry), id: &str, record: &KeyRecord, made: &Made) -> Option<Known> {
-    let mut caller = Caller {
-        project: record.project.clone(),
-        permissions: record.effective(),
-        credential: Some(id.to_owned()),
-        ..Caller::new(Scope::Tenant(tenant.clone()), format!("key:{id}"), record.role)
-    };
-    let mut expires = record.expires;
-    if let Some(name) = &record.service_account {
-        let account = &made.account(tenant, name)?.record;
-        caller.principal = format!("serviceAccount:{name}");
-        caller.permissions = caller.permissions.and(account.role.permissions());
-        caller.project = caller.project.or_else(|| account.project.clone());
-        expires = expires.into_iter().chain(account.expires).min();
-    }
     // A role of the platform in a tenant's key is none of ours.
     if record.role.is_platform() {
         return None;
     }
+    let Bounds { permissions, project, expires } = made.bounds(tenant, record)?;
+    let principal = match &record.service_account {
+        Some(name) => format!("serviceAccount:{name}"),
+        None => format!("key:{id}"),
+    };
+    let caller = Caller {
+        project,
+        permissions,
+        credential: Some(id.to_owned()),
+        expires,
+        ..Caller::new(Scope::Tenant(tenant.clone()), principal, record.role)
+    };
     let secrets = record.secrets.iter().map(|secret| Some((parse_sha256(&secret.sha256)?, secret.until)));
     let identity = Identity { caller: Arc::new(caller), limits: Arc::clone(&entry.limits) };
     Some(Known { secrets: secrets.collect::<Option<_>>()?, expires, revocable: true, identity })

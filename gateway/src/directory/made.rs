@@ -75,6 +75,13 @@ pub(crate) struct KeyRecord {
     pub(crate) service_account: Option<ProfileName>,
     pub(crate) create_time: Time,
     pub(crate) created_by: String,
+    /// When its tenant was made, where the API made it: one of the same name that comes later is another. Absent in older
+    /// records, which hold for whatever tenant has the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tenant_create_time: Option<Time>,
+    /// The same of its service account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) account_create_time: Option<Time>,
     /// Of the request that made it, for its repetitions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fingerprint: Option<String>,
@@ -101,6 +108,14 @@ pub(crate) struct AccountRecord {
     pub(crate) display_name: Option<String>,
     pub(crate) create_time: Time,
     pub(crate) created_by: String,
+}
+
+/// What a key opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    pub(crate) permissions: Permissions,
+    pub(crate) project: Option<ProjectName>,
+    pub(crate) expires: Option<Time>,
 }
 
 /// A record with the revision that wrote it.
@@ -161,6 +176,30 @@ impl Made {
 
     pub(crate) fn account(&self, tenant: &TenantId, name: &ProfileName) -> Option<&Kept<AccountRecord>> {
         self.accounts.get(tenant)?.get(name)
+    }
+
+    /// When a tenant was made, if the API made it.
+    pub(crate) fn tenant_create_time(&self, tenant: &TenantId) -> Option<Time> {
+        self.tenants.get(tenant).map(|(_, kept)| kept.record.create_time)
+    }
+
+    /// What a key opens: its own bounds within those of its service account. `None` when the tenant or the account that it
+    /// was made for is gone, even if there is another of the name.
+    pub(crate) fn bounds(&self, tenant: &TenantId, record: &KeyRecord) -> Option<Bounds> {
+        if record.tenant_create_time.is_some_and(|made| self.tenant_create_time(tenant) != Some(made)) {
+            return None;
+        }
+        let own = Bounds { permissions: record.effective(), project: record.project.clone(), expires: record.expires };
+        let Some(name) = &record.service_account else { return Some(own) };
+        let account = &self.account(tenant, name)?.record;
+        if record.account_create_time.is_some_and(|made| account.create_time != made) {
+            return None;
+        }
+        Some(Bounds {
+            permissions: own.permissions.and(account.role.permissions()),
+            project: own.project.or_else(|| account.project.clone()),
+            expires: own.expires.into_iter().chain(account.expires).min(),
+        })
     }
 }
 

@@ -59,6 +59,7 @@ fn a_key_says_whose_it_is_what_it_may_and_until_when() {
     let directory = directory(
         r#"[[tenants]]
         name = "acme"
+        projects = [{ name = "web" }]
         [[tenants.keys]]
         key plain role = "operator"
         [[tenants.keys]]

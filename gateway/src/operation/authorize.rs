@@ -9,18 +9,20 @@ use std::{
 };
 
 use meridian_model::{
-    error::{ErrorCode, FieldError, Problem},
-    ids::{ProjectName, TenantId},
+    error::{ErrorCode, Problem},
+    ids::TenantId,
     validate,
 };
 use meridian_policies::access::Permission;
 use tower::{Layer, Service};
 
-use super::{Action, Caller, CreateInstance, Operation, Outcome, Place, Reach, Refusal, Scope};
+use super::{
+    Action, Caller, CreateInstance, Operation, Outcome, Place, Reach, Refusal, Scope,
+    bounds::{check_project, lineage, unknown_project},
+};
 use crate::{
-    config::nearest,
     core::Core,
-    directory::{Entry, Snapshot},
+    directory::Snapshot,
     policies::judge::{self, Judgement},
     telemetry::core::ADMISSION_AUTHORIZE,
 };
@@ -124,36 +126,6 @@ fn permit(caller: &Caller, permission: Permission) -> Result<(), Refusal> {
     Err(Refusal::new(ErrorCode::PermissionDenied, format!("this needs the permission {permission}; {lacks}")))
 }
 
-/// What is wrong with a project that the tenant does not have.
-fn unknown_project(entry: &Entry, project: &ProjectName, create: &CreateInstance) -> Option<FieldError> {
-    let names = || entry.settings.projects.nodes.iter().filter_map(|node| node.name.as_ref());
-    if names().any(|name| name == project) {
-        return None;
-    }
-    let known: Vec<&str> = names().map(ProjectName::as_str).collect();
-    let hint = match nearest(project.as_str(), known.iter().copied()) {
-        Some(near) => format!("did you mean {near}?"),
-        None if known.is_empty() => "leave it out: the tenant is not divided into projects".to_owned(),
-        None => format!("known projects: {}", known.join(", ")),
-    };
-    Some(FieldError {
-        pointer: format!("{}/project", create.metadata_pointer),
-        code: "unknown-project".to_owned(),
-        detail: format!("tenant {} has no project {project}", create.tenant),
-        hint: Some(hint),
-        ..FieldError::default()
-    })
-}
-
-/// A project and those above it, the nearest first.
-fn lineage(entry: &Entry, project: Option<&ProjectName>) -> Vec<ProjectName> {
-    let nodes = &entry.settings.projects.nodes;
-    let parent =
-        |name: &ProjectName| nodes.iter().find(|n| n.name.as_ref() == Some(name)).and_then(|n| n.parent.clone());
-    // No deeper than there are nodes, should they ever run in a circle.
-    std::iter::successors(project.cloned(), parent).take(nodes.len().max(1)).collect()
-}
-
 /// Checks a create, has the policies write into it and judge it, and fills in the tenant's defaults. Denials of both
 /// are told together.
 fn admit(core: &Core, snapshot: &Snapshot, caller: &Caller, create: &mut CreateInstance) -> Result<Judgement, Refusal> {
@@ -165,13 +137,17 @@ fn admit(core: &Core, snapshot: &Snapshot, caller: &Caller, create: &mut CreateI
         return Err(Problem::new(ErrorCode::InvalidArgument, detail).with_errors(faults).into());
     }
     let Some(entry) = snapshot.tenant(&create.tenant) else { return Err(Refusal::not_found()) };
-    if let Some(fault) = create.project.as_ref().and_then(|project| unknown_project(entry, project, create)) {
+    let tenant = &entry.settings;
+    // The credential's own is checked like one that is asked for: it may have been renamed or removed since.
+    create.project = create.project.take().or_else(|| caller.project.clone());
+    let pointer = || format!("{}/project", create.metadata_pointer);
+    if let Some(fault) = create.project.as_ref().and_then(|project| unknown_project(tenant, project, pointer())) {
         let detail = fault.detail.clone();
         return Err(Problem::new(ErrorCode::InvalidArgument, detail).with_errors(vec![fault]).into());
     }
-    create.project = create.project.take().or_else(|| caller.project.clone());
+    check_project(tenant, caller, create.project.as_ref())?;
     let policies = &core.policies;
-    let projects = lineage(entry, create.project.as_ref());
+    let projects = lineage(tenant, create.project.as_ref());
     let judged = judge::judge(&policies.load(), (caller, &projects), create, (core.clock.now(), &policies.metrics));
     match (meridian_policies::admit::admit(&entry.rules, &create.spec), judged) {
         (Ok(spec), Ok(judgement)) => {

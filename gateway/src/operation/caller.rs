@@ -1,6 +1,9 @@
 //! Who asks, and which part of the world that is.
 
-use meridian_model::ids::{ProjectName, TenantId};
+use meridian_model::{
+    ids::{ProjectName, TenantId},
+    time::Time,
+};
 use meridian_policies::access::{Permission, Permissions, Role};
 
 use super::Refusal;
@@ -25,10 +28,13 @@ pub struct Caller {
     pub credential: Option<String>,
     /// Its role, for people; what it may do is in `permissions`.
     pub role: Role,
-    /// The project of what it makes where the request names none.
+    /// The project that it is bound to: what it makes is in it or below. What it reads and deletes is the tenant's, which
+    /// alone isolates.
     pub project: Option<ProjectName>,
     /// What it may do: its role's permissions, or fewer.
     pub permissions: Permissions,
+    /// When it ends, if what it was granted has an end. A token's own end is none: it is proof anew of a grant that lasts.
+    pub expires: Option<Time>,
 }
 
 impl Caller {
@@ -42,6 +48,7 @@ impl Caller {
             role,
             project: None,
             permissions: role.permissions(),
+            expires: None,
         }
     }
 

@@ -85,7 +85,7 @@ fn answer(record: &OperationRecord, key: Arc<str>, replayed: bool) -> Result<Out
         OperationState::Failed | OperationState::Cancelled => {
             let problem =
                 record.problem.clone().unwrap_or_else(|| Problem::new(ErrorCode::Internal, "no answer was recorded"));
-            Err(Refusal { problem: Box::new(problem), internal: None, key: Some(key), replayed })
+            Err(Refusal { key: Some(key), replayed, ..Refusal::from(problem) })
         }
         OperationState::Claimed | OperationState::Placing => {
             Ok(Outcome::Accepted { operation: Box::new(render::create_operation(record)), key: Some(key) })

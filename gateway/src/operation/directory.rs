@@ -5,12 +5,15 @@
 //! `Idempotency-Key` gets the same secret for a few minutes, because it follows from the deployment's secret and the
 //! request's own key; a lost answer costs no second key.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use meridian_ledger::documents::{Document, Expect, Put};
+use meridian_ledger::{
+    LedgerError,
+    documents::{DOCUMENT_LEN_MAX, Document, Expect, Put},
+};
 use meridian_model::{
     error::{ErrorCode, FieldError, Problem},
-    ids::{ProfileName, ProjectName, TenantId},
+    ids::{OperationId, ProfileName, ProjectName, TenantId},
     instance::Labels,
     quantity::Span,
     time::Time,
@@ -21,14 +24,18 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{Caller, Outcome, PageRequest, Place, Reach, Refusal, read, store_refusal};
+use super::{
+    Caller, Outcome, PageRequest, Place, Reach, Refusal,
+    bounds::{self, check_grant, reaches, unknown_project},
+    read, store_refusal,
+};
 use crate::{
     clock::Entropy,
     config::{ApiKey, SettingsMistake, role_mistakes},
     core::Core,
     directory::{
-        Source,
-        made::{self, AccountRecord, Kept, KeyRecord, Secret, TenantRecord},
+        Snapshot, Source,
+        made::{self, AccountRecord, Bounds, Kept, KeyRecord, Secret, TenantRecord},
     },
     http::authenticate::{MintedKey, mint},
     views,
@@ -42,6 +49,9 @@ const GRACE_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 
 /// The longest it may say.
 const GRACE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Former secrets of a key that are good at once: a rotation, and repetitions of it whose answers were lost.
+const FORMER_MAX: usize = 4;
 
 /// Most keys, and most service accounts, of one tenant.
 const PER_TENANT_MAX: usize = 1000;
@@ -182,21 +192,36 @@ impl DirectoryAction {
     }
 }
 
-/// Does it.
+/// Does it. What changes something goes on when nobody waits for it any more: a write that was cut off could be made all
+/// the same, without this gateway knowing of it.
 ///
 /// # Errors
 /// What stands against it, or the store's.
 pub(super) async fn perform(
-    core: &Core,
-    caller: &Caller,
-    reach: &Reach,
+    core: &Arc<Core>,
+    caller: Arc<Caller>,
+    reach: Reach,
     action: DirectoryAction,
 ) -> Result<Outcome, Refusal> {
+    match action {
+        DirectoryAction::ListKeys(_, page) => Ok(Outcome::Keys(keys(core, reach.one()?, &page)?)),
+        DirectoryAction::ListAccounts(_, page) => Ok(Outcome::Accounts(accounts(core, reach.one()?, &page)?)),
+        DirectoryAction::WhoAmI => Ok(Outcome::WhoAmI(Box::new(who(&caller)))),
+        action => {
+            let own = Arc::clone(core);
+            let work = async move { change(&own, &caller, &reach, action).await };
+            core.driver.to_the_end(work).await.unwrap_or_else(|| {
+                Err(Refusal { outcome_unknown: true, ..Refusal::internal("a change of the directory panicked") })
+            })
+        }
+    }
+}
+
+async fn change(core: &Core, caller: &Caller, reach: &Reach, action: DirectoryAction) -> Result<Outcome, Refusal> {
     match action {
         DirectoryAction::CreateTenant(name, manifest) => put_tenant(core, name, manifest, Condition::Absent).await,
         DirectoryAction::PutTenant(name, manifest, condition) => put_tenant(core, name, manifest, condition).await,
         DirectoryAction::DeleteTenant(_, condition) => delete_tenant(core, reach.one()?, condition).await,
-        DirectoryAction::ListKeys(_, page) => Ok(Outcome::Keys(keys(core, reach.one()?, &page)?)),
         DirectoryAction::CreateKey { wish, key, fingerprint, .. } => {
             create_key(core, caller, reach.one()?, wish, (key, fingerprint)).await
         }
@@ -204,12 +229,13 @@ pub(super) async fn perform(
             rotate_key(core, caller, (reach.one()?, &id), grace, condition).await
         }
         DirectoryAction::RevokeKey(_, id, condition) => revoke_key(core, (reach.one()?, &id), condition).await,
-        DirectoryAction::ListAccounts(_, page) => Ok(Outcome::Accounts(accounts(core, reach.one()?, &page)?)),
         DirectoryAction::CreateAccount(_, wish) => create_account(core, caller, reach.one()?, wish).await,
         DirectoryAction::DeleteAccount(_, name, condition) => {
             delete_account(core, (reach.one()?, &name), condition).await
         }
-        DirectoryAction::WhoAmI => Ok(Outcome::WhoAmI(Box::new(who(caller)))),
+        DirectoryAction::ListKeys(..) | DirectoryAction::ListAccounts(..) | DirectoryAction::WhoAmI => {
+            Err(Refusal::internal("what changes nothing came here"))
+        }
     }
 }
 
@@ -251,13 +277,49 @@ fn mismatch(held: Option<u64>) -> Refusal {
     Refusal::new(ErrorCode::EtagMismatch, format!("it is not as the request says: {now}"))
 }
 
+/// Has this gateway know the revision that a condition names, should another have written it a moment ago: what is written
+/// is made from what is known here.
+async fn catch_up(core: &Core, condition: Condition, held: impl Fn(&Snapshot) -> Option<u64>) -> Result<(), Refusal> {
+    let held = || held(&core.directory.load());
+    let Condition::Match(Some(seen)) = condition else { return Ok(()) };
+    if held() == Some(seen) {
+        return Ok(());
+    }
+    core.sources.documents.catch_up().await.map_err(|e| store_refusal(&e))?;
+    match held() {
+        Some(now) if now != seen => Err(mismatch(Some(now))),
+        _ => Ok(()),
+    }
+}
+
+/// What the caller of a write learns of a store that failed; one that did not answer may have written (R4).
+fn failed(error: &LedgerError) -> Refusal {
+    if !matches!(error, LedgerError::Unanswered(_)) {
+        return store_refusal(error);
+    }
+    let detail = "the store did not answer: the change may be made or not; read what it was to change, or repeat the \
+                  request";
+    let internal = Some(error.to_string());
+    Refusal { internal, outcome_unknown: true, ..Refusal::new(ErrorCode::DeadlineExceeded, detail) }
+}
+
 async fn write(core: &Core, name: &str, body: Option<String>, expect: Expect) -> Result<u64, Refusal> {
-    match core.sources.documents.put(name, body, expect).await.map_err(|e| store_refusal(&e))? {
+    if let Some(len) = body.as_ref().map(String::len).filter(|len| *len > DOCUMENT_LEN_MAX) {
+        let detail = format!("{name} would be {len} bytes as it is kept, and at most {DOCUMENT_LEN_MAX} are");
+        return Err(Refusal::new(ErrorCode::PayloadTooLarge, detail));
+    }
+    match core.sources.documents.put(name, body, expect).await.map_err(|e| failed(&e))? {
         Put::Written(revision) => Ok(revision),
-        Put::Conflict(Some(Document { revision, body: Some(_), .. })) if expect == Expect::Absent => {
+        Put::Conflict(Some(Document { revision, body: Some(_), .. }))
+            if matches!(expect, Expect::Absent | Expect::Never) =>
+        {
             let mut refusal = Refusal::new(ErrorCode::AlreadyExists, format!("{name} exists already"));
             refusal.internal = Some(format!("revision {revision}"));
             Err(refusal)
+        }
+        Put::Conflict(Some(_)) if expect == Expect::Never => {
+            let detail = format!("{name} has ended, and its name is not given again");
+            Err(Refusal::new(ErrorCode::AlreadyExists, detail))
         }
         Put::Conflict(held) => Err(mismatch(held.filter(|d| d.body.is_some()).map(|d| d.revision))),
         Put::Full => Err(Refusal::new(ErrorCode::Conflict, "there are as many documents as the gateways keep")),
@@ -307,6 +369,7 @@ async fn put_tenant(core: &Core, name: TenantId, manifest: Value, condition: Con
     if !faults.is_empty() {
         return Err(invalid(faults));
     }
+    catch_up(core, condition, |snapshot| tenant_revision(snapshot, &name)).await?;
     let snapshot = core.directory.load_full();
     if let Some(entry) = snapshot.tenant(&name).filter(|entry| entry.source != Source::Api) {
         return Err(declared_elsewhere(&format!("tenants/{name}"), &entry.source));
@@ -325,7 +388,12 @@ async fn put_tenant(core: &Core, name: TenantId, manifest: Value, condition: Con
     Ok(Outcome::TenantWritten { tenant, created: held.is_none() })
 }
 
+fn tenant_revision(snapshot: &Snapshot, tenant: &TenantId) -> Option<u64> {
+    snapshot.made().tenants.get(tenant).map(|(_, kept)| kept.revision)
+}
+
 async fn delete_tenant(core: &Core, tenant: &TenantId, condition: Condition) -> Result<Outcome, Refusal> {
+    catch_up(core, condition, |snapshot| tenant_revision(snapshot, tenant)).await?;
     let snapshot = core.directory.load_full();
     if let Some(entry) = snapshot.tenant(tenant).filter(|entry| entry.source != Source::Api) {
         return Err(declared_elsewhere(&format!("tenants/{tenant}"), &entry.source));
@@ -338,20 +406,29 @@ async fn delete_tenant(core: &Core, tenant: &TenantId, condition: Condition) -> 
         return Err(Refusal::new(ErrorCode::Conflict, detail));
     }
     let expect = expect(condition, Some(kept.revision), false)?;
-    write(core, &made::tenant_name(tenant), None, expect).await?;
-    // A tenant of the same name that comes later is another: nobody keeps a way in.
-    for id in snapshot.made().keys.get(tenant).into_iter().flatten().map(|(id, _)| id) {
-        write(core, &made::key_name(tenant, id), None, Expect::Present).await.or_else(gone)?;
-    }
-    for name in snapshot.made().accounts.get(tenant).into_iter().flatten().map(|(name, _)| name) {
-        write(core, &made::account_name(tenant, name), None, Expect::Present).await.or_else(gone)?;
-    }
-    Ok(Outcome::Deleted)
+    // The tenant last, so that a repetition of a delete that was broken off finds it and ends the rest. A key that is made
+    // meanwhile is that of this tenant and opens none that comes later.
+    let made = snapshot.made();
+    let keys = made.keys.get(tenant).into_iter().flatten().map(|(id, _)| made::key_name(tenant, id));
+    let accounts = made.accounts.get(tenant).into_iter().flatten().map(|(name, _)| made::account_name(tenant, name));
+    remove(core, keys.chain(accounts).collect(), (made::tenant_name(tenant), expect)).await
 }
 
-/// What somebody else removed meanwhile is gone as well.
-fn gone(refusal: Refusal) -> Result<u64, Refusal> {
-    if refusal.problem.code == ErrorCode::EtagMismatch { Ok(0) } else { Err(refusal) }
+/// Removes what belongs to something, and then that.
+async fn remove(core: &Core, parts: Vec<String>, (whole, expect): (String, Expect)) -> Result<Outcome, Refusal> {
+    let is_partly_done = !parts.is_empty();
+    for part in parts {
+        match write(core, &part, None, Expect::Present).await {
+            // What somebody else removed meanwhile is gone as well.
+            Err(refusal) if refusal.problem.code != ErrorCode::EtagMismatch => {
+                return Err(Refusal { outcome_unknown: true, ..refusal });
+            }
+            _ => {}
+        }
+    }
+    let removed = write(core, &whole, None, expect).await;
+    removed.map_err(|refusal| Refusal { outcome_unknown: refusal.outcome_unknown || is_partly_done, ..refusal })?;
+    Ok(Outcome::Deleted)
 }
 
 // ---- keys
@@ -427,73 +504,99 @@ fn check_name(name: Option<&String>, faults: &mut Vec<FieldError>) {
     }
 }
 
-/// Nobody hands out more than it may itself.
-fn check_grant(caller: &Caller, role: Role, permissions: Option<&[Permission]>) -> Result<(), Refusal> {
-    let all = role.permissions();
-    let given = permissions.map_or(all, |only| all.and(only.iter().copied().collect()));
-    match given.iter().find(|permission| !caller.may(*permission)) {
-        None => Ok(()),
-        Some(more) => Err(Refusal::new(
-            ErrorCode::PermissionDenied,
-            format!("the credential has no {more} itself, so it cannot hand it out"),
-        )),
-    }
-}
-
 /// The record of a wish, its secret left open.
 fn record_of(core: &Core, caller: &Caller, tenant: &TenantId, wish: NewKey) -> Result<KeyRecord, Refusal> {
     let now = core.clock.now();
     let snapshot = core.directory.load_full();
+    let settings = &snapshot.tenant(tenant).ok_or_else(Refusal::not_found)?.settings;
     let mut faults = Vec::new();
     check_name(wish.display_name.as_ref(), &mut faults);
-    let account = wish.service_account.as_ref().map(|name| (name, snapshot.made().account(tenant, name)));
-    if let Some((name, None)) = account {
+    let found = wish.service_account.as_ref().map(|name| (name, snapshot.made().account(tenant, name)));
+    if let Some((name, None)) = found {
         faults.push(fault("/serviceAccount", "not-found", format!("there is no service account {name}"), None));
     }
-    let role = wish.role.or_else(|| account.and_then(|(_, a)| a).map(|a| a.record.role)).unwrap_or(Role::Operator);
+    let account = found.and_then(|(_, account)| account).map(|account| &account.record);
+    let role = wish.role.or_else(|| account.map(|account| account.role)).unwrap_or(Role::Operator);
+    let of_account = account.and_then(|account| account.project.clone());
+    let project = wish.project.or_else(|| of_account.clone()).or_else(|| caller.project.clone());
+    faults.extend(project.as_ref().and_then(|project| unknown_project(settings, project, "/project".to_owned())));
+    if !reaches(settings, of_account.as_ref(), project.as_ref()) {
+        let detail = "it is neither the service account's project nor below it";
+        faults.push(fault("/project", "invalid", detail, None));
+    }
     for SettingsMistake { path, what, mend } in
         role_mistakes(role, false, wish.permissions.as_deref().unwrap_or_default())
     {
         let pointer = format!("/{}", path.replace('[', "/").replace(']', ""));
         faults.push(fault(&pointer, "invalid", what, Some(mend)));
     }
+    let given = wish.permissions.as_deref().unwrap_or_default();
+    if let Some(twice) = given.iter().enumerate().find(|(i, p)| given.iter().take(*i).any(|other| other == *p)) {
+        let pointer = format!("/permissions/{}", twice.0);
+        faults.push(fault(&pointer, "duplicate", format!("{} is named before", twice.1), None));
+    }
     if wish.expires.is_some() && wish.ttl.is_some() {
         faults.push(fault("/ttl", "invalid", "expires and ttl say the same", Some("give one of them".to_owned())));
     }
-    let expires = wish.expires.or_else(|| wish.ttl.map(|ttl| now + ttl.0));
+    let expires = bounds::end(caller, wish.expires.or_else(|| wish.ttl.map(|ttl| now + ttl.0)));
     if expires.is_some_and(|expires| expires <= now) {
         faults.push(fault("/expires", "invalid", "it would have ended before it began", None));
     }
     if !faults.is_empty() {
         return Err(invalid(faults));
     }
-    check_grant(caller, role, wish.permissions.as_deref())?;
-    Ok(KeyRecord {
+    let record = KeyRecord {
         secrets: Vec::new(),
         role,
-        project: wish.project,
+        project,
         permissions: wish.permissions,
         expires,
         display_name: wish.display_name,
+        tenant_create_time: snapshot.made().tenant_create_time(tenant),
+        account_create_time: account.map(|account| account.create_time),
         service_account: wish.service_account,
         create_time: now,
         created_by: caller.principal.clone(),
         fingerprint: None,
-    })
+    };
+    let own = Bounds { permissions: record.effective(), project: record.project.clone(), expires: record.expires };
+    check_grant(settings, caller, &own)?;
+    Ok(record)
 }
 
-/// Randomness that follows from the deployment's secret and a request's own key, or is fresh without one.
-fn entropy(core: &Core, caller: &Caller, tenant: &TenantId, key: Option<&str>) -> Result<Entropy, Refusal> {
-    let Some(key) = key else { return Ok(core.entropy.clone()) };
-    // A pseudo-random function of these words; no other route has this name.
-    let route = format!("POST keys by {}", caller.principal);
-    let seed = core.deployment.operation_id(tenant, &route, key).map_err(Refusal::internal)?;
-    let count = std::sync::atomic::AtomicU64::new(0);
-    Ok(Entropy::from_fn(move || {
-        let n = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let hash = Sha256::new().chain_update(seed.as_str()).chain_update(n.to_be_bytes()).finalize();
-        hash.iter().take(16).fold(0_u128, |number, byte| number << 8 | u128::from(*byte))
-    }))
+/// What a key is drawn from: a pseudo-random function of the deployment's secret and a request's own key, or nothing.
+#[derive(Debug)]
+struct Seed(Option<OperationId>);
+
+impl Seed {
+    fn of(core: &Core, caller: &Caller, tenant: &TenantId, key: Option<&str>) -> Result<Self, Refusal> {
+        // No other route has this name.
+        let route = format!("POST keys by {}", caller.principal);
+        let seed = key.map(|key| core.deployment.operation_id(tenant, &route, key)).transpose();
+        seed.map(Self).map_err(Refusal::internal)
+    }
+
+    /// Randomness that follows from the seed and a word, or is fresh without a seed.
+    fn entropy(&self, core: &Core, word: Option<Time>) -> Entropy {
+        let Some(seed) = self.0.clone() else { return core.entropy.clone() };
+        let count = std::sync::atomic::AtomicU64::new(0);
+        Entropy::from_fn(move || {
+            let n = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let hash = Sha256::new().chain_update(seed.as_str()).chain_update(n.to_be_bytes());
+            let hash = word.map_or(hash.clone(), |word| hash.chain_update(word.unix_ms().to_be_bytes()));
+            hash.finalize().iter().take(16).fold(0_u128, |number, byte| number << 8 | u128::from(*byte))
+        })
+    }
+
+    /// The name of the key: the same for every repetition, so that it makes no second key.
+    fn id(&self, core: &Core) -> String {
+        format!("k{:025x}", self.entropy(core, None).next() >> 28)
+    }
+
+    /// The key with its secret, which is that of one life: should the name ever be given again, it has another.
+    fn minted(&self, core: &Core, id: &str, made: Time) -> MintedKey {
+        minted(core, id, &self.entropy(core, Some(made)))
+    }
 }
 
 fn hex(hash: &[u8]) -> String {
@@ -511,25 +614,35 @@ async fn create_key(
     wish: NewKey,
     (key, fingerprint): (Option<String>, String),
 ) -> Result<Outcome, Refusal> {
-    let entropy = entropy(core, caller, tenant, key.as_deref())?;
-    let id = format!("k{:025x}", entropy.next() >> 28);
-    let new = minted(core, &id, &entropy);
+    let seed = Seed::of(core, caller, tenant, key.as_deref())?;
+    let id = seed.id(core);
     let snapshot = core.directory.load_full();
     if snapshot.tenant(tenant).is_none() {
         return Err(Refusal::not_found());
     }
     if let Some(kept) = snapshot.made().key(tenant, &id) {
-        return replayed(core, (tenant, &id), kept, &new, &fingerprint);
+        return replayed(core, (tenant, &id), kept, &seed, &fingerprint);
     }
     if snapshot.made().keys.get(tenant).is_some_and(|keys| keys.len() >= PER_TENANT_MAX) {
         return Err(Refusal::new(ErrorCode::Conflict, format!("a tenant has at most {PER_TENANT_MAX} keys")));
     }
     let mut record = record_of(core, caller, tenant, wish)?;
+    let new = seed.minted(core, &id, record.create_time);
     record.secrets.push(Secret { sha256: hex(&new.sha256), until: None });
-    record.fingerprint = key.is_some().then_some(fingerprint);
-    let revision = write(core, &made::key_name(tenant, &id), Some(text(&record)?), Expect::Absent).await?;
-    let view = key_view(core, tenant, &id, &Kept { record, revision });
-    Ok(made_key(view, &new, true, false))
+    record.fingerprint = key.is_some().then(|| fingerprint.clone());
+    match write(core, &made::key_name(tenant, &id), Some(text(&record)?), Expect::Never).await {
+        Ok(revision) => {
+            let view = key_view(core, tenant, &id, &Kept { record, revision });
+            Ok(made_key(view, &new, true, false))
+        }
+        // The same request may have made it at another gateway, a moment ago.
+        Err(refusal) => match core.directory.load_full().made().key(tenant, &id) {
+            Some(kept) if refusal.problem.code == ErrorCode::AlreadyExists => {
+                replayed(core, (tenant, &id), kept, &seed, &fingerprint)
+            }
+            _ => Err(refusal),
+        },
+    }
 }
 
 fn made_key(view: views::ApiKey, new: &MintedKey, created: bool, replayed: bool) -> Outcome {
@@ -542,10 +655,11 @@ fn replayed(
     core: &Core,
     (tenant, id): (&TenantId, &str),
     kept: &Kept<KeyRecord>,
-    new: &MintedKey,
+    seed: &Seed,
     fingerprint: &str,
 ) -> Result<Outcome, Refusal> {
     let record = &kept.record;
+    let new = seed.minted(core, id, record.create_time);
     if record.fingerprint.as_deref() != Some(fingerprint) {
         let detail = "this Idempotency-Key was used with a request that differs from this one";
         return Err(Refusal::new(ErrorCode::IdempotencyKeyReused, detail));
@@ -556,7 +670,7 @@ fn replayed(
             format!("{} was made with this Idempotency-Key; its secret is not shown again", made::key_name(tenant, id));
         return Err(Refusal::new(ErrorCode::AlreadyExists, detail));
     }
-    Ok(made_key(key_view(core, tenant, id, kept), new, true, true))
+    Ok(made_key(key_view(core, tenant, id, kept), &new, true, true))
 }
 
 /// A key that the API made.
@@ -581,22 +695,41 @@ async fn rotate_key(
     if grace > GRACE_MAX {
         return Err(invalid(vec![fault("/grace", "out-of-range", format!("longer than {}", Span(GRACE_MAX)), None)]));
     }
+    catch_up(core, condition, |snapshot| snapshot.made().key(tenant, id).map(|kept| kept.revision)).await?;
     let Kept { mut record, revision } = held_key(core, tenant, id)?;
+    let snapshot = core.directory.load_full();
+    let settings = &snapshot.tenant(tenant).ok_or_else(Refusal::not_found)?.settings;
+    let Some(opens) = snapshot.made().bounds(tenant, &record) else {
+        let detail = format!("{} opens nothing: whose it was is gone; make another", made::key_name(tenant, id));
+        return Err(Refusal::new(ErrorCode::Conflict, detail));
+    };
     // Who rotates a key gets it.
-    check_grant(caller, record.role, record.permissions.as_deref())?;
+    check_grant(settings, caller, &opens)?;
     let expect = expect(condition, Some(revision), false)?;
     let new = minted(core, id, &core.entropy);
-    let until = core.clock.now() + grace;
-    let former = record.secrets.drain(..).take(1).map(|secret| Secret { until: Some(until), ..secret });
-    record.secrets =
-        std::iter::once(Secret { sha256: hex(&new.sha256), until: None }).chain(former.collect::<Vec<_>>()).collect();
+    record.secrets = after_rotation(record.secrets, hex(&new.sha256), (core.clock.now(), grace))?;
     record.fingerprint = None;
     let revision = write(core, &made::key_name(tenant, id), Some(text(&record)?), expect).await?;
     let view = key_view(core, tenant, id, &Kept { record, revision });
     Ok(made_key(view, &new, false, false))
 }
 
+/// The secrets of a key that gets another. Each former one is good until its end, or for the grace if that is sooner: the one
+/// in use is not lost when a rotation is repeated whose answer was lost.
+fn after_rotation(former: Vec<Secret>, new: String, (now, grace): (Time, Duration)) -> Result<Vec<Secret>, Refusal> {
+    let until = |secret: &Secret| secret.until.map_or(now + grace, |until| until.min(now + grace));
+    let kept = former.into_iter().map(|secret| Secret { until: Some(until(&secret)), ..secret });
+    let kept: Vec<Secret> = kept.filter(|secret| secret.until.is_some_and(|until| until > now)).collect();
+    if kept.len() > FORMER_MAX {
+        let detail = format!("{} former secrets of the key are still good, and at most {FORMER_MAX} are", kept.len());
+        let hint = "wait until one has ended, or ask for a shorter grace, which ends them sooner";
+        return Err(Refusal::new(ErrorCode::Conflict, format!("{detail}: {hint}")));
+    }
+    Ok(std::iter::once(Secret { sha256: new, until: None }).chain(kept).collect())
+}
+
 async fn revoke_key(core: &Core, (tenant, id): (&TenantId, &str), condition: Condition) -> Result<Outcome, Refusal> {
+    catch_up(core, condition, |snapshot| snapshot.made().key(tenant, id).map(|kept| kept.revision)).await?;
     held_key(core, tenant, id)?;
     let expect = match condition {
         // Whatever it is, it shall end: a rotation between the look and the write does not save it.
@@ -638,29 +771,32 @@ fn accounts(core: &Core, tenant: &TenantId, page: &PageRequest) -> Result<views:
 
 async fn create_account(core: &Core, caller: &Caller, tenant: &TenantId, wish: NewAccount) -> Result<Outcome, Refusal> {
     let snapshot = core.directory.load_full();
-    snapshot.tenant(tenant).ok_or_else(Refusal::not_found)?;
+    let settings = &snapshot.tenant(tenant).ok_or_else(Refusal::not_found)?.settings;
     let now = core.clock.now();
     let mut faults = Vec::new();
     check_name(wish.display_name.as_ref(), &mut faults);
+    let (project, expires) = (wish.project.or_else(|| caller.project.clone()), bounds::end(caller, wish.expires));
+    faults.extend(project.as_ref().and_then(|project| unknown_project(settings, project, "/project".to_owned())));
     if wish.role.is_platform() {
         let hint = Some("use viewer, operator or admin".to_owned());
         faults.push(fault("/role", "invalid", format!("{} is a role of the platform", wish.role), hint));
     }
-    if wish.expires.is_some_and(|expires| expires <= now) {
+    if expires.is_some_and(|expires| expires <= now) {
         faults.push(fault("/expires", "invalid", "it would have ended before it began", None));
     }
     if !faults.is_empty() {
         return Err(invalid(faults));
     }
-    check_grant(caller, wish.role, None)?;
+    let own = Bounds { permissions: wish.role.permissions(), project: project.clone(), expires };
+    check_grant(settings, caller, &own)?;
     if snapshot.made().accounts.get(tenant).is_some_and(|all| all.len() >= PER_TENANT_MAX) {
         let detail = format!("a tenant has at most {PER_TENANT_MAX} service accounts");
         return Err(Refusal::new(ErrorCode::Conflict, detail));
     }
     let record = AccountRecord {
         role: wish.role,
-        project: wish.project,
-        expires: wish.expires,
+        project,
+        expires,
         display_name: wish.display_name,
         create_time: now,
         created_by: caller.principal.clone(),
@@ -674,11 +810,15 @@ async fn delete_account(
     (tenant, name): (&TenantId, &ProfileName),
     condition: Condition,
 ) -> Result<Outcome, Refusal> {
+    catch_up(core, condition, |snapshot| snapshot.made().account(tenant, name).map(|kept| kept.revision)).await?;
     let snapshot = core.directory.load_full();
-    let kept = snapshot.made().account(tenant, name).ok_or_else(Refusal::not_found)?;
+    let made = snapshot.made();
+    let kept = made.account(tenant, name).ok_or_else(Refusal::not_found)?;
     let expect = expect(condition, Some(kept.revision), false)?;
-    write(core, &made::account_name(tenant, name), None, expect).await?;
-    Ok(Outcome::Deleted)
+    let keys = made.keys.get(tenant).into_iter().flatten();
+    let keys = keys.filter(|(_, key)| key.record.service_account.as_ref() == Some(name));
+    let keys = keys.map(|(id, _)| made::key_name(tenant, id)).collect();
+    remove(core, keys, (made::account_name(tenant, name), expect)).await
 }
 
 /// The document of a tenant in the short form of a create's body.

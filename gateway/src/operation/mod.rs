@@ -6,6 +6,7 @@
 mod across;
 pub mod audit;
 pub mod authorize;
+mod bounds;
 pub mod caller;
 pub mod claim;
 pub mod create;
@@ -379,6 +380,8 @@ pub struct Refusal {
     pub key: Option<Arc<str>>,
     /// The outcome is final and would be the same for every repetition of the key.
     pub replayed: bool,
+    /// Something may have been changed all the same, or a part of it.
+    pub outcome_unknown: bool,
 }
 
 impl Refusal {
@@ -406,7 +409,7 @@ impl Refusal {
 
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
-        Self { problem: Box::new(problem), internal: None, key: None, replayed: false }
+        Self { problem: Box::new(problem), internal: None, key: None, replayed: false, outcome_unknown: false }
     }
 }
 
@@ -479,10 +482,10 @@ fn at_once(core: &Core, admitted: &Admitted) -> Option<Result<Outcome, Refusal>>
     }
 }
 
-async fn perform(core: &Core, admitted: Admitted) -> Result<Outcome, Refusal> {
+async fn perform(core: &Arc<Core>, admitted: Admitted) -> Result<Outcome, Refusal> {
     let Admitted { operation, reach, .. } = admitted;
     match operation.action {
-        Action::Directory(action) => directory::perform(core, &operation.caller, &reach, *action).await,
+        Action::Directory(action) => directory::perform(core, operation.caller, reach, *action).await,
         Action::CreateInstance(create) => create::validate(core, *create).await,
         Action::DeleteInstance(wish) => delete::delete(core, reach.one()?, wish, operation.deadline).await,
         Action::ExplainInstance(wish) => read::explain(core, reach.one()?, &wish).await,

@@ -65,7 +65,7 @@ impl World {
             "[deployment]\nid = \"test\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n\
              [server]\nlisten = \"127.0.0.1:0\"\nadminListen = \"127.0.0.1:0\"\n[ledger]\npath = \"{}\"\n\
              [platform]\nkeys = [\n{platform}]\nrate = {rate}\n\
-             [[tenants]]\nname = \"acme\"\ndefaultNetworkProfile = \"default\"\nrate = {rate}\nkeys = [\n{of_acme}]\n\
+             [[tenants]]\nname = \"acme\"\nprojects = [{{ name = \"web\" }}]\ndefaultNetworkProfile = \"default\"\nrate = {rate}\nkeys = [\n{of_acme}]\n\
              [[tenants]]\nname = \"lab\"\nrate = {rate}\nkeys = [\n{of_lab}]\n\
              [[networkProfiles]]\nname = \"default\"\n[[networkProfiles.backends]]\nbackend = \"gz\"\nvpcId = \"vpc-1\"\n\
              securityGroupIds = [\"sg-1\"]\nsubnets = {{ \"ap-guangzhou-3\" = \"subnet-1\" }}\n\

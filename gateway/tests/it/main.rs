@@ -14,6 +14,7 @@ mod budget;
 mod cli;
 mod config;
 mod create;
+mod credentials;
 mod edge;
 mod identity;
 mod journeys;

@@ -39,6 +39,8 @@ pub struct Document {
 pub enum Expect {
     /// There is none of the name.
     Absent,
+    /// There is none of the name, and no tombstone says that there was one.
+    Never,
     /// The one of the name has this revision.
     Revision(u64),
     /// There is one of the name.
@@ -109,6 +111,7 @@ pub(crate) fn meets(expect: Expect, held: Option<&Document>) -> bool {
     let present = held.filter(|d| d.body.is_some());
     match expect {
         Expect::Absent => present.is_none(),
+        Expect::Never => held.is_none(),
         Expect::Present => present.is_some(),
         Expect::Revision(revision) => present.is_some_and(|d| d.revision == revision),
     }

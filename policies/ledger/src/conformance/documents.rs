@@ -109,6 +109,9 @@ async fn a_tombstone_is_told_and_does_not_stand_in_the_way(store: Arc<dyn Docume
     let news = read(&*store, &before).await;
     assert_eq!(names(&news), [("a", None)]);
     assert!(matches!(put(&*store, "a", None, Expect::Present).await, Put::Conflict(Some(d)) if d.body.is_none()));
+    assert!(matches!(put(&*store, "a", Some("2"), Expect::Never).await, Put::Conflict(Some(d)) if d.body.is_none()));
+    written(put(&*store, "b", Some("1"), Expect::Never).await);
+    assert!(matches!(put(&*store, "b", Some("2"), Expect::Never).await, Put::Conflict(Some(d)) if d.body.is_some()));
     written(put(&*store, "a", Some("2"), Expect::Absent).await);
 }
 

@@ -129,6 +129,7 @@ impl Documents for RedisDocuments {
             }
             let expect = match expect {
                 Expect::Absent => "absent".to_owned(),
+                Expect::Never => "never".to_owned(),
                 Expect::Present => "present".to_owned(),
                 Expect::Revision(revision) => revision.to_string(),
             };

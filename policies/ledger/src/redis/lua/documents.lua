@@ -48,7 +48,7 @@ if verb == 'read' then
   return {left > 0 and 1 or 0, run, tostring(number('restored')), string.format('%.0f', last), anew and 1 or 0, found}
 end
 if verb == 'put' then
-  -- grace, jump, name, 1 or 0 for a delete, text, what is expected: absent, present or a revision, most documents
+  -- grace, jump, name, 1 or 0 for a delete, text, what is expected: absent, never, present or a revision, most documents
   local left = shut(tonumber(ARGV[2]), tonumber(ARGV[3]))
   if left > 0 then return {'shut', left} end
   local name, held = ARGV[4], call('HGET', docs, ARGV[4])
@@ -57,6 +57,7 @@ if verb == 'put' then
   local expect = ARGV[7]
   local met
   if expect == 'absent' then met = not has
+  elseif expect == 'never' then met = not held
   elseif expect == 'present' then met = has or false
   else met = has and revision == tonumber(expect) or false end
   if not met then
