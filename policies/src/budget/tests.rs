@@ -1,8 +1,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
+use meridian_model::time::Time;
 use proptest::prelude::*;
 
 use super::*;
+use crate::rate::{Bucket, Limit};
 
 const LONG: Duration = Duration::from_secs(100_000);
 
@@ -383,21 +385,25 @@ proptest! {
 #[test]
 fn a_rate_that_is_shared_is_learned_by_each() {
     let part = Part { own: 100, of: 2 };
-    let (mut vendor, mut common) = (Vendor::new(20.0), 0.0_f64);
+    let mut vendor = Vendor::new(20.0);
     let mut taps = [0, 1].map(|_| Tap::new(CallRate::per_second(40), Duration::ZERO));
     for tap in &mut taps {
         tap.set_part(part, Duration::ZERO);
     }
+    // Each draws at what it takes the rate to be.
+    let limit = |tap: &Tap| {
+        let quota = u32::try_from(tap.rate().part(800).as_milli()).unwrap();
+        Limit::new(quota, Duration::from_secs(1000), 4).unwrap()
+    };
+    let mut common = Bucket::new(limit(&taps[0]), Time::from_unix_ms(0));
     let (mut late, mut taken) = (0, 0);
     for n in 1..200_000 {
         let now = Duration::from_millis(n);
-        // The common bucket flows at what they take the rate to be.
-        let rate = taps.iter().map(|tap| tap.rate().as_f64()).sum::<f64>() / 2.0;
-        common = (common + 0.8 * rate / 1000.0).min(4.0);
         for tap in &mut taps {
-            if tap.room() > 0 && common >= 1.0 {
-                common -= 1.0;
-                tap.add(1);
+            if tap.room() > 0 {
+                let at = Time::from_unix_ms(0) + now;
+                common.set_limit(limit(tap), at);
+                tap.add(common.take_up_to(1, at));
             }
             if tap.take(now) {
                 if vendor.takes(now) {

@@ -43,6 +43,7 @@ fn all() -> Vec<(&'static str, Case)> {
         a_bucket_is_full_at_first_then_flows,
         draws_never_exceed_rate_and_burst,
         a_changed_limit_holds_at_once,
+        limits_that_differ_a_little_take_nothing_from_each_other,
         members_are_counted_while_they_live,
     ]
 }
@@ -351,6 +352,21 @@ async fn a_changed_limit_holds_at_once(shared: Arc<dyn Shared>) {
     assert_eq!(must(shared.draw("b", slow(100), 10).await).left, 90);
     assert_eq!(must(shared.draw("b", slow(20), 5).await).left, 15);
     assert_eq!(must(shared.draw("b", slow(100), 5).await).left, 10, "a larger bucket is not full at once");
+}
+
+async fn limits_that_differ_a_little_take_nothing_from_each_other(shared: Arc<dyn Shared>) {
+    // A token takes 20 ms, and every few another limit draws.
+    const WANTED: u32 = 10;
+    let until = Instant::now() + PATIENCE;
+    let mut drawn = 0;
+    for turn in (0..2_u32).cycle() {
+        drawn += must(shared.draw("b", limit(50 + turn, 1), 1).await).granted;
+        if drawn == WANTED {
+            break;
+        }
+        assert!(Instant::now() < until, "{drawn} of {WANTED}: the parts of a token are lost");
+        tokio::time::sleep(Duration::from_millis(4)).await;
+    }
 }
 
 async fn members_are_counted_while_they_live(shared: Arc<dyn Shared>) {

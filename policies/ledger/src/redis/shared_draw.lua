@@ -12,9 +12,9 @@ if held[1] then
   local old_quota, old_window, old_burst = tonumber(held[3]), tonumber(held[4]), tonumber(held[5])
   credit = math.min(credit + math.max(0, now - at) * old_quota, old_burst * old_window)
   at = math.max(at, now)
-  if old_quota ~= quota or old_window ~= window or old_burst ~= burst then
-    credit = math.min(math.floor(credit / old_window), burst) * window
-  end
+  -- Of one window to the last unit: gateways whose quotas differ a little draw in turns.
+  if old_window ~= window then credit = math.floor(credit / old_window) * window end
+  credit = math.min(credit, full)
 end
 local granted = math.min(want, math.floor(credit / window))
 credit = credit - granted * window
