@@ -40,11 +40,12 @@ pub enum Amended {
 }
 
 impl Driver {
-    /// Changes a record whoever owns it, and has it driven on if something is left to do.
+    /// Changes a record whoever owns it, and has it driven on if something is left to do. `step` says whether the quota
+    /// must hold what it takes more; what is learned of an instance is so in any case.
     async fn amend(
         &self,
-        tenant: &TenantId,
-        op: &OperationId,
+        (tenant, op): (&TenantId, &OperationId),
+        step: fn(Box<OperationRecord>) -> Step,
         change: impl Fn(OperationRecord, Time) -> Option<OperationRecord> + Send,
     ) -> Result<Amended, LedgerError> {
         let parts = &self.0.parts;
@@ -53,7 +54,7 @@ impl Driver {
             let Some(next) = change((*record).clone(), parts.clock.now()) else {
                 return Ok(Amended::Unchanged(Arc::new(*record)));
             };
-            match parts.ledger.step(Step::within(Box::new(next))).await? {
+            match parts.ledger.step(step(Box::new(next))).await? {
                 Stepped::Written(written) => {
                     let shown = Arc::new((*written).clone());
                     parts.fleet.put(Arc::clone(&shown));
@@ -81,7 +82,7 @@ impl Driver {
         id: &CloudId,
         why: &str,
     ) -> Result<Amended, LedgerError> {
-        self.amend(tenant, op, |record, now| machine::lost(record, id, why, now)).await
+        self.amend((tenant, op), Step::over_quota, |record, now| machine::lost(record, id, why, now)).await
     }
 
     /// Takes a lost instance that is shown again back into its operation, if the quota holds it; else it is condemned: its
@@ -96,7 +97,8 @@ impl Driver {
         backend: &BackendId,
         observed: &Observed,
     ) -> Result<Amended, LedgerError> {
-        match self.amend(tenant, op, |record, now| machine::returned(record, observed, now)).await? {
+        let back = |record, now| machine::returned(record, observed, now);
+        match self.amend((tenant, op), Step::within, back).await? {
             Amended::Short(_) => self.condemn_stray(tenant, op, backend, observed).await,
             other => Ok(other),
         }
@@ -116,12 +118,11 @@ impl Driver {
         observed: &Observed,
     ) -> Result<Amended, LedgerError> {
         let Some(stray) = self.stray(backend, observed) else { return Ok(Amended::Missing) };
-        let charged = self.amend(tenant, op, |record, now| condemned::stray(record, &stray, true, now)).await?;
-        match charged {
+        let charged = |record, now| condemned::stray(record, &stray, true, now);
+        let uncharged = |record, now| condemned::stray(record, &stray, false, now);
+        match self.amend((tenant, op), Step::within, charged).await? {
             // It exists whether or not the quota holds it; what matters is that it goes.
-            Amended::Short(_) => {
-                self.amend(tenant, op, |record, now| condemned::stray(record, &stray, false, now)).await
-            }
+            Amended::Short(_) => self.amend((tenant, op), Step::over_quota, uncharged).await,
             other => Ok(other),
         }
     }
@@ -172,7 +173,7 @@ impl Driver {
             let bound = machine::doubts(&record).find(|a| a.n == n).map(|a| self.effect_bound(&a.backend))?;
             machine::decided(record, n, &what, bound, now)
         };
-        self.amend(tenant, op, change).await
+        self.amend((tenant, op), Step::over_quota, change).await
     }
 
     /// The effect bound of a backend; the longest of all when it is not configured any more.
@@ -193,7 +194,8 @@ impl Driver {
             let Some(Ended { record, observed }) = next else { return };
             let (tenant, op) = (&record.tenant, &record.op_id);
             // A ledger that fails loses nothing: the next sweep tells again.
-            let amended = self.amend(tenant, op, |record, now| machine::ended(record, &observed, now)).await;
+            let change = |record, now| machine::ended(record, &observed, now);
+            let amended = self.amend((tenant, op), Step::over_quota, change).await;
             if let Err(error) = amended {
                 tracing::debug!(%error, "the end of an instance was not noted; the next sweep tells again");
             }

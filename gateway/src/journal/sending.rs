@@ -69,7 +69,9 @@ impl Task {
         for _ in 0..FENCES_MAX {
             let fence = record.fence.clone();
             let change = |r, now| condemned::answered(r, (attempt, result), settle, charged, now);
-            match self.try_write(record, change).await? {
+            let written =
+                if charged { self.try_write(record, change).await? } else { Ok(self.write(record, change).await?) };
+            match written {
                 // A refusal says nothing of what others may have sent under the token in between; an id does.
                 Ok(written) if written.fence == fence || result.is_err() => {
                     record = written;

@@ -263,28 +263,40 @@ impl Task {
     /// Writes what `change` makes of the record; if somebody changed it meanwhile, of the changed one. A ledger
     /// that cannot be reached is tried again until this process ends: the effect at the vendor is not undone.
     ///
+    /// No quota is asked: what is learned of an instance is so whether or not there is room for it. It takes more than
+    /// before where a charge comes to lie in a place that nobody had noted; what asks for more uses [`Self::try_write`].
+    ///
     /// When the record has another fence of this process by then, others may have driven it in between and `change`
     /// may be about an attempt that is history: nothing is written, and the answer is the record as it is. Whoever does
     /// more than write compares the fences.
-    async fn write(
+    pub(super) async fn write(
         &self,
         record: Box<OperationRecord>,
         change: impl Fn(OperationRecord, Time) -> Option<OperationRecord> + Send,
     ) -> Driven {
-        match self.try_write(record, change).await? {
-            Ok(record) => Ok(record),
-            // Only arming charges more, and it handles the refusal itself.
-            Err((record, _)) => Ok(record),
-        }
+        self.written(record, Step::over_quota, change).await?.map_err(|(record, shortage)| {
+            tracing::error!(?shortage, op_id = %record.op_id, "more would be in use than can be counted");
+            Stop::Refused
+        })
     }
 
+    /// Like [`Self::write`], if the quota holds what it takes more.
     pub(super) async fn try_write(
         &self,
         record: Box<OperationRecord>,
         change: impl Fn(OperationRecord, Time) -> Option<OperationRecord> + Send,
     ) -> Result<Result<Box<OperationRecord>, Short>, Stop> {
+        self.written(record, Step::within, change).await
+    }
+
+    async fn written(
+        &self,
+        record: Box<OperationRecord>,
+        step: fn(Box<OperationRecord>) -> Step,
+        change: impl Fn(OperationRecord, Time) -> Option<OperationRecord> + Send,
+    ) -> Result<Result<Box<OperationRecord>, Short>, Stop> {
         self.running.writing();
-        let written = self.steps(record, change).await;
+        let written = self.steps(record, step, change).await;
         self.running.wrote(match &written {
             Ok(Ok(record) | Err((record, _))) => record.rev,
             Err(_) => 0,
@@ -295,13 +307,14 @@ impl Task {
     async fn steps(
         &self,
         mut record: Box<OperationRecord>,
+        step: fn(Box<OperationRecord>) -> Step,
         change: impl Fn(OperationRecord, Time) -> Option<OperationRecord> + Send,
     ) -> Result<Result<Box<OperationRecord>, Short>, Stop> {
         let mut backoff = Backoff::new(LEDGER_BACKOFF);
         let mut rewrites = 0;
         while rewrites < REWRITES_MAX {
             let Some(next) = change((*record).clone(), self.now()) else { return Ok(Ok(record)) };
-            match self.parts().ledger.step(Step::within(Box::new(next))).await {
+            match self.parts().ledger.step(step(Box::new(next))).await {
                 Ok(Stepped::Written(written)) => return Ok(Ok(written)),
                 Ok(Stepped::Changed(current)) => {
                     record = current;

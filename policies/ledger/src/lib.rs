@@ -120,7 +120,7 @@ pub struct Step {
     /// ledger compares both with what is stored and writes `rev + 1`. A change of `charge` changes the
     /// tenant's usage in the same step; an increase is checked against the limits.
     pub next: Box<OperationRecord>,
-    /// The increase is charged whatever the limits are: what an operator says runs already is paid for already.
+    /// The increase is charged whatever the limits are: what exists already is paid for already.
     pub over_quota: bool,
 }
 
@@ -131,7 +131,7 @@ impl Step {
         Self { next, over_quota: false }
     }
 
-    /// A step that is charged even over the quota; only an import by force is.
+    /// A step that is charged even over the quota: it says what exists, and asks for nothing.
     #[must_use]
     pub const fn over_quota(next: Box<OperationRecord>) -> Self {
         Self { next, over_quota: true }

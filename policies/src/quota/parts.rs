@@ -96,10 +96,17 @@ impl FromStr for Pot {
     }
 }
 
-/// What the quota holds for an attempt if it exists. Of one that an older gateway wrote only size and price are known.
+/// What the quota holds for an attempt of a record if it exists. Of one that does not say, what the record's spec asks
+/// for beside its size.
 #[must_use]
-pub fn taken_by(attempt: &Attempt) -> Charge {
-    attempt.takes.unwrap_or_else(|| charge_of(&attempt.shape, Beside::default().at(attempt.price)))
+pub fn taken_by(record: &OperationRecord, attempt: &Attempt) -> Charge {
+    attempt.takes.unwrap_or_else(|| charge_of(&attempt.shape, Beside::of(&record.spec).at(attempt.price)))
+}
+
+/// Whether the spec must be known to tell where a record's charge lies.
+#[must_use]
+pub fn needs_spec(record: &OperationRecord) -> bool {
+    record.condemned.iter().any(|attempt| attempt.takes.is_none())
 }
 
 fn pot_of(attempt: &Attempt, project: Option<&ProjectName>) -> Pot {
@@ -127,7 +134,7 @@ pub fn parts(record: &OperationRecord) -> Pots {
         }
     };
     for attempt in &record.condemned {
-        let part = min(rest, taken_by(attempt));
+        let part = min(rest, taken_by(record, attempt));
         rest = release(rest, part);
         put(pot_of(attempt, project.as_ref()), part);
     }

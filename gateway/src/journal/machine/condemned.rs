@@ -15,7 +15,7 @@ use meridian_model::{
 };
 use meridian_policies::{
     placement,
-    quota::{self, Beside},
+    quota::{self, Beside, parts::taken_by},
 };
 
 use super::{Next, next, set};
@@ -82,7 +82,8 @@ pub fn stray(mut record: OperationRecord, stray: &Attempt, charged: bool, now: T
     if is_known || record.is_gone() || stray.cloud_id.is_none() {
         return None;
     }
-    let takes = Some(taken_by(&record, stray));
+    // What the quota does not hold takes nothing of what it holds: the charge stays where the operation's own lies.
+    let takes = Some(if charged { taken_by(&record, stray) } else { Charge::default() });
     record.condemned.push(Attempt { state: AttemptState::Removing, takes, changed_at: now, ..stray.clone() });
     if charged {
         record.charge = quota::max(record.charge, held(&record));
@@ -157,12 +158,6 @@ fn remember(record: &mut OperationRecord, attempt: Attempt) {
 #[must_use]
 pub fn first_id(found: &[Observed]) -> Option<CloudId> {
     found.iter().filter(|o| o.id.is_some()).min_by_key(|o| (o.created_at, o.id.clone())).and_then(|o| o.id.clone())
-}
-
-/// What the quota holds for an attempt of the record if it exists.
-fn taken_by(record: &OperationRecord, attempt: &Attempt) -> Charge {
-    let beside = || Beside::of(&record.spec).at(attempt.price);
-    attempt.takes.unwrap_or_else(|| quota::charge_of(&attempt.shape, beside()))
 }
 
 /// What condemned attempts are charged.

@@ -10,6 +10,7 @@ use meridian_model::{
     quantity::{MemoryMib, MilliCpu, PricePerHour},
     status::EventClass,
 };
+use meridian_policies::quota::parts::parts;
 use proptest::prelude::*;
 
 use super::*;
@@ -377,13 +378,15 @@ fn an_instance_too_many_is_condemned_once_and_charged_if_the_quota_holds_it() {
     let running =
         sighted(sent(armed(with_plan(&[("a", "1")]), at(0)), &Ok(id()), at(1)), &seen(ObservedPhase::Running), at(2))
             .unwrap();
-    let surplus = Attempt { cloud_id: Some(CloudId::new("i-9").unwrap()), ..running.attempts[0].clone() };
+    let region = RegionId::new("elsewhere").unwrap();
+    let surplus = Attempt { cloud_id: Some(CloudId::new("i-9").unwrap()), region, ..running.attempts[0].clone() };
+    let lies = parts(&running);
     let charged = condemned::stray(running.clone(), &surplus, true, at(3)).unwrap();
     assert_eq!((charged.charge, next(&charged)), (twice(CHARGE), Next::Clear));
     assert!(condemned::stray(charged.clone(), &surplus, true, at(4)).is_none(), "known");
     assert!(condemned::stray(running.clone(), &running.attempts[0], true, at(4)).is_none(), "the adopted one");
     let uncharged = condemned::stray(running, &surplus, false, at(3)).unwrap();
-    assert_eq!(uncharged.charge, CHARGE);
+    assert_eq!((uncharged.charge, parts(&uncharged)), (CHARGE, lies), "the charge stays where the adopted one runs");
     for r in [charged, uncharged] {
         let which = Which::of(&r.condemned[0]);
         let r = condemned::learned(r, &Finding::Gone(which), at(5)).unwrap();

@@ -6,13 +6,15 @@ use meridian_gateway::{
     journal::{amend::Amended, machine::Settlement},
     operation::Outcome,
 };
-use meridian_ledger::conformance::MemoryLedger;
+use meridian_ledger::{Step, Stepped, conformance::MemoryLedger};
 use meridian_model::{
     error::ErrorCode,
-    ids::{BackendId, CloudId, OperationId, TenantId},
+    ids::{BackendId, CloudId, OperationId, RegionId, TenantId},
     instance::InstanceSpec,
-    operation::AttemptState,
+    operation::{Attempt, AttemptState},
+    quota::{LineQuota, QuotaNode, QuotaTree},
     status::{Observed, ObservedPhase, Phase},
+    time::Time,
 };
 use serde_json::{Value, json};
 
@@ -117,6 +119,50 @@ async fn an_instance_too_many_is_deleted_and_the_adopted_one_left() {
     until("it is gone", || async { world.existing().await.len() == 1 }).await;
     assert_eq!(world.existing().await[0]["id"], first.as_str());
     until("it is charged no longer", || async { world.used_instances("acme").await == 2 }).await;
+    assert_eq!(world.get("acme", "one").await.unwrap().status.phase, Phase::Running);
+}
+
+/// A tree in which a region holds so many instances.
+fn tree_of(region: &str, limit: u64) -> QuotaTree {
+    let quota = LineQuota { limit: Some(limit), ..LineQuota::default() };
+    let lines = [(format!("instances@region:{region}").parse().unwrap(), quota)].into();
+    QuotaTree { nodes: vec![QuotaNode { lines, ..QuotaNode::default() }] }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_exists_is_cleared_whatever_the_quota_of_its_place_holds() {
+    let world = World::start().await;
+    let one = created(world.create("acme", "one", "a", &in_region("ap-guangzhou")).await);
+    let (op, ledger) = (operation_of(&world, "one").await, &world.core.ledger);
+    let name = world.existing().await[0]["name"].as_str().unwrap().to_owned();
+    let record = async || ledger.operation(&acme(), &op).await.unwrap().unwrap();
+
+    // One too many where nothing more may be. A cloud that does not know it has proven it gone.
+    ledger.set_tree(&acme(), &tree_of("cn-hangzhou", 0), Time::from_unix_ms(0)).await.unwrap();
+    let surplus = Observed {
+        id: CloudId::new("eci-surplus").ok(),
+        name,
+        phase: ObservedPhase::Running,
+        shape: one.status.shape.clone().unwrap(),
+        ..Observed::default()
+    };
+    let backend = BackendId::new("cn-hangzhou").unwrap();
+    let amended = world.core.driver.condemn_stray(&acme(), &op, &backend, &surplus).await.unwrap();
+    assert!(matches!(&amended, Amended::Written(record) if record.condemned.len() == 1), "{amended:?}");
+    until("it is cleared", || async { record().await.condemned.is_empty() }).await;
+
+    // An older gateway let one of these have the operation's charge, which has to come back to where it runs.
+    ledger.set_tree(&acme(), &tree_of("ap-guangzhou", 0), Time::from_unix_ms(0)).await.unwrap();
+    let mut older = record().await;
+    let own = older.attempts[0].clone();
+    let elsewhere = (RegionId::new("cn-hangzhou").unwrap(), CloudId::new("eci-zombie").ok());
+    let zombie = Attempt { backend, region: elsewhere.0, cloud_id: elsewhere.1, state: AttemptState::Removing, ..own };
+    older.condemned.push(Attempt { takes: Some(older.charge), ..zombie });
+    older.due = Some(older.updated_at);
+    let Stepped::Written(older) = ledger.step(Step::over_quota(older)).await.unwrap() else { panic!("written") };
+    world.core.driver.start(older);
+    until("it is cleared", || async { record().await.condemned.is_empty() }).await;
+    assert_eq!((world.used_instances("acme").await, world.existing().await.len()), (1, 1));
     assert_eq!(world.get("acme", "one").await.unwrap().status.phase, Phase::Running);
 }
 

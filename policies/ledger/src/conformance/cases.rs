@@ -4,11 +4,15 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use meridian_model::{
-    operation::{Charge, OperationRecord, OperationState, QuotaLimits},
+    instance::PublicIp,
+    operation::{Attempt, Charge, OperationRecord, OperationState, QuotaLimits},
     quantity::{MemoryMib, MilliCpu, PricePerHour},
     quota::{LineQuota, QuotaNode, QuotaTree},
 };
-use meridian_policies::quota::parts::{Pot, Pots, total};
+use meridian_policies::quota::{
+    parts::{Pot, Pots, total},
+    sum,
+};
 
 use super::{at, claim_new, failed, id, one_instance, placed, sample_claim, write};
 use crate::{Books, Claimed, FeedPosition, Known, Ledger, LedgerError, Step, Stepped, TakeOver, TakenOver, Usage};
@@ -35,6 +39,7 @@ cases! {
     lowered_limits_stop_growth_only,
     only_a_step_over_the_quota_passes_it,
     charges_lie_where_they_are_made,
+    what_is_condemned_takes_what_its_spec_asks_for,
     a_tree_holds_every_place_and_project,
     parallel_creates_share_what_is_lent,
     a_tree_that_is_not_valid_is_refused,
@@ -311,6 +316,25 @@ fn sample_tree(lines: &[(&str, &str, LineQuota)]) -> QuotaTree {
     };
     let nodes = [("", ""), ("team", ""), ("shop", "team"), ("blog", "team"), ("lab", "")];
     QuotaTree { nodes: nodes.into_iter().map(node).collect() }
+}
+
+async fn what_is_condemned_takes_what_its_spec_asks_for(ledger: Arc<dyn Ledger>) {
+    let record = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
+    let mut next = placed(record, (None, "cloud-a", "r1"), Charge::default());
+    // An older version wrote it, or a rebuild found it: what it takes beside its size is in the spec alone.
+    next.condemned.extend(next.attempts.pop().map(|attempt| Attempt { takes: None, ..attempt }));
+    Arc::make_mut(&mut next.spec).network.public_ip = Some(PublicIp::default());
+    let one = Charge { public_ips: 1, ..one_instance(1000) };
+    let next = placed(next, (None, "cloud-a", "r2"), sum(one, one));
+    let pot = |region: &str| format!("|cloud-a|{region}|").parse::<Pot>().expect("a pot");
+    let written = write(&*ledger, next).await;
+    let pots = ledger.books(&id("acme")).await.expect("books").pots;
+    assert_eq!(pots, [(pot("r1"), one), (pot("r2"), one)].into());
+    let mut proven = written;
+    proven.condemned.clear();
+    proven.charge = one;
+    write(&*ledger, proven).await;
+    assert_eq!(ledger.books(&id("acme")).await.expect("books").pots, [(pot("r2"), one)].into());
 }
 
 async fn a_tree_holds_every_place_and_project(ledger: Arc<dyn Ledger>) {

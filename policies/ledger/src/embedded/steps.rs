@@ -9,7 +9,7 @@ use meridian_model::{
     operation::{Charge, Fence, OperationRecord, QuotaLimits, RECORD_VERSION, Removal},
     time::Time,
 };
-use meridian_policies::quota;
+use meridian_policies::quota::{self, parts};
 use redb::ReadableTable;
 
 use super::{
@@ -66,6 +66,7 @@ pub(super) fn step(t: &mut Tables<'_>, step: Step) -> Result<Stepped, Fault> {
     if let Some(broken) = crate::broken_rule(&old, &next) {
         return Err(invalid(&next, broken));
     }
+    let old = if parts::needs_spec(&old) { *t.whole(&key, old)? } else { old };
     let limits = if over_quota { QuotaLimits::default() } else { t.limits(&next.tenant)? };
     let usage = match recharged(t, &next.tenant, (&old.charge, &next.charge), &limits)? {
         Ok(usage) => usage,
