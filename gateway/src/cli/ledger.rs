@@ -18,7 +18,7 @@ use super::{
     output::{self, Table, emit},
 };
 use crate::{
-    clock::Entropy,
+    clock::{Clock, Entropy},
     config::{Config, Store},
     journal::rebuild::sweep,
     regions::build::backends_alone,
@@ -84,7 +84,7 @@ async fn init(config: &Config, recovery: &Arc<dyn Recovery>, nothing_at: &[Backe
             return Err(refused("a gateway rebuilds this ledger already", "wait for it; see `meridian ledger status`"));
         };
         let how = Finish::Rebuilt { quota: Quota { limits: tenant.quota, tree: tenant.projects.clone() }, seq: 0 };
-        if !recovery.finish(&token, how).await.map_err(unanswered)? {
+        if !recovery.finish(&token, how, Clock::system().now()).await.map_err(unanswered)? {
             return Err(refused("a gateway has begun to rebuild this ledger", "wait for it"));
         }
     }

@@ -281,7 +281,7 @@ impl Rebuilder {
     async fn confirm(&self, tenant: &TenantId) -> Result<(), LedgerError> {
         let quota = self.parts.directory.load().whole_quota(tenant);
         if let Begun::Yours(token) = self.begin(tenant).await?
-            && self.parts.recovery.finish(&token, Finish::Untouched { quota }).await?
+            && self.parts.recovery.finish(&token, Finish::Untouched { quota }, self.parts.clock.now()).await?
         {
             tracing::info!(%tenant, "every gateway confirms that nothing is missing; the ledger goes on");
         }
@@ -493,7 +493,7 @@ impl Rebuilder {
             }
         }
         let quota = directory.load().whole_quota(&token.tenant).unwrap_or_default();
-        if !recovery.finish(token, Finish::Rebuilt { quota, seq }).await? {
+        if !recovery.finish(token, Finish::Rebuilt { quota, seq }, clock.now()).await? {
             return Err(lost());
         }
         tracing::warn!(tenant = %token.tenant, records = count, "rebuilt; the ledger takes writes again");

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::Full;
 use meridian_gateway::{
+    clock::Clock,
     config::{Config, Store},
     store,
 };
@@ -261,7 +262,7 @@ async fn open(server: &Redis) -> anyhow::Result<Arc<dyn Ledger>> {
         bail!("an empty Redis is not empty")
     };
     let how = Finish::Rebuilt { quota: Quota::default(), seq: 0 };
-    ensure!(ledger.finish(&token, how).await?, "the bare ledger is not begun");
+    ensure!(ledger.finish(&token, how, Clock::system().now()).await?, "the bare ledger is not begun");
     ledger.enlist(std::iter::once(tenant).collect()).await?;
     Ok(Arc::new(ledger))
 }

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use meridian_model::{ids::TenantId, operation::OperationRecord};
+use meridian_model::{ids::TenantId, operation::OperationRecord, time::Time};
 use serde::{Deserialize, Serialize};
 
 use crate::{LedgerFuture, Quota};
@@ -228,8 +228,9 @@ pub trait Recovery: Debug + Send + Sync + 'static {
     /// the record's own and the last, and the given revision.
     fn restore(&self, token: &Token, record: OperationRecord) -> LedgerFuture<'_, bool>;
 
-    /// Makes the server's `run_id` the tenant's incarnation: from here the ledger takes writes again.
-    fn finish(&self, token: &Token, how: Finish) -> LedgerFuture<'_, bool>;
+    /// Makes the server's `run_id` the tenant's incarnation: from here the ledger takes writes again. What lies where and
+    /// what it costs from `now` on is added up anew.
+    fn finish(&self, token: &Token, how: Finish, now: Time) -> LedgerFuture<'_, bool>;
 
     /// The list of tenants.
     fn roll(&self) -> LedgerFuture<'_, Roll>;

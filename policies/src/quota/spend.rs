@@ -45,9 +45,8 @@ impl Moment {
         let now = u64::try_from(time.unix_ms().div_euclid(1000)).unwrap_or_default();
         let (year, month) = civil(now / 86_400);
         let index = year * 12 + month - 1;
-        let begin = |index: u64| days(index / 12, index % 12 + 1) * 86_400;
-        let before = begin(index.saturating_sub(1).max(1970 * 12));
-        Self { now, month: index, start: begin(index), end: begin(index + 1), before }
+        let (start, end, before) = (month_start(index), month_start(index + 1), month_start(index.saturating_sub(1)));
+        Self { now, month: index, start, end, before }
     }
 
     /// Seconds left of the month.
@@ -55,6 +54,13 @@ impl Moment {
     pub const fn left(&self) -> u64 {
         self.end.saturating_sub(self.now)
     }
+}
+
+/// When a month began, counted like [`Moment::month`]; those before 1970 then.
+#[must_use]
+pub const fn month_start(month: u64) -> u64 {
+    let month = if month < 1970 * 12 { 1970 * 12 } else { month };
+    days(month / 12, month % 12 + 1) * 86_400
 }
 
 /// Year and month (from 1) of a day since 1970 (Howard Hinnant, `civil_from_days`).

@@ -6,7 +6,9 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use mlua::{Function, IntoLuaMulti as _, Lua, MultiValue, Table, Value as LuaValue, Variadic};
 
-use super::resp::Reply;
+use sha1::{Digest as _, Sha1};
+
+use super::{resp::Reply, store::hex};
 
 /// What a script may call: a command's parts, in; its reply, out.
 pub type Caller<'a> = &'a mut dyn FnMut(Vec<Vec<u8>>) -> Reply;
@@ -78,6 +80,8 @@ impl Engine {
             )?;
             redis.set("error_reply", lua.create_function(|lua, text: mlua::LuaString| one_field(lua, "err", text))?)?;
             redis.set("status_reply", lua.create_function(|lua, text: mlua::LuaString| one_field(lua, "ok", text))?)?;
+            let sha1hex = |_: &Lua, text: mlua::LuaString| Ok(hex(&Sha1::digest(text.as_bytes())));
+            redis.set("sha1hex", lua.create_function(sha1hex)?)?;
             globals.set("redis", redis)?;
             let result: MultiValue = function.call(())?;
             from_lua(result.into_iter().next().unwrap_or(LuaValue::Nil))

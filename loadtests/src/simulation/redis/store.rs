@@ -209,6 +209,7 @@ fn config(args: &[Vec<u8>]) -> Reply {
     Reply::bulks(found.flat_map(|(name, value)| [name, value]))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

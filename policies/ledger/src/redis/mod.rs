@@ -1,13 +1,13 @@
 //! The Redis ledger: one store for several gateways (RELIABILITY 2.9).
 //!
-//! One script is one step on one tenant, whose keys share a hash tag and so a slot. Times of leases are the server's;
-//! all other times come with the commands. Every script on a tenant begins with the incarnation guard
+//! One script is one step on one tenant, whose keys share a hash tag and so a slot. Times of leases and of what is spent
+//! are the server's; all other times come with the commands. Every script on a tenant begins with the incarnation guard
 //! (`lua/prelude.lua`). `P` is the deployment's prefix, `T` is `P{t:TENANT}`:
 //!
 //! | key | type | what |
 //! |---|---|---|
 //! | `T:meta` | hash | `incarnation`: `run_id` of the server under which all this is whole, or `behind` when somebody saw more of it; `generation`: how often it was confirmed or rebuilt; `seq`: place of the last write; `joining` while the tenant is being made |
-//! | `T:op:OP` | hash | a record: `b` JSON without spec, `s` sealed spec, `h` digest of the spec, `r` revision, `q` place, `f` fence (store, counter, owner in lines), `d` due or empty, `m` last write, `x` removal asked for or empty, `u` uid, `i` creation, name, fingerprint in lines, `w` gone, epoch, five charges in words, `p` where its charge lies in rows; `z` in what an expired record left, which has no `s h w d p` |
+//! | `T:op:OP` | hash | a record: `b` JSON without spec, `s` sealed spec, `h` digest of the spec, `r` revision, `q` place, `f` fence (store, counter, owner in lines), `d` due or empty, `m` last write, `x` removal asked for or empty, `u` uid, `i` creation, name, fingerprint in lines, `w` gone, epoch, five charges in words, `p` where its charge lies in rows, `pb` the SHA-1 of the `b` that it was written with (an older gateway writes `b` alone); `z` in what an expired record left, which has no `s h w d p pb` |
 //! | `T:names` | hash | name -> operation that is not gone |
 //! | `T:usage`, `T:limits` | hash | dimension 1 to 5 (instances, cpu, memory, gpu, public addresses) -> amount |
 //! | `T:pots` | hash | where the charges lie: project, provider, region and GPU model -> seven amounts (and disk, price) in words; `#`: the generation under which they were added up (`lua/pots.lua`) |
@@ -99,13 +99,13 @@ pub struct LedgerOptions {
     pub prefix: String,
     /// Seals specs.
     pub key: SealKey,
-    /// Whose time leases are measured in.
+    /// Whose time leases and months are measured in.
     pub time: LeaseTime,
     /// Whether replicas must confirm each write of a record.
     pub acks: Option<Acks>,
 }
 
-/// Whose time leases are measured in.
+/// Whose time leases and months are measured in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LeaseTime {
     /// The server's: clocks of gateways are never compared.
@@ -279,8 +279,13 @@ impl RedisLedger {
         Ok(Books { usage: Usage { used: Charge { disk, cost, ..used }, limits }, pots: lie, tree, spends })
     }
 
+    /// A moment for scripts, in the clock that leases are measured in.
+    fn moment(&self, now: Time, lifetime: Option<u32>) -> String {
+        pots::moment_text(now, lifetime, self.time)
+    }
+
     async fn write_tree(&self, tenant: &TenantId, tree: &QuotaTree, now: Time) -> Result<(), LedgerError> {
-        let ([json, plan], moment) = (pots::tree_texts(tenant, tree)?, pots::moment_text(now, None));
+        let ([json, plan], moment) = (pots::tree_texts(tenant, tree)?, self.moment(now, None));
         let args = [json.as_bytes(), plan.as_bytes(), moment.as_bytes()];
         if self.run(&self.scripts.tree, tenant, &args, false).await?.is_none() {
             self.enrol(tenant).await?;

@@ -9,12 +9,12 @@ use meridian_model::{
 };
 use meridian_policies::quota::{
     parts::{Pots, model_word},
-    spend::{Moment, Spend, Spends},
+    spend::{self, Moment, Spend, Spends},
     tree::{Cell, Tree},
 };
 use redis::Value;
 
-use super::{record::damaged, values};
+use super::{LeaseTime, record::damaged, values};
 use crate::{LedgerError, rules};
 
 /// In a row of a tree: any place, any GPU model. No name holds it.
@@ -74,11 +74,21 @@ pub(super) fn tree_texts(tenant: &TenantId, config: &QuotaTree) -> Result<[Strin
     Ok([json, plan(&tree)])
 }
 
-/// A moment as scripts read it, with the seconds that an instance may run.
-pub(super) fn moment_text(now: Time, lifetime: Option<u32>) -> String {
-    let Moment { now, month, start, end, before } = Moment::of(now);
+/// A moment as scripts read it, with the seconds that an instance may run; see `lua/pots.lua`, `moment_of`.
+pub(super) fn moment_text(now: Time, lifetime: Option<u32>, clock: LeaseTime) -> String {
+    let Moment { now, month, .. } = Moment::of(now);
+    let starts: Vec<String> =
+        (month.saturating_sub(2)..=month + 2).map(|month| spend::month_start(month).to_string()).collect();
     let lifetime = lifetime.map_or_else(|| NONE.to_owned(), |seconds| seconds.to_string());
-    format!("{now} {month} {start} {end} {before} {lifetime}")
+    let is_believed = u8::from(clock == LeaseTime::Callers);
+    format!("{now} {month} {} {lifetime} {is_believed}", starts.join(" "))
+}
+
+/// The moment that a script went by.
+pub(super) fn moment_of(text: &str) -> Option<Moment> {
+    let all: Vec<u64> = text.split(' ').map(|word| word.parse().ok()).collect::<Option<_>>()?;
+    let [now, month, start, end, before] = <[u64; 5]>::try_from(all).ok()?;
+    Some(Moment { now, month, start, end, before })
 }
 
 /// What is spent, from the fields of its hash.

@@ -16,13 +16,13 @@ use std::{
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use meridian_model::{ids::TenantId, operation::OperationRecord};
+use meridian_model::{ids::TenantId, operation::OperationRecord, time::Time};
 use redis::Value;
 
 use super::{
     LAYOUT, RedisLedger, Script, pots,
     record::{self, damaged},
-    scripts::LACKS,
+    scripts::{LACKS, POTS},
     status,
     tenants::{SEAL_PLACE, SEAL_TEXT},
     values,
@@ -32,7 +32,8 @@ use crate::{
     recovery::{Begun, Finish, Mark, Member, NotePage, Recovery, RemainingPage, Roll, TenantStanding, Token},
 };
 
-static RECOVERY: LazyLock<Script> = LazyLock::new(|| Script::new(&[LACKS, include_str!("lua/recovery.lua")]));
+static RECOVERY: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&[LACKS, include_str!("lua/recovery.lua"), POTS, include_str!("lua/rebuild.lua")]));
 static ROLL: LazyLock<Script> = LazyLock::new(|| Script::new(&[include_str!("lua/roll.lua")]));
 
 /// Tenants that are asked at the same time.
@@ -265,14 +266,14 @@ impl RedisLedger {
         Ok(status == "done")
     }
 
-    async fn end_rebuild(&self, token: &Token, how: Finish) -> Result<bool, LedgerError> {
+    async fn end_rebuild(&self, token: &Token, how: Finish, now: Time) -> Result<bool, LedgerError> {
         let (seq, quota) = match how {
             Finish::Untouched { quota } => (None, quota),
             Finish::Rebuilt { quota, seq } => (Some(seq.to_string()), Some(quota)),
         };
         let verb: &[u8] = if seq.is_some() { b"rebuilt" } else { b"untouched" };
-        let seq = seq.unwrap_or_default();
-        let mut args: Vec<&[u8]> = vec![verb, token.nonce.as_bytes(), seq.as_bytes()];
+        let (seq, moment) = (seq.unwrap_or_default(), self.moment(now, None));
+        let mut args: Vec<&[u8]> = vec![verb, token.nonce.as_bytes(), seq.as_bytes(), moment.as_bytes()];
         let limits = quota.as_ref().map(|quota| record::limit_texts(&quota.limits));
         let tree = quota.as_ref().map(|quota| pots::tree_texts(&token.tenant, &quota.tree)).transpose()?;
         args.extend(limits.iter().flatten().map(|l| l.as_bytes()));
@@ -348,9 +349,9 @@ impl Recovery for RedisLedger {
         Box::pin(async move { self.put_back(&token, record).await })
     }
 
-    fn finish(&self, token: &Token, how: Finish) -> LedgerFuture<'_, bool> {
+    fn finish(&self, token: &Token, how: Finish, now: Time) -> LedgerFuture<'_, bool> {
         let token = token.clone();
-        Box::pin(async move { self.end_rebuild(&token, how).await })
+        Box::pin(async move { self.end_rebuild(&token, how, now).await })
     }
 
     fn roll(&self) -> LedgerFuture<'_, Roll> {

@@ -6,7 +6,7 @@ use super::Script;
 pub(super) const LACKS: &str = include_str!("lua/lacks.lua");
 const PRELUDE: &str = include_str!("lua/prelude.lua");
 /// What lies where, for scripts that change or tell it.
-const POTS: &str = include_str!("lua/pots.lua");
+pub(super) const POTS: &str = include_str!("lua/pots.lua");
 
 macro_rules! scripts {
     ($($name:ident),* $(,)?; with pots: $($counting:ident),* $(,)?) => {

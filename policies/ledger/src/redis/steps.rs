@@ -123,7 +123,7 @@ impl RedisLedger {
     ) -> Result<Option<Reply>, LedgerError> {
         let (fence, rev) = (record::fence_text(&next.fence), next.rev.to_string());
         let updated = next.updated_at.unix_ms().to_string();
-        let moment = pots::moment_text(next.updated_at, next.spec.active_deadline_seconds);
+        let moment = self.moment(next.updated_at, next.spec.active_deadline_seconds);
         let args: [&[u8]; 16] = [
             next.op_id.as_str().as_bytes(),
             next.uid.as_str().as_bytes(),
@@ -230,7 +230,8 @@ fn full(next: &OperationRecord, reply: &Reply) -> Result<Stepped, LedgerError> {
         return Err(reply.unexpected());
     };
     let tree = Tree::new(&tree).map_err(|_| record::damaged(format!("{}/tree", next.tenant), "it is not valid"))?;
-    let (new, moment) = (parts::parts(next), Moment::of(next.updated_at));
+    let (new, moment) = (parts::parts(next), values::text(reply.part(4)).as_deref().and_then(pots::moment_of));
+    let moment = moment.unwrap_or_else(|| Moment::of(next.updated_at));
     let affords =
         || spend::affords(&tree, (&spends, &held), (&old, &new), (&moment, next.spec.active_deadline_seconds));
     match tree.admit(&held, &old, &new, tree::class_of(next)).and_then(|()| affords()) {

@@ -69,9 +69,7 @@ fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         6 => (0..4_u64, 0..4_u64, 0..2_u64)
             .prop_map(|(instances, cpu, gpu)| Change::Charge { instances, cpu: cpu * 500, gpu }),
-        8 => (0..PROJECTS.len(), 0..PLACES.len(), 0..5_u64, 0..2_u64, prop::bool::weighted(0.2)).prop_map(
-            |(project, place, amount, gpu, failover)| Change::Placed { project, place, amount, gpu, failover }
-        ),
+        8 => placement(),
         1 => Just(Change::Condemned),
         2 => prop::sample::select(vec![Claimed, Placing, Succeeded, Cancelled]).prop_map(Change::State),
         3 => Just(Change::Fail),
@@ -84,6 +82,30 @@ fn change() -> impl Strategy<Value = Change> {
         1 => Just(Change::OtherName),
         1 => Just(Change::NoRemoval),
     ]
+}
+
+fn placement() -> impl Strategy<Value = Change> {
+    (0..PROJECTS.len(), 0..PLACES.len(), 0..5_u64, 0..2_u64, prop::bool::weighted(0.2))
+        .prop_map(|(project, place, amount, gpu, failover)| Change::Placed { project, place, amount, gpu, failover })
+}
+
+/// Three instances of a tenant that move about its tree.
+fn moves() -> impl Strategy<Value = Vec<Command>> {
+    let claims = (0..3).map(|n| Command::Claim { tenant: 0, op: n, name: n, owner: 0 }).collect::<Vec<_>>();
+    let moved = (0..claims.len(), placement()).prop_map(|(op, change)| Command::Step {
+        tenant: 0,
+        op,
+        change,
+        over_quota: false,
+    });
+    let all = prop::collection::vec(prop_oneof![9 => moved, 1 => trees(0..1)], 10..60);
+    (trees(0..1), all).prop_map(move |(tree, all)| [vec![tree], claims.clone(), all].concat())
+}
+
+fn trees(tenants: std::ops::Range<usize>) -> impl Strategy<Value = Command> {
+    let quotas = prop::collection::vec(quota(), 0..=PROJECTS.len() * LINES.len());
+    let budgets = prop::collection::vec(prop::option::weighted(0.3, budget()), PROJECTS.len());
+    (tenants, quotas, budgets).prop_map(|(tenant, quotas, budgets)| Command::Tree { tenant, quotas, budgets })
 }
 
 fn command() -> impl Strategy<Value = Command> {
@@ -101,12 +123,7 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (0..OWNERS.len()).prop_map(|owner| Command::Abandoned { owner }),
         2 => (tenant, prop::option::of(0..5_u64), prop::option::of(0..3000_u64))
             .prop_map(|(tenant, instances, cpu)| Command::Limits { tenant, instances, cpu }),
-        4 => (
-            0..TENANTS.len(),
-            prop::collection::vec(quota(), 0..=PROJECTS.len() * LINES.len()),
-            prop::collection::vec(prop::option::weighted(0.3, budget()), PROJECTS.len()),
-        )
-            .prop_map(|(tenant, quotas, budgets)| Command::Tree { tenant, quotas, budgets }),
+        4 => trees(0..TENANTS.len()),
         1 => (1..40_u64).prop_map(|days| Command::Pass { days }),
         2 => (0..70_u64, 0..70_u64, 0..3_usize)
             .prop_map(|(keep, forget, limit)| Command::Expire { keep, forget, limit }),
@@ -379,15 +396,15 @@ proptest! {
 #[test]
 fn redis_ledger_and_model_answer_alike() {
     let server = RedisServer::start(&["appendonly no"]);
-    let config = ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 72, failure_persistence: None, ..ProptestConfig::default() };
     let case = std::cell::Cell::new(0);
-    let ran =
-        proptest::test_runner::TestRunner::new(config).run(&prop::collection::vec(command(), 1..80), |commands| {
-            case.set(case.get() + 1);
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(drive_redis(&server, &format!("case{}", case.get()), &commands));
-            Ok(())
-        });
+    let commands = prop_oneof![2 => prop::collection::vec(command(), 1..80), 1 => moves()];
+    let ran = proptest::test_runner::TestRunner::new(config).run(&commands, |commands| {
+        case.set(case.get() + 1);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(drive_redis(&server, &format!("case{}", case.get()), &commands));
+        Ok(())
+    });
     ran.unwrap();
 }
 

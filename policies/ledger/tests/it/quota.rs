@@ -2,7 +2,7 @@
 //! order in which it wrote it, through the pure arithmetic and through a check of every limit that shares nothing with
 //! it: no moment may pass a limit. What was refused must not have fit at some moment.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use meridian_ledger::{
@@ -14,7 +14,8 @@ use meridian_model::{
     ids::TenantId,
     operation::{Charge, OperationRecord},
     quantity::{MilliCpu, PricePerHour},
-    quota::{Budget, Line, LineQuota, QuotaNode, QuotaTree},
+    quota::{Budget, BudgetMode, Line, LineQuota, QuotaNode, QuotaTree},
+    time::Time,
 };
 use meridian_policies::quota::{
     parts::{Pots, move_parts, parts},
@@ -291,6 +292,15 @@ async fn what_an_older_gateway_writes_is_counted_at_the_root() {
 
     let key = server.ask(&["KEYS", "*:op:op1"]).trim().to_owned();
     let base = key.strip_suffix("op:op1").unwrap();
+    // Elsewhere, as it may be, at the same charge.
+    let body = server.ask(&["HGET", &key, "b"]);
+    let _ = server.ask(&["HSET", &key, "b", &format!("{body} ")]);
+    ledger.set_tree(&acme, &tree, at(0)).await.unwrap();
+    assert_eq!(lie().await, [("|||".to_owned(), 1)], "nobody knows where");
+    let again = placed(written.clone(), (Some("web"), "cloud-a", "r1"), charge(1));
+    let Stepped::Written(written) = ledger.step(Step::within(again)).await.unwrap() else { panic!("written") };
+    assert_eq!(lie().await, [("web|cloud-a|r1|".to_owned(), 1)]);
+
     let older = |standing: &str, instances: &str| {
         let _ = server.ask(&["HSET", &key, "w", standing]);
         let _ = server.ask(&["HSET", &format!("{base}usage"), "1", instances]);
@@ -311,6 +321,77 @@ async fn what_an_older_gateway_writes_is_counted_at_the_root() {
     older("1 1 0 0 0 0 0", "0");
     let _ = server.ask(&["HINCRBY", &format!("{base}meta"), "generation", "1"]);
     assert_eq!(lie().await, []);
+}
+
+/// What an older gateway charged lies at the root, and is taken off there when a newer one moves it to its project.
+#[tokio::test]
+async fn what_lay_at_the_root_leaves_no_room_in_its_project() {
+    let server = RedisServer::start(&["appendonly no"]);
+    let redis = Redis::connect(RedisOptions::single("127.0.0.1", server.port())).unwrap();
+    let ledger = RedisLedger::new(redis, ledger_options("root", LeaseTime::Callers)).unwrap();
+    ledger.initialise().await.unwrap();
+    let acme: TenantId = id("acme");
+    let limit = LineQuota { limit: Some(3), ..LineQuota::default() };
+    let web =
+        QuotaNode { name: Some(id("web")), lines: [("cpu".parse().unwrap(), limit)].into(), ..QuotaNode::default() };
+    let tree = QuotaTree { nodes: vec![QuotaNode::default(), web] };
+    let place = (Some("web"), "cloud-a", "r1");
+    let older = claim_new(&ledger, sample_claim("acme", "op1", "a")).await;
+    let Stepped::Written(older) = ledger.step(Step::within(placed(older, place, charge(1)))).await.unwrap() else {
+        panic!("written")
+    };
+    let other = claim_new(&ledger, sample_claim("acme", "op2", "b")).await;
+    assert!(matches!(ledger.step(Step::within(placed(other, place, charge(2)))).await, Ok(Stepped::Written(_))));
+    let key = server.ask(&["KEYS", "*:op:op1"]).trim().to_owned();
+    let _ = server.ask(&["HDEL", &key, "p", "pb"]);
+    ledger.set_tree(&acme, &tree, at(0)).await.unwrap();
+    let lie: Vec<String> = ledger.books(&acme).await.unwrap().pots.keys().map(ToString::to_string).collect();
+    assert_eq!(lie, ["|||", "web|cloud-a|r1|"]);
+    let Stepped::QuotaExceeded(shortage) =
+        ledger.step(Step::within(placed(older.clone(), place, charge(2)))).await.unwrap()
+    else {
+        panic!("web has room for one of its three")
+    };
+    assert_eq!((&*shortage.used, &*shortage.requested), ("3m", "1m"));
+    assert!(matches!(ledger.step(Step::within(placed(older, place, charge(1)))).await, Ok(Stepped::Written(_))));
+}
+
+/// Whose clock is wrong by minutes says nothing of the month: the server does.
+#[tokio::test]
+async fn no_gateway_turns_the_month_for_the_others() {
+    let server = RedisServer::start(&["appendonly no"]);
+    let redis = Redis::connect(RedisOptions::single("127.0.0.1", server.port())).unwrap();
+    let ledger = RedisLedger::new(redis, ledger_options("clocks", LeaseTime::Server)).unwrap();
+    ledger.initialise().await.unwrap();
+    let acme: TenantId = id("acme");
+    let now = Time::from_unix_ms(1000 * server.ask(&["TIME"]).lines().next().unwrap().parse::<i64>().unwrap());
+    let moment = Moment::of(now);
+    let fast = now + Duration::from_secs(moment.left() + 600);
+    let slow = now - Duration::from_secs(moment.now - moment.start + 600);
+    let tree = |hard| {
+        let budget = Some(Budget { hard: Some(hard), mode: BudgetMode::Accrued, ..Budget::default() });
+        QuotaTree { nodes: vec![QuotaNode { budget, ..QuotaNode::default() }] }
+    };
+    ledger.set_tree(&acme, &tree(5), now).await.unwrap();
+    let spent = |month: u64| format!("{month} 5 0 {} 0 0", moment.now);
+    let _ = server.ask(&["HSET", "clocks{t:acme}:spends", "-", &spent(moment.month)]);
+    let wish = async |op: &str, at: Time| {
+        let record = claim_new(&ledger, sample_claim("acme", op, op)).await;
+        let mut next = placed(record, (None, "cloud-a", "r1"), charge(1));
+        next.updated_at = at;
+        ledger.step(Step::within(next)).await.unwrap()
+    };
+    for (op, at) in [("fast", fast), ("slow", slow), ("right", now)] {
+        let Stepped::QuotaExceeded(shortage) = wish(op, at).await else { panic!("{op}: the budget is spent") };
+        assert_eq!((&*shortage.dimension, &*shortage.used), ("budget", "0.000005"), "{op}");
+    }
+    ledger.set_tree(&acme, &tree(1_000_000), now).await.unwrap();
+    for (n, (op, at)) in (1..).zip([("fast-2", fast), ("slow-2", slow), ("right-2", now)]) {
+        assert!(matches!(wish(op, at).await, Stepped::Written(_)), "{op}");
+        let spend = ledger.books(&acme).await.unwrap().spends[&None];
+        assert_eq!((spend.month, spend.rate), (moment.month, n), "{op}");
+        assert!(spend.since >= moment.now && spend.since < moment.now + 60, "{op}: {spend:?}");
+    }
 }
 
 /// Money over two months that pass in a moment: instances at several prices come and go through several callers at once.

@@ -11,14 +11,20 @@ use std::{
 use meridian_ledger::{
     Claimed, Ledger, LedgerError, Quota,
     conformance::{
-        claim_new,
+        at, claim_new, id, placed,
         redis_server::{RedisServer, wait_until},
-        sample_claim,
+        sample_claim, write,
     },
     recovery::{Begun, Finish, Recovery, Token},
     redis::{Address, Connect, Connecting, LeaseTime, Options, Redis, RedisLedger, TcpConnect},
 };
-use meridian_model::operation::{Charge, OperationRecord, QuotaLimits};
+use meridian_model::{
+    ids::{ProjectName, TenantId},
+    operation::{Charge, OperationRecord, QuotaLimits},
+    quantity::PricePerHour,
+    quota::{Budget, QuotaNode, QuotaTree},
+};
+use meridian_policies::quota::spend::Spend;
 
 use crate::redis::{fresh, ledger_options, reached};
 
@@ -57,7 +63,7 @@ async fn a_rebuilder_that_was_overtaken_changes_nothing() {
     restored.rev = 100;
     restored.charge = Charge { instances: 3, ..Charge::default() };
     assert!(!ledger.restore(&first, restored.clone()).await.unwrap());
-    assert!(!ledger.finish(&first, Finish::Untouched { quota: None }).await.unwrap());
+    assert!(!ledger.finish(&first, Finish::Untouched { quota: None }, at(0)).await.unwrap());
     assert!(ledger.remaining(&first, None, 10).await.is_err());
 
     assert!(ledger.contribute(restored.clone()).await.unwrap());
@@ -78,7 +84,7 @@ async fn a_rebuilder_that_was_overtaken_changes_nothing() {
     let limits = QuotaLimits { instances: Some(5), ..QuotaLimits::default() };
     assert!(
         ledger
-            .finish(&second, Finish::Rebuilt { quota: Quota { limits, ..Quota::default() }, seq: 1_000 })
+            .finish(&second, Finish::Rebuilt { quota: Quota { limits, ..Quota::default() }, seq: 1_000 }, at(0))
             .await
             .unwrap()
     );
@@ -101,6 +107,42 @@ async fn a_rebuilder_that_was_overtaken_changes_nothing() {
     assert!(abandoned.iter().any(|r| r.op_id == record.op_id), "nobody's: whoever looks takes it over");
 }
 
+/// What runs costs money also when nothing of it changes after a loss.
+#[tokio::test]
+async fn spending_goes_on_from_the_end_of_a_rebuild() {
+    let mut server = RedisServer::start(&[]);
+    let ledger = fresh(&server, LeaseTime::Callers).await;
+    let tenant: TenantId = id("acme");
+    let budget = Some(Budget { hard: Some(1_000_000), ..Budget::default() });
+    let tree = QuotaTree { nodes: vec![QuotaNode { budget, ..QuotaNode::default() }] };
+    ledger.set_tree(&tenant, &tree, at(0)).await.unwrap();
+    let record = claim_new(&ledger, sample_claim("acme", "op1", "web")).await;
+    let charge = Charge { instances: 1, cost: PricePerHour(7), ..Charge::default() };
+    let running = write(&ledger, placed(record, (Some("shop"), "cloud-a", "r1"), charge)).await;
+    let shop = Some(id::<ProjectName>("shop"));
+    let spend = async || ledger.books(&tenant).await.unwrap().spends.get(&shop).copied();
+    let begun = spend().await.unwrap();
+    assert_eq!(begun.rate, 7);
+
+    // The end is lost, and with it what it costs.
+    let spends = "test{t:acme}:spends";
+    let before = format!("{} 0 0 {} 3 0", begun.month, begun.since);
+    let _ = server.ask(&["HSET", spends, "shop", &before]);
+    server.restart();
+    let token = yours(reached(async || ledger.begin(&tenant, "a", "n1", LEASE).await).await.unwrap());
+    assert!(ledger.finish(&token, Finish::Untouched { quota: None }, at(3_600)).await.unwrap());
+    assert_eq!(spend().await, Some(Spend { rate: 7, spent: 3, since: begun.since + 3_600, ..begun }));
+
+    // All is lost.
+    let _ = server.ask(&["DEL", spends, "test{t:acme}:pots", "test{t:acme}:tree"]);
+    server.restart();
+    let token = yours(reached(async || ledger.begin(&tenant, "a", "n2", LEASE).await).await.unwrap());
+    assert!(ledger.restore(&token, *running).await.unwrap());
+    let quota = Quota { tree, ..Quota::default() };
+    assert!(ledger.finish(&token, Finish::Rebuilt { quota, seq: 1_000 }, at(7_200)).await.unwrap());
+    assert_eq!(spend().await, Some(Spend { rate: 7, spent: 0, since: begun.since + 7_200, ..begun }));
+}
+
 /// A rebuild does not outlive the server that it began under: what it waited for was another's loss.
 #[tokio::test]
 async fn a_token_is_lost_with_its_server() {
@@ -113,11 +155,11 @@ async fn a_token_is_lost_with_its_server() {
     assert!(Recovery::renew(&ledger, &first, LEASE).await.unwrap());
     server.restart();
     assert!(!reached(async || Recovery::renew(&ledger, &first, LEASE).await).await.unwrap());
-    assert!(!ledger.finish(&first, Finish::Untouched { quota: None }).await.unwrap());
+    assert!(!ledger.finish(&first, Finish::Untouched { quota: None }, at(0)).await.unwrap());
     // Its holder begins anew, and may find that nothing was lost.
     let second = yours(ledger.begin(&tenant, "a", "n2", LEASE).await.unwrap());
     assert_ne!(second.server, first.server);
-    assert!(ledger.finish(&second, Finish::Untouched { quota: None }).await.unwrap());
+    assert!(ledger.finish(&second, Finish::Untouched { quota: None }, at(0)).await.unwrap());
 }
 
 /// What was lost may have been followed by another's: nobody makes it anew by holding on to it.
@@ -134,10 +176,10 @@ async fn a_token_that_is_gone_is_not_renewed() {
     assert!(matches!(ledger.begin(&tenant, "b", "n2", LEASE).await.unwrap(), Begun::Another(_)));
     assert_eq!(server.ask(&["DEL", "test{t:acme}:rebuild"]), "1");
     assert!(!Recovery::renew(&ledger, &first, LEASE).await.unwrap());
-    assert!(!ledger.finish(&first, Finish::Untouched { quota: None }).await.unwrap());
+    assert!(!ledger.finish(&first, Finish::Untouched { quota: None }, at(0)).await.unwrap());
     let second = yours(ledger.begin(&tenant, "b", "n3", LEASE).await.unwrap());
     assert!(!Recovery::renew(&ledger, &first, LEASE).await.unwrap(), "another's");
-    assert!(ledger.finish(&second, Finish::Untouched { quota: None }).await.unwrap());
+    assert!(ledger.finish(&second, Finish::Untouched { quota: None }, at(0)).await.unwrap());
     assert!(Recovery::renew(&ledger, &second, LEASE).await.unwrap(), "what is finished is whole");
 }
 
@@ -184,11 +226,11 @@ async fn left_behind(witness: &RedisLedger, stranger: &RedisLedger, lost: &Opera
         assert!(!standing.holds(Recovery::seen(ledger).get(tenant)), "nobody can confirm it: {standing:?}");
     }
     let token = yours(stranger.begin(tenant, "b", "n9", LEASE).await.unwrap());
-    assert!(!stranger.finish(&token, Finish::Untouched { quota: None }).await.unwrap());
+    assert!(!stranger.finish(&token, Finish::Untouched { quota: None }, at(0)).await.unwrap());
     let token = yours(witness.begin(tenant, "b", "n10", LEASE).await.unwrap());
     assert!(witness.restore(&token, lost.clone()).await.unwrap());
     let seq = lost.seq + 100;
-    assert!(witness.finish(&token, Finish::Rebuilt { quota: Quota::default(), seq }).await.unwrap());
+    assert!(witness.finish(&token, Finish::Rebuilt { quota: Quota::default(), seq }, at(0)).await.unwrap());
     for ledger in [witness, stranger] {
         assert!(ledger.operation(tenant, &lost.op_id).await.unwrap().is_some());
         let op = format!("next{}", Recovery::seen(ledger).len());
@@ -215,7 +257,7 @@ async fn an_old_primary_that_returns_is_not_believed() {
     let standing = witness.standings(vec![first.tenant.clone()]).await.unwrap().remove(&first.tenant).unwrap();
     assert!(standing.holds(Recovery::seen(&witness).get(&first.tenant)), "{standing:?}");
     let token = yours(witness.begin(&first.tenant, "a", "n1", LEASE).await.unwrap());
-    assert!(witness.finish(&token, Finish::Untouched { quota: None }).await.unwrap());
+    assert!(witness.finish(&token, Finish::Untouched { quota: None }, at(0)).await.unwrap());
     witness.enlist(vec![first.tenant.clone()]).await.unwrap();
     let lost = claim_new(&witness, sample_claim("acme", "op2", "db")).await;
     assert_eq!(Recovery::seen(&witness)[&first.tenant].generation, 1);

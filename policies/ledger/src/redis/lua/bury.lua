@@ -10,7 +10,7 @@ if had ~= '' then
   counted()
   for pot, all in pairs(moved(parts_of(call('HGET', key, 'p') or ''), {}) or {}) do store(pot, all) end
 end
-call('HDEL', key, 's', 'h', 'w', 'd', 'p')
+call('HDEL', key, 's', 'h', 'w', 'd', 'p', 'pb')
 call('HSET', key, 'b', ARGV[3], 'z', 1)
 for _, index in ipairs({'changed', 'ops', 'gone'}) do call('ZREM', base .. index, op) end
 call('ZADD', base .. 'tombs', call('HGET', key, 'm'), op)

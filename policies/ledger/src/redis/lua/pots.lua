@@ -38,20 +38,21 @@ local function store(pot, all)
 end
 
 -- Adds everything up anew when that was never done, or not since the data was restored: a gateway of an older version
--- knows nothing of parts. What it charged lies in no project and place, until its record is written again.
+-- knows nothing of parts. What it charged lies in no project and place, until its record is written again. Parts are of
+-- the record that they were written with: they say its digest.
 local function counted()
   local now = string.format('%.0f', generation)
   if call('HGET', pots, '#') == now then return end
   local sums = {}
   for _, op in ipairs(call('ZRANGE', base .. 'ops', 0, -1)) do
     local key = base .. 'op:' .. op
-    local old = call('HMGET', key, 'w', 'p')
+    local old = call('HMGET', key, 'w', 'p', 'pb', 'b')
     local charge, together = numbers(old[1] or ''), {0, 0, 0, 0, 0}
     local parts = parts_of(old[2])
     for _, all in pairs(parts) do
       for n = 1, 5 do together[n] = together[n] + all[n] end
     end
-    local same, charged = true, false
+    local same, charged = not old[3] or old[3] == redis.sha1hex(old[4] or ''), false
     for n = 1, 5 do
       same = same and together[n] == (charge[n + 2] or 0)
       charged = charged or (charge[n + 2] or 0) ~= 0
@@ -133,9 +134,7 @@ end
 
 local function lacks_room(tree, was, is, project, failover)
   local names, parents, index = tree.names, tree.parents, tree.index
-  local path = path_of(tree, project)
-  local node = path[1]
-  local all = nil
+  local path, all = path_of(tree, project), nil
   for _, row in ipairs(tree.rows) do
     local column, model, provider, region = tonumber(row[1]), row[2], row[3], row[4]
     local function counts(pot)
@@ -163,7 +162,12 @@ local function lacks_room(tree, was, is, project, failover)
           total[at] = total[at] + numbers(all[m + 1])[column]
         end
       end
-      total[node] = total[node] - before
+      for pot, part in pairs(was) do
+        if counts(pot) then
+          local at = index[string.match(pot, '^([^|]*)')] or 1
+          total[at] = total[at] - part[column]
+        end
+      end
       for m = 1, #names do usage[m] = total[m] end
       for m = #names, 2, -1 do
         local above = parents[m]
@@ -189,8 +193,8 @@ local function lacks_room(tree, was, is, project, failover)
 end
 
 -- Money. `spends` has for each project (`-` the tenant itself): month, spent, rest in 3600ths, since, rate, spent in the
--- month before. The same as `spend.rs` of the policies. A moment is text: now, month, its start, its end, the start of the
--- month before, seconds that the instance may run or `-`.
+-- month before. The same as `spend.rs` of the policies. A moment is a list: now, month, its start, its end, the start of the
+-- month before, seconds that the instance may run if they are bounded.
 local spends = base .. 'spends'
 local rate_max = 2199023255552
 
@@ -220,10 +224,23 @@ local function spent_at(text, m)
   return s
 end
 
+-- A moment from the caller's: its now and month, the starts of the months from two before to two after, seconds that the
+-- instance may run or `-`, and whether its clock is to be believed. Else it is the server's that says what now is: of
+-- gateways whose clocks differ none begins a month before the others. One that is wrong by months is kept to its own.
 local function moment_of(text)
   local m = {}
   for n, word in ipairs(words(text)) do m[n] = tonumber(word) end
-  return m
+  local now, month, at = m[1], m[2], 5
+  if m[9] ~= 1 then
+    now = tonumber(call('TIME')[1])
+    if now < m[5] then
+      month, at = month - 1, 4
+    elseif now >= m[6] then
+      month, at = month + 1, 6
+    end
+    now = math.max(m[at], math.min(now, m[at + 1] - 1))
+  end
+  return {now, month, m[at], m[at + 1], m[at - 1], m[8]}
 end
 
 local function cost_of(rate, seconds)
@@ -251,13 +268,13 @@ local function all_pots()
 end
 
 -- Whether a hard budget does not hold what a record costs more than before.
-local function over_budget(tree, was, is, project, text)
+local function over_budget(tree, was, is, project, m)
   if not tree.budgets then return false end
   local before, after = 0, 0
   for _, part in pairs(was) do before = before + part[7] end
   for _, part in pairs(is) do after = after + part[7] end
   if after <= before then return false end
-  local m, spent, rate = moment_of(text), {}, {}
+  local spent, rate = {}, {}
   for n = 1, #tree.names do spent[n], rate[n] = 0, 0 end
   local known = call('HGETALL', spends)
   for n = 1, #known, 2 do
@@ -287,13 +304,13 @@ end
 
 -- What projects spend from now on, as text, when the pots of `changed` are as they will be: those that cost something else
 -- than before, or with `all` every one that is known or costs anything. Nothing when more is spent than can be counted.
-local function advanced(changed, was, is, text, all)
+local function advanced(changed, was, is, m, all)
   local found = all_pots()
   for pot, sums in pairs(changed) do found[pot] = sums end
   local now, before, after, together = rates(found), rates(was), rates(is), 0
   for _, amount in pairs(now) do together = together + amount end
   if together > rate_max then return nil end
-  local wanted, m = {}, moment_of(text)
+  local wanted = {}
   if all then
     for name, amount in pairs(now) do wanted[name] = amount > 0 or nil end
     for _, name in ipairs(call('HKEYS', spends)) do wanted[name] = true end
@@ -308,4 +325,14 @@ local function advanced(changed, was, is, text, all)
     texts[name] = table.concat(s, ' ')
   end
   return texts
+end
+
+-- Adds up what lies where if that is due, and what all of it costs from a moment on, if a tree has budgets.
+local function recounted(plan, text)
+  counted()
+  if not plan or not parsed(plan).budgets then
+    call('DEL', spends)
+    return
+  end
+  for project, spent in pairs(advanced({}, {}, {}, moment_of(text), true) or {}) do call('HSET', spends, project, spent) end
 end

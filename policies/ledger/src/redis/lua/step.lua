@@ -41,15 +41,16 @@ if (old[10] or '') ~= ARGV[15] then
   local tree = call('HGET', base .. 'tree', 'plan')
   local project = string.match(ARGV[15], '^[^|]*')
   tree = tree and parsed(tree)
+  local moment = tree and tree.budgets and moment_of(ARGV[16])
   if tree and bounded and (lacks_room(tree, before, after, project, tonumber(is[2]) > 1)
-      or over_budget(tree, before, after, project, ARGV[16])) then
+      or over_budget(tree, before, after, project, moment)) then
     return {'full', incarnation, call('HGETALL', pots), had, call('HGET', base .. 'tree', 'json'),
-      call('HGETALL', spends)}
+      call('HGETALL', spends), moment and table.concat(moment, ' ', 1, 5)}
   end
   changed = moved(before, after)
   if not changed then return {'uncountable', incarnation} end
-  if tree and tree.budgets then
-    spent = advanced(changed, before, after, ARGV[16])
+  if moment then
+    spent = advanced(changed, before, after, moment)
     if not spent then return {'uncountable', incarnation} end
   end
 end
@@ -59,7 +60,8 @@ for pot, all in pairs(changed or {}) do store(pot, all) end
 for project, text in pairs(spent or {}) do call('HSET', spends, project, text) end
 local seq = place(op)
 call('HINCRBY', key, 'r', 1)
-call('HSET', key, 'q', seq, 'd', due, 'm', now, 'x', ARGV[6], 'w', ARGV[13], 'p', ARGV[15], 'b', ARGV[9])
+call('HSET', key, 'q', seq, 'd', due, 'm', now, 'x', ARGV[6], 'w', ARGV[13], 'p', ARGV[15], 'b', ARGV[9],
+  'pb', redis.sha1hex(ARGV[9]))
 if old[8] ~= ARGV[10] then call('HSET', key, 'h', ARGV[10], 's', sealed) end
 set_due(op, owner_of(old[2]), old[7], due)
 if is[1] == '1' then

@@ -6,10 +6,5 @@ end
 call('HSET', base .. 'tree', 'json', ARGV[1], 'plan', ARGV[2])
 -- What an older gateway let go it took from no pot.
 call('HDEL', pots, '#')
-counted()
-if not parsed(ARGV[2]).budgets then
-  call('DEL', spends)
-else
-  for project, text in pairs(advanced({}, {}, {}, ARGV[3], true) or {}) do call('HSET', spends, project, text) end
-end
+recounted(ARGV[2], ARGV[3])
 return {'set', incarnation}
