@@ -9,62 +9,71 @@ use proptest::prelude::*;
 use super::*;
 use crate::quota::parts::move_parts;
 
-/// Kueue's own arithmetic for one resource, as it is written there: usage is kept on every node and carried upwards with
-/// each change, and what is available is asked recursively.
-#[derive(Debug, Default)]
-struct Kueue {
-    nodes: Vec<KueueNode>,
+/// Nodes of a tree whose sets are enumerated: 2^8 of them at every step.
+const ENUMERATED_MAX: usize = 8;
+
+/// What a line holds, without any order of computation: as a flow. Each unit in use comes from some node's nominal; on its
+/// way it leaves a node upwards within that node's lending limit, and enters one downwards within its borrowing limit. By
+/// the theorem of Gale there is such a flow exactly when no *set* of nodes uses more than the nominal of its members and
+/// all that may enter it from outside. So every set is looked at, and nothing is carried from node to node.
+struct Sets {
+    parents: Vec<usize>,
+    quotas: Vec<LineQuota>,
+    /// Of each set (a bit for each node) what it may use: in all, and by node, when nothing may enter that node from
+    /// above. None where something unlimited enters.
+    bounds: Vec<(Option<i64>, Vec<Option<i64>>)>,
 }
 
-#[derive(Debug, Default, Clone)]
-struct KueueNode {
-    parent: Option<usize>,
-    nominal: i64,
-    borrowing_limit: Option<i64>,
-    lending_limit: Option<i64>,
-    usage: i64,
+fn has(set: usize, n: usize) -> bool {
+    set & (1 << n) != 0
 }
 
-impl Kueue {
-    fn subtree_quota(&self, n: usize) -> i64 {
-        let children = (0..self.nodes.len()).filter(|c| self.nodes[*c].parent == Some(n));
-        self.nodes[n].nominal + children.map(|c| self.subtree_quota(c) - self.guaranteed_quota(c)).sum::<i64>()
+impl Sets {
+    fn new(parents: Vec<usize>, quotas: Vec<LineQuota>) -> Self {
+        let mut sets = Self { parents, quotas, bounds: Vec::new() };
+        let nodes = 0..sets.parents.len();
+        let all = 0..1_usize << nodes.len();
+        let of = |set| (sets.bound(set, None), nodes.clone().map(|n| sets.bound(set, Some(n))).collect());
+        sets.bounds = all.map(of).collect();
+        sets
     }
 
-    fn guaranteed_quota(&self, n: usize) -> i64 {
-        self.nodes[n].lending_limit.map_or(0, |limit| (self.subtree_quota(n) - limit).max(0))
-    }
-
-    fn local_available(&self, n: usize) -> i64 {
-        (self.guaranteed_quota(n) - self.nodes[n].usage).max(0)
-    }
-
-    fn available(&self, n: usize) -> i64 {
-        let node = &self.nodes[n];
-        let Some(parent) = node.parent else { return self.subtree_quota(n) - node.usage };
-        let mut parent_available = self.available(parent);
-        if let Some(limit) = node.borrowing_limit {
-            let stored_in_parent = self.subtree_quota(n) - self.guaranteed_quota(n);
-            let used_in_parent = (node.usage - self.guaranteed_quota(n)).max(0);
-            parent_available = parent_available.min(stored_in_parent - used_in_parent + limit);
+    fn bound(&self, set: usize, closed: Option<usize>) -> Option<i64> {
+        let nominal = |n: usize| self.quotas[n].nominal.map_or(0, signed);
+        let mut bound: i64 = (0..self.parents.len()).filter(|n| has(set, *n)).map(nominal).sum();
+        for (n, parent) in self.parents.iter().enumerate().skip(1) {
+            bound += match (has(set, n), has(set, *parent)) {
+                (true, false) if closed != Some(n) => signed(self.quotas[n].borrowing_limit?),
+                (false, true) => signed(self.quotas[n].lending_limit?),
+                _ => 0,
+            };
         }
-        self.local_available(n) + parent_available
+        Some(bound)
     }
 
-    fn add_usage(&mut self, n: usize, amount: i64) {
-        let local = self.local_available(n);
-        self.nodes[n].usage += amount;
-        if let Some(parent) = self.nodes[n].parent.filter(|_| amount > local) {
-            self.add_usage(parent, amount - local);
+    /// What could still be used at each node, and what each leaves with all below it and nothing from above; below zero what
+    /// must come from there. The least that any set around it lacks to its bound.
+    fn left(&self, own: &[i64]) -> Vec<(i64, i64)> {
+        let mut used = vec![0; self.bounds.len()];
+        for set in 1..used.len() {
+            used[set] = used[set & (set - 1)] + own[usize::try_from(set.trailing_zeros()).unwrap()];
         }
+        let node = |n: usize| {
+            let subtree: usize = (0..own.len()).filter(|m| self.is_below(*m, n)).map(|m| 1 << m).sum();
+            let around = || (0..used.len()).filter(|set| has(*set, n));
+            let available = around().filter_map(|set| Some(self.bounds[set].0? - used[set])).min();
+            let within = around().filter(|set| set & !subtree == 0);
+            let balance = within.filter_map(|set| Some(self.bounds[set].1[n]? - used[set])).min();
+            (available.unwrap(), balance.unwrap())
+        };
+        (0..own.len()).map(node).collect()
     }
 
-    fn remove_usage(&mut self, n: usize, amount: i64) {
-        let stored_in_parent = self.nodes[n].usage - self.guaranteed_quota(n);
-        self.nodes[n].usage -= amount;
-        if let Some(parent) = self.nodes[n].parent.filter(|_| stored_in_parent > 0) {
-            self.remove_usage(parent, amount.min(stored_in_parent));
+    fn is_below(&self, mut m: usize, n: usize) -> bool {
+        while m != n && m != 0 {
+            m = self.parents[m];
         }
+        m == n
     }
 }
 
@@ -89,9 +98,9 @@ fn charge(instances: u64) -> Charge {
     Charge { instances, cpu: MilliCpu(instances * 500), cost: PricePerHour(instances * 7), ..Charge::default() }
 }
 
-/// Parents of so many nodes, each before its children, on at most five levels.
-fn parents() -> impl Strategy<Value = Vec<usize>> {
-    prop::collection::vec(any::<prop::sample::Index>(), 0..12).prop_map(|picks| {
+/// Parents of at most so many nodes, each before its children, on at most five levels.
+fn parents(most: usize) -> impl Strategy<Value = Vec<usize>> {
+    prop::collection::vec(any::<prop::sample::Index>(), 0..most).prop_map(|picks| {
         let (mut parents, mut levels) = (vec![0], vec![1]);
         for pick in picks {
             let open: Vec<usize> = (0..parents.len()).filter(|n| levels[*n] < LEVELS_MAX).collect();
@@ -158,54 +167,53 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_tree_answers_as_kueue_does(parents in parents(), quotas in quotas(false), events in events()) {
+    fn a_tree_knows_what_any_set_of_nodes_leaves(
+        parents in parents(ENUMERATED_MAX),
+        quotas in quotas(false),
+        events in events(),
+    ) {
         let tree = Tree::new(&config(&parents, &[("instances", quotas.clone())])).unwrap();
-        let node = |(n, parent): (usize, &usize)| KueueNode {
-            parent: (n > 0).then_some(*parent),
-            nominal: quotas[n].nominal.map_or(0, signed),
-            borrowing_limit: quotas[n].borrowing_limit.map(signed),
-            lending_limit: quotas[n].lending_limit.map(signed),
-            usage: 0,
-        };
-        let mut kueue = Kueue { nodes: parents.iter().enumerate().map(node).collect() };
         prop_assume!(!tree.is_empty() && tree.pools()[0].pooled);
         // A tree sorts its nodes.
         let index: Vec<usize> = (0..parents.len()).map(|n| tree.place(name(n).as_ref())).collect();
+        let (mut own, sets) = (vec![0; parents.len()], Sets::new(parents, quotas));
         let (mut held, mut living) = (Pots::new(), Vec::new());
+        let mut left = sets.left(&own);
         for event in events {
             match event {
                 Event::Create(pick, _, size, _) => {
-                    let n = pick.index(parents.len());
+                    let n = pick.index(own.len());
                     let new: Pots = [(pot(n, "r1"), charge(size))].into();
-                    let fits = signed(size) <= kueue.available(n);
+                    let fits = signed(size) <= left[n].0;
                     prop_assert_eq!(tree.admit(&held, &Pots::new(), &new, Class::First).is_ok(), fits);
                     if fits {
-                        kueue.add_usage(n, signed(size));
+                        own[n] += signed(size);
                         move_parts(&mut held, &Pots::new(), &new);
                         living.push((n, size, new));
                     }
                 }
                 Event::Remove(pick) if !living.is_empty() => {
                     let (n, size, old) = living.remove(pick.index(living.len()));
-                    kueue.remove_usage(n, signed(size));
+                    own[n] -= signed(size);
                     move_parts(&mut held, &old, &Pots::new());
                 }
                 Event::Remove(_) => {}
             }
+            left = sets.left(&own);
             let stands = tree.stands(&tree.pools()[0], &held);
-            for (n, at) in index.iter().enumerate() {
-                let have = stands[*at].available;
-                prop_assert_eq!(have, Some(unsigned(kueue.available(n).max(0))), "node {}", n);
-                let over = (kueue.nodes[n].usage - kueue.subtree_quota(n)).max(0);
-                prop_assert_eq!(stands[*at].borrowed, unsigned(over));
-                prop_assert!(stands[*at].lent <= unsigned(kueue.subtree_quota(n)));
+            for (n, (available, balance)) in left.iter().enumerate() {
+                let stand = stands[index[n]];
+                prop_assert_eq!(stand.available, Some(unsigned(*available)), "node {}", n);
+                prop_assert_eq!(stand.borrowed, unsigned(-balance), "node {}", n);
+                let lends_most = sets.quotas[n].lending_limit.map_or(i64::MAX, signed);
+                prop_assert!(stand.lent <= unsigned(lends_most.min(*balance)), "node {}", n);
             }
         }
     }
 
     #[test]
     fn nothing_passes_a_limit_and_what_is_guaranteed_is_there(
-        parents in parents(),
+        parents in parents(13),
         lines in (quotas(true), quotas(true), quotas(true)),
         events in events(),
     ) {
@@ -275,6 +283,19 @@ proptest! {
 
 fn of(nominal: u64) -> LineQuota {
     LineQuota { nominal: Some(nominal), ..LineQuota::default() }
+}
+
+/// The two examples by which Kueue explains its terms (Concepts, ClusterQueue, "BorrowingLimit" and "LendingLimit").
+#[test]
+fn borrowing_and_lending_limits_mean_what_they_mean_in_kueue() {
+    let borrows = LineQuota { borrowing_limit: Some(1), ..of(9) };
+    let lends = LineQuota { lending_limit: Some(1), ..of(12) };
+    for (a, b) in [(borrows, of(12)), (of(9), lends)] {
+        let tree = Tree::new(&config(&[0, 0, 0], &[("instances", vec![LineQuota::default(), a, b])])).unwrap();
+        let available: Vec<_> =
+            tree.stands(&tree.pools()[0], &Pots::new()).iter().map(|stand| stand.available).collect();
+        assert_eq!(available, [Some(if a == borrows { 21 } else { 10 }), Some(10), Some(21)]);
+    }
 }
 
 #[test]
