@@ -21,6 +21,7 @@ use meridian_policies::{
     quota::{
         self, Beside,
         parts::{self, Pots},
+        spend,
         tree::{Class, Tree},
     },
 };
@@ -188,13 +189,20 @@ fn worse(one: BreakerView, other: BreakerView) -> BreakerView {
 /// The answer when the tenant's quota does not hold the instance.
 #[must_use]
 pub fn quota_problem(shortage: Box<QuotaShortage>) -> Problem {
-    let QuotaShortage { dimension, node, limit, used, requested, borrowable } = &*shortage;
-    if dimension == "budget" {
+    let QuotaShortage { dimension, node, limit, used, requested, borrowable, .. } = &*shortage;
+    let budget = |text: &str| {
         let whose = node.as_ref().map_or_else(|| "the tenant".to_owned(), |node| format!("project {node}"));
-        let detail = format!(
-            "the monthly budget of {whose} is {limit}, of which {used} is spent or committed; it would cost {requested} more"
-        );
-        return Problem { quota: Some(shortage), ..Problem::new(ErrorCode::QuotaExceeded, detail) };
+        let detail = format!("the monthly budget of {whose} is {limit}, {text}");
+        Problem { quota: Some(shortage.clone()), ..Problem::new(ErrorCode::QuotaExceeded, detail) }
+    };
+    if dimension == spend::BUDGET {
+        return budget(&format!("of which {used} is spent or committed; it would cost {requested} more"));
+    }
+    if dimension == spend::LATER_BUDGET {
+        return budget(&format!(
+            "and what runs on takes {used} of each month to come; it would take {requested} more, unless its \
+             activeDeadlineSeconds end it before"
+        ));
     }
     let whose = node.as_ref().map_or_else(|| "the tenant's".to_owned(), |node| format!("project {node}'s"));
     let mut detail = format!("{whose} {dimension} quota of {limit} has {used} in use; {requested} more were asked for");

@@ -4,11 +4,12 @@
 //! without rounding anything away: it is advanced whenever the rate changes, in the step that changes it. Whole seconds
 //! are what vendors bill; a change counts from the second in which it was journalled.
 //!
-//! A *hard* budget is kept in one of two ways. `committed` (the default) reckons that everything that runs goes on to the
-//! month's end, or the new instance to its deadline: a create is refused when that would pass the budget, so that within
-//! a month nothing can. `accrued` refuses from the moment the budget is spent: it lets a tenant spend faster than it
-//! could for a whole month, and what runs goes on to cost money after. Neither removes anything: what runs into a new
-//! month is paid from the new month's budget, and keeps creates out as far as it uses that up.
+//! A *hard* budget is kept in one of two ways. `committed` (the default) reckons that everything that runs goes on, the new
+//! instance to its deadline at most. A create is refused when that would pass the budget in this month, or in a later one:
+//! what runs is paid from each month that it runs in, and a whole month of it, the longest there is, must fit by itself.
+//! So neither a month's end nor its turn is a way past the budget, and at the turn the whole new month of what runs on is
+//! committed at once. `accrued` refuses from the moment the budget is spent: it lets a tenant spend faster than it could
+//! for a whole month, and what runs goes on to cost money after. Neither removes anything.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,12 @@ pub const HOUR_S: u64 = 3600;
 /// Greatest rate of a tenant, millionths of the currency unit per hour: what it costs in a month stays below 2^53, where
 /// the numbers of a script end to be exact. Two million an hour.
 pub const RATE_MAX: u64 = 1 << 41;
+/// Seconds of the longest month: what goes on at a rate costs no more in any month to come.
+pub const MONTH_MAX_S: u64 = 31 * 86_400;
+/// What is short when the present month does not hold a create.
+pub const BUDGET: &str = "budget";
+/// What is short when a month to come does not.
+pub const LATER_BUDGET: &str = "budget of a later month";
 
 /// A month of the calendar, UTC, and a moment in it, in seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,28 +255,38 @@ pub fn affords(
     }
     let money = money(tree, spends, pots, moment);
     let project = after.keys().next().and_then(|pot| pot.project.as_ref());
+    let left = moment.left();
+    let runs = lifetime.map_or(u64::MAX, u64::from);
     for n in tree.path(tree.place(project)) {
         let Some((budget, hard)) = tree.budget(n).and_then(|budget| Some((budget, budget.hard?))) else { continue };
         let Money { spent, rate, .. } = money.get(n).copied().unwrap_or_default();
-        let left = moment.left();
-        let runs = lifetime.map_or(left, |seconds| left.min(u64::from(seconds)));
-        let (used, more) = match budget.mode {
-            BudgetMode::Committed => {
-                (spent.saturating_add(cost_of(rate.saturating_sub(old), left)), cost_of(new, runs))
+        let others = rate.saturating_sub(old);
+        let holds = |dimension: &str, used: u64, more: u64| {
+            if used.saturating_add(more) <= hard {
+                return Ok(());
             }
-            // Spent to the last millionth is spent.
-            BudgetMode::Accrued => (spent, 1),
-        };
-        if used.saturating_add(more) > hard {
             let text = |amount: u64| PricePerHour(amount).to_string();
-            return Err(Box::new(QuotaShortage {
-                dimension: "budget".to_owned(),
+            Err(Box::new(QuotaShortage {
+                dimension: dimension.to_owned(),
                 node: tree.name(n).cloned(),
                 limit: text(hard),
                 used: text(used),
                 requested: text(more),
-                borrowable: None,
-            }));
+                ..QuotaShortage::default()
+            }))
+        };
+        match budget.mode {
+            BudgetMode::Committed => {
+                let used = spent.saturating_add(cost_of(others, left));
+                holds(BUDGET, used, cost_of(new, runs.min(left)))?;
+                // What ends within the month is no later one's, whatever runs into that.
+                let later = runs.saturating_sub(left).min(MONTH_MAX_S);
+                if later > 0 {
+                    holds(LATER_BUDGET, cost_of(others, MONTH_MAX_S), cost_of(new, later))?;
+                }
+            }
+            // Spent to the last millionth is spent.
+            BudgetMode::Accrued => holds(BUDGET, spent, 1)?,
         }
     }
     Ok(())
@@ -277,9 +294,14 @@ pub fn affords(
 
 #[cfg(test)]
 mod tests {
+    use meridian_model::{
+        operation::Charge,
+        quota::{Budget, QuotaNode, QuotaTree},
+    };
     use proptest::prelude::*;
 
     use super::*;
+    use crate::quota::parts::Pot;
 
     fn moment(text: &str) -> Moment {
         Moment::of(Time::parse(text).unwrap())
@@ -309,6 +331,40 @@ mod tests {
         let later = running.at(&moment("2026-04-01T00:00:10Z"));
         assert_eq!((later.last, later.spent), (3_600 * 24 * 31, 10), "the whole of March");
         assert_eq!(next.at(&moment("2026-01-31T23:30:00Z")), next, "a slow clock changes nothing");
+    }
+
+    #[test]
+    fn what_runs_on_over_the_turn_must_fit_the_months_after_it() {
+        let project = ProjectName::new("shop").ok();
+        let budget = Some(Budget { hard: Some(31 * 24 * 100), ..Budget::default() });
+        let shop = QuotaNode { name: project.clone(), budget, ..QuotaNode::default() };
+        let tree = Tree::new(&QuotaTree { nodes: vec![shop] }).unwrap();
+        let pots = |cost| -> Pots {
+            let pot = Pot { project: project.clone(), ..Pot::default() };
+            [(pot, Charge { instances: 1, cost: PricePerHour(cost), ..Charge::default() })].into()
+        };
+        let ask = |at: &str, (spent, rate): (u64, u64), price, lifetime| {
+            let at = moment(at);
+            let spend = Spend { month: at.month, since: at.now, spent, rate, ..Spend::default() };
+            let spends: Spends = [(project.clone(), spend)].into();
+            let held = if rate > 0 { pots(rate) } else { Pots::new() };
+            affords(&tree, (&spends, &held), (&Pots::new(), &pots(price)), (&at, lifetime))
+        };
+        // With an hour left of February even a hundredfold rate would not pass what is left of its budget.
+        let end = "2026-02-28T23:00:00Z";
+        let short = ask(end, (0, 0), 101, None).unwrap_err();
+        assert_eq!((&*short.dimension, &*short.limit, &*short.requested), (LATER_BUDGET, "0.0744", "0.075144"));
+        assert_eq!(ask(end, (0, 0), 100, None), Ok(()), "a whole month of it fits");
+        assert_eq!(ask(end, (0, 0), 10_000, Some(3600)), Ok(()), "it ends with the month");
+        assert_eq!(ask(end, (0, 0), 10_000, Some(3600 + 7 * 3600)), Ok(()));
+        assert_eq!(ask(end, (0, 0), 10_000, Some(3600 + 8 * 3600)).unwrap_err().dimension, LATER_BUDGET);
+        // At the turn the new month of what runs on is committed at once, though nothing of it is spent.
+        let turn = "2026-03-01T00:00:00Z";
+        assert_eq!(ask(turn, (0, 60), 40, None), Ok(()));
+        let short = ask(turn, (0, 60), 41, None).unwrap_err();
+        assert_eq!((&*short.dimension, &*short.used), (BUDGET, "0.04464"));
+        // A later month is judged by what runs, not by what this one has spent.
+        assert_eq!(ask("2026-03-31T23:00:00Z", (70_000, 60), 40, None), Ok(()));
     }
 
     proptest! {

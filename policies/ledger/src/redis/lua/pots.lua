@@ -197,6 +197,8 @@ end
 -- month before, seconds that the instance may run if they are bounded.
 local spends = base .. 'spends'
 local rate_max = 2199023255552
+-- Seconds of the longest month.
+local month_max = 2678400
 
 -- A whole number's 3600th, and what is left.
 local function hours(n)
@@ -290,13 +292,16 @@ local function over_budget(tree, was, is, project, m)
     spent[above], rate[above] = spent[above] + spent[n], rate[above] + rate[n]
   end
   local left = math.max(m[4] - m[1], 0)
-  local runs = math.min(left, m[6] or left)
+  local runs = m[6] or left + month_max
+  local later = math.min(math.max(runs - left, 0), month_max)
   for _, n in ipairs(path_of(tree, project)) do
     local hard = tonumber(tree.budgets[2 * n])
     if hard and tree.budgets[2 * n + 1] == 'a' then
       if spent[n] + 1 > hard then return true end
-    elseif hard and spent[n] + cost_of(math.max(rate[n] - before, 0), left) + cost_of(after, runs) > hard then
-      return true
+    elseif hard then
+      local others = math.max(rate[n] - before, 0)
+      if spent[n] + cost_of(others, left) + cost_of(after, math.min(runs, left)) > hard then return true end
+      if later > 0 and cost_of(others, month_max) + cost_of(after, later) > hard then return true end
     end
   end
   return false
