@@ -4,19 +4,25 @@
 //! lost with the ledger and comes anew within an effect bound, or some sweeps. Until then a create that only such
 //! charges keep out waits, as one in doubt does: its caller gets 202, and it ends as the quota then stands.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use meridian_model::{
-    operation::{Charge, OperationRecord},
-    time::Time,
+use meridian_ledger::Books;
+use meridian_model::{operation::OperationRecord, time::Time};
+use meridian_policies::{
+    placement::{Divided, TenantQuota},
+    quota::{
+        self,
+        parts::{Pots, move_parts, parts, total},
+        spend::{self, Moment},
+        tree::{Tree, class_of},
+    },
 };
-use meridian_policies::quota;
 use tokio::time::Instant;
 
 use super::{
-    machine::{self, condemned},
+    machine,
     patience::Backoff,
-    task::{Driven, Short, Task},
+    task::{Driven, Task, Unheld},
 };
 use crate::{planner::quota_problem, status::render::Sighting};
 
@@ -29,11 +35,39 @@ const FED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a record is charged that a rebuild since a time restored without knowing that it exists, and that nobody has
 /// seen since.
-fn unsettled(record: &OperationRecord, seen: Option<&Sighting>, since: Time) -> Charge {
-    let Some(restored_at) = record.restored_at.filter(|at| *at >= since) else { return Charge::default() };
+fn unsettled(record: &OperationRecord, seen: Option<&Sighting>, since: Time) -> Pots {
+    let Some(restored_at) = record.restored_at.filter(|at| *at >= since) else { return Pots::new() };
     let own = record.open_attempt().and_then(|a| a.cloud_id.as_ref());
     let shown = seen.is_some_and(|s| s.at > restored_at && s.observed.id.as_ref() == own && own.is_some());
-    if shown && record.condemned.is_empty() { Charge::default() } else { record.charge }
+    if shown && record.condemned.is_empty() { Pots::new() } else { parts(record) }
+}
+
+/// A tenant's quota as placement would see it without what is unsettled.
+pub(super) fn without(quota: &TenantQuota, unsettled: &Pots) -> TenantQuota {
+    let divided = quota.divided.as_ref().map(|divided| {
+        let mut divided = Divided::clone(divided);
+        move_parts(&mut divided.pots, unsettled, &Pots::new());
+        Arc::new(divided)
+    });
+    TenantQuota { used: quota::release(quota.used, total(unsettled.values())), limits: quota.limits, divided }
+}
+
+/// Whether a tenant's quota, its tree and its budgets would hold what a record is `wanted` to hold, were it not for what
+/// is unsettled.
+fn would_hold(books: &Books, unsettled: &Pots, record: &OperationRecord, wanted: &Pots, now: Time) -> bool {
+    let held = parts(record);
+    let others = quota::release(books.usage.used, total(held.values()));
+    let others = quota::release(others, total(unsettled.values()));
+    let mut pots = books.pots.clone();
+    move_parts(&mut pots, unsettled, &Pots::new());
+    let moment = (&Moment::of(now), record.spec.active_deadline_seconds);
+    let tree_holds = |tree: &Tree| {
+        tree.admit(&pots, &held, wanted, class_of(record)).is_ok()
+            && spend::affords(tree, (&books.spends, &pots), (&held, wanted), moment).is_ok()
+    };
+    quota::charge(others, total(wanted.values()), &books.usage.limits).is_ok()
+        // A tree that this version cannot read is left to the ledger.
+        && Tree::new(&books.tree).as_ref().map_or(true, tree_holds)
 }
 
 impl Task {
@@ -42,7 +76,7 @@ impl Task {
     pub(super) async fn is_passing(
         &self,
         record: &OperationRecord,
-        fits: impl Fn(Charge) -> bool + Send + Sync,
+        fits: impl Fn(&Pots) -> bool + Send + Sync,
     ) -> bool {
         let (fleet, tenant) = (&self.parts().fleet, &record.tenant);
         // A rebuild ends before anything is claimed after it: who has followed the writes up to this claim knows what
@@ -54,8 +88,8 @@ impl Task {
         }
         let bound = self.parts().pollers.all().iter().map(|p| p.backend().effect_bound()).max().unwrap_or_default();
         let since = self.now() - (bound + SETTLED_WITHIN);
-        let unsettled = fleet.charges(tenant, |record, seen| unsettled(record, seen, since));
-        let passes = unsettled != Charge::default() && fits(unsettled);
+        let unsettled = fleet.parts(tenant, |record, seen| unsettled(record, seen, since));
+        let passes = !unsettled.is_empty() && fits(&unsettled);
         if passes {
             tracing::info!("the quota is short by what a rebuild restored and nobody has seen since; the create waits");
         }
@@ -63,23 +97,21 @@ impl Task {
     }
 
     /// Ends the operation that the ledger did not charge, unless the shortage may pass: then waits for that.
-    pub(super) async fn short(&self, (record, shortage): Short, charge: Charge, backoff: &mut Backoff) -> Driven {
+    pub(super) async fn short(&self, unheld: Unheld, backoff: &mut Backoff) -> Driven {
+        let Unheld { short: (record, shortage), wanted } = unheld;
         if let Some(rest) = machine::without_place(&record, &shortage) {
             return Ok(Box::new(rest));
         }
-        let usage = self.parts().ledger.usage(&record.tenant).await;
-        let wanted = quota::sum(charge, condemned::charge(&record));
+        let books = self.parts().ledger.books(&record.tenant).await;
         // A ledger that does not say is asked again.
-        let fits = |unsettled| {
-            usage.as_ref().map_or(true, |usage| {
-                let others = quota::release(usage.used, record.charge);
-                quota::charge(quota::release(others, unsettled), wanted, &usage.limits).is_ok()
-            })
+        let fits = |unsettled: &Pots| {
+            books.as_ref().map_or(true, |books| would_hold(books, unsettled, &record, &wanted, self.now()))
         };
         if self.is_passing(&record, fits).await {
             return self.await_quota(record, backoff).await;
         }
-        self.fail(record, &quota_problem(shortage)).await
+        let problem = quota_problem(shortage);
+        self.fail(record, &problem).await
     }
 
     /// Waits until a shortage may have passed.
@@ -91,7 +123,13 @@ impl Task {
 
 #[cfg(test)]
 mod tests {
-    use meridian_model::status::ObservedPhase;
+    use meridian_ledger::Usage;
+    use meridian_model::{
+        operation::{Charge, QuotaLimits},
+        quota::{LineQuota, QuotaNode, QuotaTree},
+        status::ObservedPhase,
+    };
+    use meridian_policies::quota::parts::Pot;
 
     use super::*;
     use crate::journal::machine::{
@@ -99,16 +137,20 @@ mod tests {
         tests::{armed, claimed, id, seen, with_plan},
     };
 
+    fn one() -> Charge {
+        Charge { instances: 1, ..Charge::default() }
+    }
+
     #[test]
     fn only_what_was_restored_lately_without_proof_is_unsettled() {
         let at = |seconds: i64| Time::from_unix_ms(seconds * 1000);
-        let charge = Charge { instances: 1, ..Charge::default() };
         let of = |restored_at, charge| unsettled(&OperationRecord { restored_at, charge, ..claimed() }, None, at(100));
-        assert_eq!(of(None, charge), Charge::default());
-        assert_eq!(of(Some(at(99)), charge), Charge::default(), "nobody waits for it for ever");
-        assert_eq!(of(Some(at(100)), charge), charge);
-        assert_eq!(of(Some(at(100)), Charge::default()), Charge::default(), "it was freed");
+        assert_eq!(of(None, one()), Pots::new());
+        assert_eq!(of(Some(at(99)), one()), Pots::new(), "nobody waits for it for ever");
+        assert_eq!(total(of(Some(at(100)), one()).values()), one());
+        assert_eq!(of(Some(at(100)), Charge::default()), Pots::new(), "it was freed");
     }
+
     #[test]
     fn what_was_seen_since_is_settled() {
         let at = |seconds: i64| Time::from_unix_ms(seconds * 1000);
@@ -116,7 +158,7 @@ mod tests {
         let record = OperationRecord { restored_at: Some(at(100)), ..machine::sent(armed, &Ok(id()), at(51)) };
         let of = |record: &OperationRecord, seconds, observed| {
             let sighting = Sighting { at: at(seconds), observed };
-            unsettled(record, Some(&sighting), at(90)) == Charge::default()
+            unsettled(record, Some(&sighting), at(90)).is_empty()
         };
         assert!(of(&record, 101, seen(ObservedPhase::Running)));
         assert!(!of(&record, 99, seen(ObservedPhase::Running)), "that was before");
@@ -124,5 +166,28 @@ mod tests {
         assert!(!of(&record, 101, other));
         let doubtful = OperationRecord { condemned: record.attempts.clone(), ..record.clone() };
         assert!(!of(&doubtful, 101, seen(ObservedPhase::Running)), "what was given up may be gone");
+    }
+
+    #[test]
+    fn a_shortage_passes_where_limits_and_tree_would_hold_without_what_is_unsettled() {
+        let pot = |project: &str| Pot { project: project.parse().ok(), ..Pot::default() };
+        let of = |project: &str| -> Pots { [(pot(project), one())].into() };
+        let node = |name: &str| {
+            let nominal = LineQuota { nominal: Some(1), borrowing_limit: Some(0), ..LineQuota::default() };
+            let lines = [("instances".parse().unwrap(), nominal)].into();
+            QuotaNode { name: name.parse().ok(), lines, ..QuotaNode::default() }
+        };
+        let mut books = Books {
+            usage: Usage { used: quota::sum(one(), one()), limits: QuotaLimits::default() },
+            pots: [(pot("shop"), one()), (pot("blog"), one())].into(),
+            tree: QuotaTree { nodes: vec![node("shop"), node("blog")] },
+            ..Books::default()
+        };
+        let now = Time::from_unix_ms(0);
+        let holds = |books: &Books, unsettled: &str| would_hold(books, &of(unsettled), &claimed(), &of("shop"), now);
+        assert!(holds(&books, "shop"), "its place is free again when that is gone");
+        assert!(!holds(&books, "blog"), "what another project holds is none of its own");
+        books.usage.limits.instances = Some(1);
+        assert!(!holds(&books, "shop"));
     }
 }

@@ -19,7 +19,7 @@ use meridian_model::{
     bugs,
     error::{Effect, ErrorCode, FaultKind, Problem, QuotaShortage},
     ids::CloudId,
-    operation::{Attempt, AttemptFault, AttemptState, Charge, OperationRecord, RankedCandidate},
+    operation::{Attempt, AttemptFault, AttemptState, OperationRecord, RankedCandidate},
     status::{EventClass, Observed, ObservedEvent, ObservedPhase},
     time::Time,
 };
@@ -27,7 +27,10 @@ use meridian_policies::{
     budget::{Class, Purpose},
     health::{Outcome, ShapeClass},
     placement::TenantQuota,
-    quota::{self, parts::parts, tree},
+    quota::{
+        parts::{Pots, parts},
+        tree,
+    },
 };
 use tokio::time::Instant;
 
@@ -39,6 +42,7 @@ use super::{
     patience::{BACKOFF, Backoff, Doubt},
     running::{Key, Running, key_of, tell},
     sending::delete,
+    shortage::without,
 };
 use crate::{
     planner::{Wish, tenant_quota},
@@ -83,6 +87,14 @@ pub(super) type Driven = Result<Box<OperationRecord>, Stop>;
 /// The record as it was, and what the tenant's quota lacks for the change.
 pub(super) type Short = (Box<OperationRecord>, Box<QuotaShortage>);
 
+/// An attempt that the tenant's quota did not hold.
+pub(super) struct Unheld {
+    /// The record without it, and what was short.
+    pub(super) short: Short,
+    /// What the record would be charged with it, and where.
+    pub(super) wanted: Pots,
+}
+
 /// What became of a wish to open an attempt.
 enum Armed {
     /// It is open, and its request may leave.
@@ -90,7 +102,7 @@ enum Armed {
     /// The record as it is: a removal came first, or somebody else changed it.
     Not(Box<OperationRecord>),
     /// The quota does not hold what it would be charged.
-    Short(Short, Charge),
+    Short(Unheld),
 }
 
 /// What the last look at an instance showed before it is given up.
@@ -409,8 +421,7 @@ impl Task {
         if !record.condemned.is_empty() {
             return self.clear(record).await;
         }
-        let without = |unsettled| TenantQuota { used: quota::release(quota.used, unsettled), ..quota.clone() };
-        let fits = |unsettled| !plan_within(without(unsettled)).problem.as_ref().is_some_and(is_short);
+        let fits = |unsettled: &Pots| !plan_within(without(&quota, unsettled)).problem.as_ref().is_some_and(is_short);
         if is_short(&problem) && self.is_passing(&record, fits).await {
             return self.await_quota(record, backoff).await;
         }
@@ -453,10 +464,10 @@ impl Task {
         let armed = match self.arm(record, candidate).await? {
             Armed::Open(armed) => armed,
             Armed::Not(record) => return Ok(record),
-            Armed::Short(short, charge) => {
+            Armed::Short(unheld) => {
                 // Others send meanwhile.
                 drop(turn);
-                return self.short(short, charge, backoff).await;
+                return self.short(unheld, backoff).await;
             }
         };
         let Some(attempt) = armed.open_attempt().filter(|a| a.state == AttemptState::Open).cloned() else {
@@ -511,11 +522,14 @@ impl Task {
         let limits = self.parts().settings.limits;
         let (before, fence) = (record.attempts.len(), record.fence.clone());
         let arming = |r, now| machine::arm(r, candidate, names.clone(), (charge, limits), now);
-        Ok(match self.try_write(record, arming).await? {
+        Ok(match self.try_write(record, &arming).await? {
             // Under another fence it may be somebody else's attempt, whose request left long ago.
             Ok(armed) if armed.attempts.len() > before && armed.fence == fence => Armed::Open(armed),
             Ok(changed) => Armed::Not(changed),
-            Err(short) => Armed::Short(short, charge),
+            Err(short) => {
+                let armed = arming((*short.0).clone(), self.now());
+                Armed::Short(Unheld { short, wanted: armed.map(|armed| parts(&armed)).unwrap_or_default() })
+            }
         })
     }
 

@@ -21,11 +21,11 @@ use std::{
 use meridian_ledger::{FeedPosition, tombstone};
 use meridian_model::{
     ids::{BackendId, CloudId, InstanceName, OperationId, TenantId, ZoneId},
-    operation::{Charge, OperationRecord, OperationState},
+    operation::{OperationRecord, OperationState},
     status::{Observed, ObservedPhase},
     time::Time,
 };
-use meridian_policies::quota;
+use meridian_policies::quota::parts::{Pots, move_parts};
 use tokio::{sync::Notify, time::Instant};
 
 use super::render::{self, Sighting};
@@ -503,12 +503,16 @@ impl Fleet {
         read(&self.tenants).keys().cloned().collect()
     }
 
-    /// The sum of what is to be said of each record of a tenant that is not gone, and of its last sight.
+    /// The sum of the parts that are to be told of each record of a tenant that is not gone, and of its last sight.
     #[must_use]
-    pub fn charges(&self, tenant: &TenantId, of: impl Fn(&OperationRecord, Option<&Sighting>) -> Charge) -> Charge {
-        let Some(tenant) = self.tenant(tenant) else { return Charge::default() };
-        let fleet = read(&tenant);
-        fleet.instances.values().map(|e| of(&e.record, e.seen.as_ref())).fold(Charge::default(), quota::sum)
+    pub fn parts(&self, tenant: &TenantId, of: impl Fn(&OperationRecord, Option<&Sighting>) -> Pots) -> Pots {
+        let mut sum = Pots::new();
+        if let Some(tenant) = self.tenant(tenant) {
+            for entry in read(&tenant).instances.values() {
+                move_parts(&mut sum, &Pots::new(), &of(&entry.record, entry.seen.as_ref()));
+            }
+        }
+        sum
     }
 
     /// Every record of an instance that is not gone, by tenant and name.

@@ -80,6 +80,26 @@ async fn a_doubt_is_waited_for_after_all_when_the_quota_does_not_hold_both() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_reserved_for_failovers_is_there_for_the_replacement_alone() {
+    let world = late_effect(12_000).await;
+    let reserved = json!({"nodes": [{"lines": {"instances": {"limit": 2, "failoverReserve": 1}}}]});
+    let tree = serde_json::from_value(reserved).unwrap();
+    world.core.ledger.set_tree(&acme(), &tree, world.core.clock.now()).await.unwrap();
+    let web = created(world.create("acme", "web", "k", &impatient()).await);
+    assert_eq!(
+        web.status.region.as_ref().unwrap().as_str(),
+        "cn-hangzhou",
+        "the replacement, charged beside the first"
+    );
+    assert_eq!(world.used_instances("acme").await, 2);
+    until("the first came and went", || async { world.used_instances("acme").await == 1 }).await;
+    let plain = spec_from(json!({"containers": [{"name": "app", "image": "nginx:1.27"}]}));
+    let problem = world.create("acme", "two", "k2", &plain).await.unwrap_err().problem;
+    assert_eq!(problem.code, ErrorCode::QuotaExceeded, "one is used and one reserved: {problem:?}");
+    assert_eq!(problem.quota.unwrap().used, "2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delete_waits_for_the_proof_of_what_was_given_up() {
     let world = late_effect(12_000).await;
     created(world.create("acme", "web", "k", &impatient()).await);
