@@ -321,6 +321,9 @@ pub struct QuotaShortage {
     /// What could still be borrowed beyond the node's own quota; none where nothing is lent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub borrowable: Option<String>,
+    /// Instances that are being removed because they borrow what is short; none when nothing is taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reclaiming: Option<u32>,
 }
 
 word_enum!(

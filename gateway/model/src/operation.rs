@@ -322,6 +322,10 @@ pub struct Removal {
     /// When absence was proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Time>,
+    /// Why the gateway asked for it, in words for the owner; none when a caller did. An older gateway that writes the
+    /// record may drop it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// The record of one operation and of the instance it made.

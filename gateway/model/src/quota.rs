@@ -209,6 +209,19 @@ pub struct LineQuota {
 }
 
 word_enum!(
+    /// Whether a node that wants its own quota has the instances removed by which others borrow it (Kueue's
+    /// `reclaimWithinCohort`).
+    Reclaim {
+        /// It waits until they end.
+        #[default] Never = "never",
+        /// Those of nodes of a lower priority.
+        LowerPriority = "lowerPriority",
+        /// Those of any.
+        Any = "any",
+    }
+);
+
+word_enum!(
     /// How a hard budget is kept.
     BudgetMode {
         /// Everything that runs is reckoned to go on to the month's end: no create may lead past the budget.
@@ -262,6 +275,13 @@ pub struct QuotaNode {
     /// What it may spend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
+    /// Whether it takes back what others borrow of it; none: as the node above says, at the root never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reclaim: Option<Reclaim>,
+    /// How much its instances matter: what is taken back is taken from the lowest first. None: as the node above says,
+    /// at the root 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i32>,
 }
 
 /// A tenant's quota tree; without nodes there is none, and the tenant's own limits are all that holds.

@@ -3,7 +3,10 @@
 
 use std::{fmt, path::Path};
 
-use meridian_model::time::Time;
+use meridian_model::{
+    ids::{OperationId, TenantId},
+    time::Time,
+};
 use serde::Serialize;
 
 use super::{chain::hex, effect::Effect};
@@ -80,6 +83,28 @@ pub struct Request {
     /// Whose object it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+}
+
+/// An instance that the gateway removes because its project borrowed quota that another of its tenant wants back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reclaimed {
+    /// Always `reclaim-instance`.
+    pub action: &'static str,
+    /// The project of the instance; none: the tenant itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub borrower: Option<String>,
+    /// The create that it makes room for.
+    pub for_operation: OperationId,
+    /// The instance, as the path of the API has it.
+    pub object: String,
+    /// The operation that made it, whose effects tell of its end.
+    pub operation: OperationId,
+    /// The project whose quota it is; none: the tenant itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Whose they are.
+    pub tenant: TenantId,
 }
 
 /// Requests of one minute that are only counted, because whoever sends them could fill the disk with records.
@@ -217,6 +242,7 @@ pub struct Pruned {
 pub enum Entry {
     Request(Box<Request>),
     Effect(Box<Effect>),
+    Reclaimed(Box<Reclaimed>),
     Tally(Tally),
     Reload(Reload),
     Start(Start),
@@ -233,6 +259,7 @@ impl Entry {
         match self {
             Self::Request(_) => "request",
             Self::Effect(_) => "effect",
+            Self::Reclaimed(_) => "reclaimed",
             Self::Tally(_) => "tally",
             Self::Reload(_) => "reload",
             Self::Start(_) => "start",

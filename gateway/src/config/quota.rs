@@ -10,6 +10,8 @@
 //! nominal = { cpu = "64", "gpu:T4" = 2 }
 //! lendingLimit = { cpu = "32" }
 //! budget = { hard = "5000", soft = "4000" }
+//! reclaim = "lowerPriority"
+//! priority = 10
 //! ```
 
 use std::collections::BTreeMap;
@@ -74,7 +76,13 @@ pub(super) fn read(s: &mut Section<'_, '_>) -> QuotaTree {
 
 /// What the root and a project have in common.
 fn node(s: &mut Section<'_, '_>) -> QuotaNode {
-    QuotaNode { lines: lines(s), budget: budget(s), ..QuotaNode::default() }
+    QuotaNode {
+        lines: lines(s),
+        budget: budget(s),
+        reclaim: s.value("reclaim"),
+        priority: s.value("priority"),
+        ..QuotaNode::default()
+    }
 }
 
 /// What may be spent in a month.

@@ -68,15 +68,22 @@ impl Driver {
         self.to_the_end(work).await.unwrap_or_else(fallen)
     }
 
-    /// Asks for the removal of an instance and has it carried out. `None`: there is no such operation.
+    /// Asks for the removal of an instance and has it carried out; with a reason for its owner, unless a caller wants it.
+    /// `None`: there is no such operation.
     ///
     /// # Errors
     /// The ledger's, for the wish; as for [`Driver::claim`].
-    pub async fn remove(&self, tenant: &TenantId, op: &OperationId) -> Result<Option<Begun>, LedgerError> {
+    pub async fn remove(
+        &self,
+        tenant: &TenantId,
+        op: &OperationId,
+        reason: Option<String>,
+    ) -> Result<Option<Begun>, LedgerError> {
         let (driver, tenant, op) = (self.clone(), tenant.clone(), op.clone());
         let work = async move {
             let parts = &driver.0.parts;
-            let Some(record) = parts.ledger.request_removal(&tenant, &op, parts.clock.now()).await? else {
+            let asked = parts.ledger.request_removal(&tenant, &op, parts.clock.now(), reason.as_deref());
+            let Some(record) = asked.await? else {
                 return Ok(None);
             };
             parts.fleet.put(Arc::new((*record).clone()));

@@ -1,5 +1,5 @@
 //! The create journal: what is decided ([`machine`]), who owns operations and when ([`driver`]), what is done about one
-//! (`task`, `sending`, `shortage`, `undeclared`), while its intent journal can be written ([`disk`]), what was given up (`clearing`), how writes of other gateways arrive (`follow`), how requests begin
+//! (`task`, `sending`, `shortage`, `reclaim`, `undeclared`), while its intent journal can be written ([`disk`]), what was given up (`clearing`), how writes of other gateways arrive (`follow`), how requests begin
 //! what a task carries on ([`begin`]), changes from outside the walk ([`amend`]), and the names that tie an instance at a
 //! cloud to its operation ([`identity`]).
 
@@ -20,6 +20,7 @@ pub mod listing;
 pub mod machine;
 mod patience;
 pub mod rebuild;
+mod reclaim;
 pub mod reconcile;
 pub mod reconciler;
 mod running;

@@ -53,8 +53,8 @@ pub(super) fn without(quota: &TenantQuota, unsettled: &Pots) -> TenantQuota {
 }
 
 /// Whether a tenant's quota, its tree and its budgets would hold what a record is `wanted` to hold, were it not for what
-/// is unsettled.
-fn would_hold(books: &Books, unsettled: &Pots, record: &OperationRecord, wanted: &Pots, now: Time) -> bool {
+/// is unsettled, or going.
+pub(super) fn would_hold(books: &Books, unsettled: &Pots, record: &OperationRecord, wanted: &Pots, now: Time) -> bool {
     let held = parts(record);
     let others = quota::release(books.usage.used, total(held.values()));
     let others = quota::release(others, total(unsettled.values()));
@@ -110,7 +110,7 @@ impl Task {
         if self.is_passing(&record, fits).await {
             return self.await_quota(record, backoff).await;
         }
-        let problem = quota_problem(shortage);
+        let problem = self.take_back(&record, quota_problem(shortage), &[wanted]).await;
         self.fail(record, &problem).await
     }
 

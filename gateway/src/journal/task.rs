@@ -40,6 +40,7 @@ use super::{
     identity,
     machine::{self, LookUp, Next, condemned},
     patience::{BACKOFF, Backoff, Doubt},
+    reclaim::{unused, wishes},
     running::{Key, Running, key_of, tell},
     sending::delete,
     shortage::without,
@@ -425,6 +426,12 @@ impl Task {
         if is_short(&problem) && self.is_passing(&record, fits).await {
             return self.await_quota(record, backoff).await;
         }
+        let problem = if is_short(&problem) {
+            let wishes = wishes(&record, &plan_within(unused(&quota)).decision.candidates);
+            self.take_back(&record, problem, &wishes).await
+        } else {
+            problem
+        };
         self.write(record, move |r, now| {
             let planned = machine::planned(r, decision.clone(), now);
             let ends = planned.removal.is_none() && exists_nowhere(&planned);

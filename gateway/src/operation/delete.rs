@@ -34,7 +34,7 @@ pub async fn delete(
         return Ok(Outcome::Validated(Box::new(nothing)));
     }
     let removal = OperationId::new(format!("{}{DELETE_SUFFIX}", record.op_id)).map_err(Refusal::internal)?;
-    let accepted = core.driver.remove(tenant, &record.op_id).await.map_err(|e| write_refusal(&e, removal))?;
+    let accepted = core.driver.remove(tenant, &record.op_id, None).await.map_err(|e| write_refusal(&e, removal))?;
     let Some((record, updates)) = accepted else { return Err(Refusal::not_found()) };
     let latest = match updates {
         Some(updates) => settled(core, updates, (Instant::now() + wish.wait).min(deadline), |r| r.is_gone()).await,

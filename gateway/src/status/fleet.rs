@@ -515,6 +515,14 @@ impl Fleet {
         sum
     }
 
+    /// Every record of a tenant's instances that are not gone, by name.
+    #[must_use]
+    pub fn records_of(&self, tenant: &TenantId) -> Vec<Arc<OperationRecord>> {
+        let Some(tenant) = self.tenant(tenant) else { return Vec::new() };
+        let fleet = read(&tenant);
+        fleet.instances.values().map(|entry| Arc::clone(&entry.record)).collect()
+    }
+
     /// Every record of an instance that is not gone, by tenant and name.
     #[must_use]
     pub fn records(&self) -> Vec<Arc<OperationRecord>> {

@@ -128,7 +128,20 @@ fn status(record: &OperationRecord, seen: Option<&Sighting>, stale: bool) -> vie
             status.message.clone_from(&observed.message);
         }
     }
+    if let Some((reason, _)) = taken_back(record) {
+        status.reason = QUOTA_RECLAIMED.to_owned();
+        status.message = reason.to_owned();
+    }
     status
+}
+
+/// Reason and condition of an instance that the gateway itself removes.
+const QUOTA_RECLAIMED: &str = "QuotaReclaimed";
+
+/// Why the gateway removes an instance that nobody asked it to remove, and since when.
+fn taken_back(record: &OperationRecord) -> Option<(&str, Time)> {
+    let removal = record.removal.as_ref()?;
+    Some((removal.reason.as_deref()?, removal.requested_at))
 }
 
 fn conditions(record: &OperationRecord, observed: Option<&Observed>) -> Vec<Condition> {
@@ -164,6 +177,9 @@ fn conditions(record: &OperationRecord, observed: Option<&Observed>) -> Vec<Cond
     if let Some(since) = record.condemned.iter().map(|a| a.changed_at).min() {
         let text = format!("{} attempts that were given up are being removed", record.condemned.len());
         all.push(condition("Clearing", true, "Condemned", text, since));
+    }
+    if let Some((reason, since)) = taken_back(record) {
+        all.push(condition(QUOTA_RECLAIMED, true, QUOTA_RECLAIMED, reason.to_owned(), since));
     }
     all
 }
@@ -240,7 +256,7 @@ pub fn delete_operation(record: &OperationRecord) -> Option<views::Operation> {
         done,
         state: if done { OperationState::Succeeded.as_str() } else { "removing" },
         undetermined: false,
-        progress: progress(record),
+        progress: deletion(record),
         attempts: Vec::new(),
         error: None,
         response: None,
@@ -248,6 +264,15 @@ pub fn delete_operation(record: &OperationRecord) -> Option<views::Operation> {
         update_time: removal.completed_at.unwrap_or(record.updated_at),
         revision: record.seq.to_string(),
     })
+}
+
+/// The progress of a delete; one that the gateway wants itself says why.
+fn deletion(record: &OperationRecord) -> views::Progress {
+    let progress = progress(record);
+    match taken_back(record) {
+        Some((reason, _)) => views::Progress { message: format!("{}: {reason}", progress.message), ..progress },
+        None => progress,
+    }
 }
 
 fn progress(record: &OperationRecord) -> views::Progress {

@@ -95,6 +95,7 @@ pub struct CoreMetrics {
     limits_differ: Gauge,
     soft_budgets: Gauge,
     hard_budgets: Gauge,
+    reclaims: Counter,
     /// Those of the vendors' credentials.
     pub credentials: CredentialMetrics,
     /// Those of the directory.
@@ -143,6 +144,7 @@ impl CoreMetrics {
             limits_differ: Gauge::default(),
             soft_budgets: Gauge::default(),
             hard_budgets: Gauge::default(),
+            reclaims: Counter::default(),
             credentials: CredentialMetrics::register(metrics),
             directory: DirectoryMetrics::register(metrics),
             identity: IdentityMetrics::register(metrics),
@@ -212,6 +214,11 @@ impl CoreMetrics {
             "meridian_quota_hard_budgets_reached",
             "Tenants and projects that have spent their hard budget of the month, as of the last minute",
             self.hard_budgets.clone(),
+        );
+        r.register(
+            "meridian_quota_reclaims",
+            "Instances removed because their project borrowed quota that another wanted back",
+            self.reclaims.clone(),
         );
     }
 
@@ -286,6 +293,11 @@ impl CoreMetrics {
     pub fn budgets_passed(&self, soft: usize, hard: usize) {
         self.soft_budgets.set(i64::try_from(soft).unwrap_or(i64::MAX));
         self.hard_budgets.set(i64::try_from(hard).unwrap_or(i64::MAX));
+    }
+
+    /// An instance is removed for what it borrowed.
+    pub fn reclaimed(&self) {
+        self.reclaims.inc();
     }
 
     /// How many tenants have other limits in the ledger than in this gateway's configuration.

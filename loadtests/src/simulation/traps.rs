@@ -136,8 +136,9 @@ impl Ledger for Trapped {
         tenant: &TenantId,
         op: &OperationId,
         now: Time,
+        reason: Option<&str>,
     ) -> LedgerFuture<'_, Option<Box<OperationRecord>>> {
-        self.inner.request_removal(tenant, op, now)
+        self.inner.request_removal(tenant, op, now, reason)
     }
 
     fn take_over(&self, wish: TakeOver) -> LedgerFuture<'_, TakenOver> {

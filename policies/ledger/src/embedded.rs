@@ -302,9 +302,10 @@ impl Ledger for EmbeddedLedger {
         tenant: &TenantId,
         op: &OperationId,
         now: Time,
+        reason: Option<&str>,
     ) -> LedgerFuture<'_, Option<Box<OperationRecord>>> {
-        let (tenant, op) = (tenant.clone(), op.clone());
-        Box::pin(self.write(move |t| steps::request_removal(t, &tenant, &op, now)))
+        let (tenant, op, reason) = (tenant.clone(), op.clone(), reason.map(ToOwned::to_owned));
+        Box::pin(self.write(move |t| steps::request_removal(t, (&tenant, &op), now, reason)))
     }
 
     fn take_over(&self, wish: TakeOver) -> LedgerFuture<'_, TakenOver> {

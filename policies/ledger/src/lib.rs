@@ -218,13 +218,14 @@ pub trait Ledger: Debug + Send + Sync + 'static {
     fn step(&self, step: Step) -> LedgerFuture<'_, Stepped>;
 
     /// Asks for the removal of an instance, whoever owns its operation: sets `removal`, makes it due now and
-    /// raises the revision. Repeating it changes nothing, nor does asking it of what is gone. Returns the record,
-    /// or `None` when there is none.
+    /// raises the revision. Repeating it changes nothing, nor does asking it of what is gone: the first time and reason
+    /// stand. Returns the record, or `None` when there is none.
     fn request_removal(
         &self,
         tenant: &TenantId,
         op: &OperationId,
         now: Time,
+        reason: Option<&str>,
     ) -> LedgerFuture<'_, Option<Box<OperationRecord>>>;
 
     /// Takes a record over from an owner that holds no lease any more. An embedded store keeps leases in memory, so

@@ -24,7 +24,7 @@ use meridian_model::{
     error::QuotaShortage,
     ids::ProjectName,
     operation::OperationRecord,
-    quota::{Budget, Line, LineQuota, QuotaTree, Resource, Scope, UnknownPrice},
+    quota::{Budget, Line, LineQuota, QuotaTree, Reclaim, Resource, Scope, UnknownPrice},
 };
 
 use super::parts::{Pot, Pots};
@@ -99,6 +99,8 @@ pub struct Tree {
     pools: Vec<Pool>,
     /// What each may spend.
     budgets: Vec<Option<Budget>>,
+    /// What each takes back, and its priority.
+    claims: Vec<(Reclaim, i32)>,
 }
 
 /// How one node stands in one line.
@@ -165,7 +167,8 @@ pub fn counts(line: &Line, pot: &Pot) -> bool {
         }
 }
 
-fn amount(line: &Line, pots: &Pots) -> i64 {
+/// How much of a line some pots hold.
+pub(super) fn amount(line: &Line, pots: &Pots) -> i64 {
     let counted = pots.iter().filter(|(pot, _)| counts(line, pot)).map(|(_, charge)| line.resource.of(charge));
     counted.fold(0, |sum: i64, amount| sum.saturating_add(signed(amount)))
 }
@@ -219,7 +222,8 @@ impl Tree {
             config.nodes.iter().find(|node| node.name == *name).and_then(|node| node.budget)
         };
         let budgets = names.iter().map(budget).collect();
-        Ok(Self { names, parents, pools, budgets })
+        let claims = claims(config, &names, &parents);
+        Ok(Self { names, parents, pools, budgets, claims })
     }
 
     /// Whether it limits nothing.
@@ -238,6 +242,41 @@ impl Tree {
     #[must_use]
     pub fn budget(&self, n: usize) -> Option<&Budget> {
         self.budgets.get(n)?.as_ref()
+    }
+
+    /// What a node takes back of what others borrow of it.
+    #[must_use]
+    pub fn reclaim(&self, n: usize) -> Reclaim {
+        self.claims.get(n).map(|(reclaim, _)| *reclaim).unwrap_or_default()
+    }
+
+    /// How much the instances of a node matter.
+    #[must_use]
+    pub fn priority(&self, n: usize) -> i32 {
+        self.claims.get(n).map(|(_, priority)| *priority).unwrap_or_default()
+    }
+
+    /// Whether a node's own instances stay within its nominal quota of a line, without its reserve, when it takes `wish`
+    /// as well.
+    #[must_use]
+    pub fn is_within(&self, held: &Pots, wish: &Pots, line: &Line) -> bool {
+        let node = self.place(wish.keys().next().and_then(|pot| pot.project.as_ref()));
+        self.pool(line).is_some_and(|pool| {
+            let own = at(&self.flow(pool, held, None, Some((node, Class::First))).own, node);
+            own.saturating_add(amount(line, wish)) <= pool.cells.get(node).map_or(0, |cell| cell.nominal)
+        })
+    }
+
+    /// Of every node, whether its own instances use more of a line than its nominal quota.
+    #[must_use]
+    pub fn borrowers(&self, held: &Pots, line: &Line) -> Vec<bool> {
+        let Some(pool) = self.pool(line).filter(|pool| pool.pooled) else { return vec![false; self.names.len()] };
+        let own = self.flow(pool, held, None, None).own;
+        pool.cells.iter().zip(own).map(|(cell, own)| own > cell.nominal).collect()
+    }
+
+    fn pool(&self, line: &Line) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.line == *line)
     }
 
     /// The name of a node; none of the root.
@@ -359,6 +398,7 @@ impl Tree {
                 used: text(used),
                 requested: text(after - before),
                 borrowable: borrowable.map(text),
+                reclaiming: None,
             })
         };
         for n in self.path(node) {
@@ -514,6 +554,18 @@ fn order(config: &QuotaTree, faults: &mut Vec<TreeFault>) -> (Vec<Option<Project
         faults.push(fault(who, text, mend.to_owned()));
     }
     (names, parents)
+}
+
+/// What each node takes back and its priority, its own word or that of the node above.
+fn claims(config: &QuotaTree, names: &[Option<ProjectName>], parents: &[usize]) -> Vec<(Reclaim, i32)> {
+    let mut claims = Vec::with_capacity(names.len());
+    for (name, parent) in names.iter().zip(parents) {
+        let (reclaim, priority) = claims.get(*parent).copied().unwrap_or_default();
+        let node = config.nodes.iter().find(|node| node.name == *name);
+        let own = node.map(|node| (node.reclaim.unwrap_or(reclaim), node.priority.unwrap_or(priority)));
+        claims.push(own.unwrap_or((reclaim, priority)));
+    }
+    claims
 }
 
 fn pool(line: &Line, quotas: &[LineQuota], parents: &[usize]) -> Pool {

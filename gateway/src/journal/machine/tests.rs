@@ -271,7 +271,7 @@ fn the_time_to_run_ends_an_attempt_only_when_it_has_passed() {
 #[test]
 fn a_removal_stops_new_attempts_and_removes_what_the_open_one_made() {
     let remove = |mut r: OperationRecord| {
-        r.removal = Some(Removal { requested_at: at(5), completed_at: None });
+        r.removal = Some(Removal { requested_at: at(5), completed_at: None, reason: None });
         r
     };
     assert_eq!(next(&remove(claimed())), Next::Cancel);
@@ -341,7 +341,7 @@ fn a_doubt_is_waited_for_unless_the_spec_and_a_candidate_allow_otherwise() {
     let last = in_doubt(replacing(&[("a", "1")]), at(0));
     assert!(condemned::replaced(last, at(999)).is_none(), "no candidate is left");
     let mut deleted = in_doubt(replacing(&[("a", "1"), ("b", "1")]), at(0));
-    deleted.removal = Some(Removal { requested_at: at(5), completed_at: None });
+    deleted.removal = Some(Removal { requested_at: at(5), completed_at: None, reason: None });
     assert!(condemned::replaced(deleted, at(999)).is_none(), "nothing is opened after a removal");
     let open = armed(replacing(&[("a", "1"), ("b", "1")]), at(0));
     assert!(condemned::replaced(open, at(999)).is_none(), "a request may be on its way");
@@ -360,13 +360,13 @@ fn nothing_ends_while_something_condemned_may_exist() {
     assert!(matches!(next(&gone(refused, at(64))), Next::GiveUp(_)));
     // A removal: no cancellation before the proof.
     let mut removed = given_up.clone();
-    removed.removal = Some(Removal { requested_at: at(62), completed_at: None });
+    removed.removal = Some(Removal { requested_at: at(62), completed_at: None, reason: None });
     assert_eq!(next(&removed), Next::Clear);
     assert_eq!(next(&gone(removed, at(64))), Next::Cancel);
     // A delete of the running instance: not gone before the proof.
     let mut running =
         sighted(sent(armed(given_up, at(62)), &Ok(id()), at(63)), &seen(ObservedPhase::Running), at(64)).unwrap();
-    running.removal = Some(Removal { requested_at: at(65), completed_at: None });
+    running.removal = Some(Removal { requested_at: at(65), completed_at: None, reason: None });
     let deleted = super::gone(removing(running, at(66)), at(67));
     assert_eq!((deleted.is_gone(), next(&deleted), deleted.charge), (false, Next::Clear, CHARGE));
     let over = gone(deleted, at(68));
@@ -403,12 +403,12 @@ fn an_instance_that_was_lost_is_charged_no_longer_and_deleted_without_a_call() {
     assert!(lost(running.clone(), &CloudId::new("i-9").unwrap(), "gone", at(3)).is_none(), "another instance");
     let mut gone = lost(running.clone(), &id(), "gone", at(3)).unwrap();
     assert!(is_lost(&gone) && !gone.is_gone() && gone.charge == Charge::default() && next(&gone) == Next::Done);
-    gone.removal = Some(Removal { requested_at: at(4), completed_at: None });
+    gone.removal = Some(Removal { requested_at: at(4), completed_at: None, reason: None });
     assert_eq!(next(&gone), Next::Complete);
     let over = condemned::completed(gone, at(5));
     assert!(over.is_gone() && next(&over) == Next::Done && over.due.is_none());
     let mut removing = running;
-    removing.removal = Some(Removal { requested_at: at(4), completed_at: None });
+    removing.removal = Some(Removal { requested_at: at(4), completed_at: None, reason: None });
     assert!(lost(removing, &id(), "gone", at(5)).is_none(), "its own removal proves it");
 }
 
@@ -429,7 +429,7 @@ fn what_may_have_run_and_been_forgotten_is_for_a_person() {
     let applied = decided(open.clone(), 1, &Settlement::Applied(id()), BOUND, at(9999)).unwrap();
     assert_eq!((applied.attempts[0].state, applied.attempts[0].cloud_id.clone()), (AttemptState::Applied, Some(id())));
     let mut deleted = open;
-    deleted.removal = Some(Removal { requested_at: at(9999), completed_at: None });
+    deleted.removal = Some(Removal { requested_at: at(9999), completed_at: None, reason: None });
     let absent = looked(deleted, &[], true, at(10_000)).unwrap();
     assert_eq!(next(&absent), Next::Cancel, "a delete asks for nothing but absence");
 }
@@ -448,7 +448,8 @@ fn a_lost_instance_that_is_there_again_is_charged_again() {
     assert!(!is_lost(&back) && back.adopted == running.adopted && back.due.is_none());
     let other = Observed { id: Some("i-other".parse().unwrap()), ..shown.clone() };
     assert!(returned(gone.clone(), &other, at(4)).is_none());
-    let removed = OperationRecord { removal: Some(Removal { requested_at: at(3), completed_at: None }), ..gone };
+    let removed =
+        OperationRecord { removal: Some(Removal { requested_at: at(3), completed_at: None, reason: None }), ..gone };
     assert!(returned(removed, &shown, at(4)).is_none(), "deleted stays deleted");
 }
 
@@ -601,7 +602,7 @@ fn apply(r: OperationRecord, event: &Event, now: Time) -> OperationRecord {
         }
         Event::Time => timed_out(r.clone(), None, now).unwrap_or(r),
         Event::AskRemoval if !r.is_gone() && r.removal.is_none() => {
-            OperationRecord { removal: Some(Removal { requested_at: now, completed_at: None }), ..r }
+            OperationRecord { removal: Some(Removal { requested_at: now, completed_at: None, reason: None }), ..r }
         }
         Event::Removing if next(&r) == Next::Remove => removing(r, now),
         Event::Gone if next(&r) == Next::Remove => gone(r, now),

@@ -411,8 +411,9 @@ fn end(record: &mut OperationRecord, now: Time) {
         attempt.changed_at = now;
     }
     record.condemned.clear();
-    let requested_at = record.removal.as_ref().map_or(now, |r| r.requested_at);
-    record.removal = Some(Removal { requested_at, completed_at: Some(now) });
+    let asked = record.removal.take();
+    let requested_at = asked.as_ref().map_or(now, |r| r.requested_at);
+    record.removal = Some(Removal { requested_at, completed_at: Some(now), reason: asked.and_then(|r| r.reason) });
     if !record.state.is_final() {
         record.state = OperationState::Cancelled;
         let detail = "its name was given to another operation while the ledger lost writes; nothing of it exists";

@@ -9,7 +9,7 @@ use meridian_ledger::{Ledger, LedgerError, LedgerFuture};
 use meridian_model::{
     bugs,
     ids::{OperationId, TenantId},
-    operation::OperationRecord,
+    operation::{OperationRecord, Removal},
     time::Time,
 };
 use tokio::time::{Instant, timeout_at};
@@ -34,6 +34,7 @@ struct Delete {
     tenant: TenantId,
     op: OperationId,
     requested_at: Time,
+    reason: Option<String>,
 }
 
 /// Reads an operation.
@@ -43,18 +44,18 @@ impl<'a, T: Fn(&TenantId, &OperationId) -> LedgerFuture<'a, Option<Box<Operation
 
 impl Delete {
     fn of(answered: OperationRecord) -> Option<Self> {
-        let requested_at = answered.removal?.requested_at;
-        Some(Self { tenant: answered.tenant, op: answered.op_id, requested_at })
+        let Removal { requested_at, reason, .. } = answered.removal?;
+        Some(Self { tenant: answered.tenant, op: answered.op_id, requested_at, reason })
     }
 
     /// Asks for it again if the ledger lacks it.
     async fn keep<'a>(self, ledger: &dyn Ledger, ask: &impl Ask<'a>) -> Result<(), LedgerError> {
-        let Self { tenant, op, requested_at } = &self;
+        let Self { tenant, op, requested_at, reason } = &self;
         let kept = async {
             let record = ask(tenant, op).await?;
             if record.is_some_and(|r| r.removal.is_none() && !r.is_gone()) {
                 tracing::error!(%tenant, %op, "the ledger lacks a delete that was accepted here; it is asked for again");
-                ledger.request_removal(tenant, op, *requested_at).await?;
+                ledger.request_removal(tenant, op, *requested_at, reason.as_deref()).await?;
             }
             Ok(())
         };
@@ -119,14 +120,13 @@ impl Word {
 #[cfg(test)]
 mod tests {
     use meridian_ledger::conformance::{MemoryLedger, at, claim_new, failed, sample_claim, write};
-    use meridian_model::operation::Removal;
 
     use super::*;
     use crate::journal::intent::{MemoryIntents, vouched};
 
     /// What a gateway noted of a delete that it accepted at a time.
     fn accepted(record: &OperationRecord, seconds: u64) -> OperationRecord {
-        let removal = Some(Removal { requested_at: at(seconds), completed_at: None });
+        let removal = Some(Removal { requested_at: at(seconds), completed_at: None, reason: None });
         vouched(&OperationRecord { removal, updated_at: at(seconds), ..record.clone() })
     }
 
@@ -140,7 +140,7 @@ mod tests {
         let claim = async |op: &str| claim_new(&ledger, sample_claim("acme", op, op)).await;
         let (lacking, known, over) = (claim("lacking").await, claim("known").await, claim("over").await);
         let (answered, unasked) = (claim("answered").await, claim("unasked").await);
-        let known = ledger.request_removal(&known.tenant, &known.op_id, at(3)).await.unwrap().unwrap();
+        let known = ledger.request_removal(&known.tenant, &known.op_id, at(3), None).await.unwrap().unwrap();
         let over = write(&ledger, failed(over, at(2))).await;
         for record in [&lacking, &known, &over] {
             intents.answer(accepted(record, 5)).await.unwrap();

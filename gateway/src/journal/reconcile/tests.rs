@@ -80,7 +80,7 @@ fn live() -> OperationRecord {
 }
 
 fn gone() -> OperationRecord {
-    let removal = Some(Removal { requested_at: at(1), completed_at: Some(at(20)) });
+    let removal = Some(Removal { requested_at: at(1), completed_at: Some(at(20)), reason: None });
     let attempts = vec![attempt("n1", AttemptState::Absent, Some("i-1"))];
     OperationRecord { removal, ..record(OperationState::Succeeded, attempts) }
 }

@@ -126,14 +126,14 @@ fn an_old_record_does_not_replace_a_new_one_and_gone_is_gone() {
     let fleet = Fleet::default();
     let mut removed = record("web", "b", 3);
     fleet.put(Arc::new(record("web", "b", 2)));
-    removed.removal = Some(Removal { requested_at: at(5), completed_at: None });
+    removed.removal = Some(Removal { requested_at: at(5), completed_at: None, reason: None });
     fleet.put(Arc::new(removed.clone()));
     assert_eq!(get(&fleet, "web").unwrap().instance.status.phase, Phase::Terminating);
     fleet.put(Arc::new(record("web", "b", 2)));
     assert_eq!(get(&fleet, "web").unwrap().instance.status.phase, Phase::Terminating);
     removed.rev = 4;
     removed.attempts[0].state = AttemptState::Absent;
-    removed.removal = Some(Removal { requested_at: at(5), completed_at: Some(at(6)) });
+    removed.removal = Some(Removal { requested_at: at(5), completed_at: Some(at(6)), reason: None });
     fleet.put(Arc::new(removed));
     assert!(get(&fleet, "web").is_none());
     assert!(fleet.sighted(&backend("b"), at(9), &observed("web", ObservedPhase::Running)).is_none());
@@ -150,7 +150,7 @@ fn state(store: &str, rev: u64, seq: u64) -> OperationRecord {
 
 fn gone(mut record: OperationRecord) -> OperationRecord {
     record.attempts[0].state = AttemptState::Absent;
-    record.removal = Some(Removal { requested_at: at(5), completed_at: Some(at(6)) });
+    record.removal = Some(Removal { requested_at: at(5), completed_at: Some(at(6)), reason: None });
     record
 }
 

@@ -4,6 +4,7 @@ mod accounts;
 mod doubt;
 mod policies;
 mod proof;
+mod quota;
 mod roles;
 mod undeclared;
 pub mod world;

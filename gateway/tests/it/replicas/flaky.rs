@@ -127,9 +127,10 @@ impl Ledger for Flaky {
         tenant: &TenantId,
         op: &OperationId,
         now: Time,
+        reason: Option<&str>,
     ) -> LedgerFuture<'_, Option<Box<OperationRecord>>> {
-        let (tenant, op) = (tenant.clone(), op.clone());
-        self.or(|| self.after(self.inner.request_removal(&tenant, &op, now)))
+        let (tenant, op, reason) = (tenant.clone(), op.clone(), reason.map(ToOwned::to_owned));
+        self.or(|| self.after(self.inner.request_removal(&tenant, &op, now, reason.as_deref())))
     }
 
     fn take_over(&self, wish: TakeOver) -> LedgerFuture<'_, TakenOver> {

@@ -434,7 +434,8 @@ async fn broken_rules_are_refused(ledger: Arc<dyn Ledger>) {
     }
     assert_eq!(read(&*ledger, &record).await, record);
     assert_eq!(used(&*ledger, "acme").await, Charge::default());
-    let removed = ledger.request_removal(&record.tenant, &record.op_id, at(1)).await.expect("remove").expect("there");
+    let removed =
+        ledger.request_removal(&record.tenant, &record.op_id, at(1), None).await.expect("remove").expect("there");
     let mut revived = removed.clone();
     revived.removal = None;
     assert!(matches!(ledger.step(Step::within(revived)).await, Err(LedgerError::Invalid { .. })));
@@ -446,20 +447,24 @@ async fn broken_rules_are_refused(ledger: Arc<dyn Ledger>) {
 
 async fn a_removal_is_asked_for_once(ledger: Arc<dyn Ledger>) {
     let (tenant, op) = (id("acme"), id("op1"));
-    assert_eq!(ledger.request_removal(&tenant, &op, at(1)).await.expect("remove"), None);
+    assert_eq!(ledger.request_removal(&tenant, &op, at(1), None).await.expect("remove"), None);
     let record = claim_new(&*ledger, sample_claim("acme", "op1", "web")).await;
-    let removed = ledger.request_removal(&tenant, &op, at(5)).await.expect("remove").expect("there");
+    let why = "taken back by project shop";
+    let removed = ledger.request_removal(&tenant, &op, at(5), Some(why)).await.expect("remove").expect("there");
     assert_eq!((removed.rev, removed.due, removed.updated_at), (2, Some(at(5)), at(5)));
-    assert_eq!(removed.removal.as_ref().expect("asked for").requested_at, at(5));
+    let asked = removed.removal.as_ref().expect("asked for");
+    assert_eq!((asked.requested_at, asked.reason.as_deref()), (at(5), Some(why)));
     assert_eq!((&removed.fence, &removed.spec), (&record.fence, &record.spec));
-    let again = ledger.request_removal(&tenant, &op, at(6)).await.expect("remove");
-    assert_eq!(again, Some(removed.clone()));
+    let again = ledger.request_removal(&tenant, &op, at(6), None).await.expect("remove");
+    assert_eq!(again, Some(removed.clone()), "the first time and reason stand");
+    assert_eq!(read(&*ledger, &removed).await, removed);
     let stale = ledger.step(Step::within(record)).await.expect("step");
     assert_eq!(stale, Stepped::Changed(removed.clone()), "the owner learns of it with its next step");
-    write(&*ledger, failed(removed, at(7))).await;
+    let ended = write(&*ledger, failed(removed, at(7))).await;
+    assert_eq!(ended.removal.and_then(|r| r.reason).as_deref(), Some(why));
     let other = claim_new(&*ledger, sample_claim("acme", "op2", "web")).await;
     let gone = write(&*ledger, failed(other, at(8))).await;
-    let asked = ledger.request_removal(&tenant, &gone.op_id, at(9)).await.expect("remove");
+    let asked = ledger.request_removal(&tenant, &gone.op_id, at(9), None).await.expect("remove");
     assert_eq!(asked, Some(gone), "what is gone is not removed again");
 }
 
@@ -546,7 +551,7 @@ async fn what_an_owner_left_is_found(ledger: Arc<dyn Ledger>) {
     ledger.take_over(wish.clone()).await.expect("take over");
     wish.owner = "owner-c".to_owned();
     assert_eq!(left("owner-c", 11, 10).await, [op3]);
-    ledger.request_removal(&idle.tenant, &idle.op_id, at(11)).await.expect("remove");
+    ledger.request_removal(&idle.tenant, &idle.op_id, at(11), None).await.expect("remove");
     assert_eq!(left("owner-b", 11, 10).await.len(), 2, "a delete makes it due again");
     ledger.release("owner-b").await.expect("release");
     assert_eq!(left("owner-c", 11, 10).await.len(), 3);
@@ -557,8 +562,10 @@ async fn every_write_has_a_place_of_its_own(ledger: Arc<dyn Ledger>) {
     let second = claim_new(&*ledger, sample_claim("acme", "op2", "db")).await;
     let other = claim_new(&*ledger, sample_claim("beta", "op1", "web")).await;
     let stepped = write(&*ledger, first.clone()).await;
-    let removed = ledger.request_removal(&second.tenant, &second.op_id, at(1)).await.expect("remove").expect("there");
-    let again = ledger.request_removal(&second.tenant, &second.op_id, at(2)).await.expect("remove").expect("there");
+    let removed =
+        ledger.request_removal(&second.tenant, &second.op_id, at(1), None).await.expect("remove").expect("there");
+    let again =
+        ledger.request_removal(&second.tenant, &second.op_id, at(2), None).await.expect("remove").expect("there");
     let taken = match ledger.take_over(take_over("op1", "owner-b", 20)).await.expect("take over") {
         TakenOver::Taken(record) => record,
         other @ (TakenOver::Leased(_) | TakenOver::Missing) => panic!("{other:?}"),
@@ -658,7 +665,7 @@ async fn what_is_gone_expires_in_two_stages(ledger: Arc<dyn Ledger>) {
     assert_eq!(ledger.step(Step::within(rest.clone())).await.expect("step"), Stepped::Fenced);
     let taken = ledger.take_over(take_over("op1", "owner-b", 99)).await.expect("take over");
     assert_eq!(taken, TakenOver::Missing);
-    let asked = ledger.request_removal(&rest.tenant, &rest.op_id, at(9)).await.expect("remove");
+    let asked = ledger.request_removal(&rest.tenant, &rest.op_id, at(9), None).await.expect("remove");
     assert_eq!(asked, Some(rest));
     assert_eq!(ledger.records(None, 10).await.expect("page").records, vec![*living.clone()]);
     assert_eq!(ledger.expire(at(6), at(6), 10).await.expect("expire"), 1);

@@ -197,13 +197,14 @@ impl MemoryLedger {
         Ok(Stepped::Written(Box::new(next)))
     }
 
-    fn remove_now(&self, key: &Key, now: Time) -> Option<Box<OperationRecord>> {
+    fn remove_now(&self, key: &Key, now: Time, reason: Option<&str>) -> Option<Box<OperationRecord>> {
         let mut state = self.state();
         let Some(mut record) = state.records.get(key).cloned() else {
             return state.tombstones.get(key).cloned().map(Box::new);
         };
         if record.removal.is_none() && !record.is_gone() {
-            record.removal = Some(Removal { requested_at: now, completed_at: None });
+            record.removal =
+                Some(Removal { requested_at: now, completed_at: None, reason: reason.map(ToOwned::to_owned) });
             record.due = Some(now);
             record.updated_at = now;
             record.rev += 1;
@@ -269,8 +270,9 @@ impl Ledger for MemoryLedger {
         tenant: &TenantId,
         op: &OperationId,
         now: Time,
+        reason: Option<&str>,
     ) -> LedgerFuture<'_, Option<Box<OperationRecord>>> {
-        let answer = self.remove_now(&(tenant.clone(), op.clone()), now);
+        let answer = self.remove_now(&(tenant.clone(), op.clone()), now, reason);
         self.written.notify_waiters();
         ready(Ok(answer))
     }

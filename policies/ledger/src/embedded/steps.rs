@@ -116,9 +116,9 @@ fn recharged(
 
 pub(super) fn request_removal(
     t: &mut Tables<'_>,
-    tenant: &TenantId,
-    op: &OperationId,
+    (tenant, op): (&TenantId, &OperationId),
     now: Time,
+    reason: Option<String>,
 ) -> Result<Option<Box<OperationRecord>>, Fault> {
     let key = record_key(tenant, op);
     let Some(old) = t.bare_record(&key)? else {
@@ -129,7 +129,7 @@ pub(super) fn request_removal(
         return t.whole(&key, old).map(Some);
     }
     let mut next = t.whole(&key, old.clone())?;
-    next.removal = Some(Removal { requested_at: now, completed_at: None });
+    next.removal = Some(Removal { requested_at: now, completed_at: None, reason });
     next.due = Some(now);
     next.updated_at = now;
     next.rev = old.rev.saturating_add(1);

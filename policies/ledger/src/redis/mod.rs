@@ -346,9 +346,10 @@ impl Ledger for RedisLedger {
         tenant: &TenantId,
         op: &OperationId,
         now: Time,
+        reason: Option<&str>,
     ) -> LedgerFuture<'_, Option<Box<OperationRecord>>> {
-        let (tenant, op) = (tenant.clone(), op.clone());
-        Box::pin(async move { self.run_removal(&tenant, &op, now).await })
+        let (tenant, op, reason) = (tenant.clone(), op.clone(), reason.unwrap_or_default().to_owned());
+        Box::pin(async move { self.run_removal(&tenant, &op, (now, &reason)).await })
     }
 
     fn take_over(&self, wish: TakeOver) -> LedgerFuture<'_, TakenOver> {

@@ -108,7 +108,7 @@ pub(super) fn fence_of(text: &str) -> Option<Fence> {
     Some(Fence { store: store.to_owned(), counter, owner: owner.to_owned() })
 }
 
-/// A record from the fields that the scripts answer with: `b s r q f d m x z`.
+/// A record from the fields that the scripts answer with: `b s r q f d m x z y`.
 pub(super) fn decode(fields: &Value, sealer: &Sealer) -> Result<OperationRecord, LedgerError> {
     let parts = values::list(fields).unwrap_or_default();
     let field = |n: usize| parts.get(n).and_then(values::bytes);
@@ -124,7 +124,10 @@ pub(super) fn decode(fields: &Value, sealer: &Sealer) -> Result<OperationRecord,
     };
     (record.rev, record.seq, record.fence, record.updated_at) = (rev, seq, fence, updated);
     if let (None, Some(requested_at)) = (&record.removal, time(7)) {
-        record.removal = Some(Removal { requested_at, completed_at: None });
+        record.removal = Some(Removal { requested_at, completed_at: None, reason: None });
+    }
+    if let Some(removal) = record.removal.as_mut().filter(|removal| removal.reason.is_none()) {
+        removal.reason = text(9).map(ToOwned::to_owned);
     }
     if field(8).is_some() {
         record.due = None;

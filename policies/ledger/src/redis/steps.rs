@@ -149,10 +149,10 @@ impl RedisLedger {
         &self,
         tenant: &TenantId,
         op: &OperationId,
-        now: Time,
+        (now, reason): (Time, &str),
     ) -> Result<Option<Box<OperationRecord>>, LedgerError> {
         let now = now.unix_ms().to_string();
-        let args: [&[u8]; 2] = [op.as_str().as_bytes(), now.as_bytes()];
+        let args: [&[u8]; 3] = [op.as_str().as_bytes(), now.as_bytes(), reason.as_bytes()];
         let Some(reply) = self.run(&self.scripts.remove, tenant, &args, true).await? else {
             return self.confirm_new(tenant).await.map(|()| None);
         };

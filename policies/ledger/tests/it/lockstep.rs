@@ -52,7 +52,7 @@ enum Change {
 enum Command {
     Claim { tenant: usize, op: usize, name: usize, owner: usize },
     Step { tenant: usize, op: usize, change: Change, over_quota: bool },
-    Remove { tenant: usize, op: usize },
+    Remove { tenant: usize, op: usize, reason: Option<String> },
     TakeOver { tenant: usize, op: usize, owner: usize },
     Renew { owner: usize, seconds: u64 },
     Release { owner: usize },
@@ -115,7 +115,8 @@ fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(tenant, op, name, owner)| Command::Claim { tenant, op, name, owner }),
         16 => (tenant.clone(), op.clone(), change(), prop::bool::weighted(0.1))
             .prop_map(|(tenant, op, change, over_quota)| Command::Step { tenant, op, change, over_quota }),
-        2 => (tenant.clone(), op.clone()).prop_map(|(tenant, op)| Command::Remove { tenant, op }),
+        2 => (tenant.clone(), op.clone(), prop::option::of("[a-z ]{1,8}"))
+            .prop_map(|(tenant, op, reason)| Command::Remove { tenant, op, reason }),
         3 => (tenant.clone(), op, 0..OWNERS.len())
             .prop_map(|(tenant, op, owner)| Command::TakeOver { tenant, op, owner }),
         2 => (0..OWNERS.len(), 0..20_u64).prop_map(|(owner, seconds)| Command::Renew { owner, seconds }),
@@ -162,6 +163,7 @@ fn tree(quotas: &[LineQuota], budgets: &[Option<Budget>]) -> QuotaTree {
             .filter_map(|(m, line)| Some((line.parse().unwrap(), *quotas.get(n * LINES.len() + m)?)))
             .collect(),
         budget: budgets[n],
+        ..QuotaNode::default()
     };
     if quotas.is_empty() {
         return QuotaTree::default();
@@ -194,7 +196,8 @@ fn changed(mut record: OperationRecord, change: &Change, now: u64) -> OperationR
             record.state = OperationState::Succeeded;
             record.charge = Charge::default();
             let asked = record.removal.as_ref().map_or(at(now), |r| r.requested_at);
-            record.removal = Some(Removal { requested_at: asked, completed_at: Some(at(now)) });
+            let reason = record.removal.take().and_then(|r| r.reason);
+            record.removal = Some(Removal { requested_at: asked, completed_at: Some(at(now)), reason });
         }
         Change::Due(seconds) => record.due = seconds.map(at),
         Change::Spec(host) => std::sync::Arc::make_mut(&mut record.spec).hostname = Some(host.clone()),
@@ -242,9 +245,9 @@ async fn run(ledger: &dyn Ledger, command: &Command, now: u64) -> Answer {
             let next = Box::new(changed(*record, change, now));
             answer(ledger.step(Step { next, over_quota: *over_quota }).await, Answer::Stepped)
         }
-        Command::Remove { tenant, op } => {
+        Command::Remove { tenant, op, reason } => {
             let (tenant, op) = pair(tenant, op);
-            answer(ledger.request_removal(&tenant, &op, at(now)).await, Answer::Removed)
+            answer(ledger.request_removal(&tenant, &op, at(now), reason.as_deref()).await, Answer::Removed)
         }
         Command::TakeOver { tenant, op, owner } => {
             let (tenant, op_id) = pair(tenant, op);

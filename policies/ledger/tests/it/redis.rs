@@ -230,7 +230,7 @@ async fn a_restarted_server_is_not_believed() {
         ledger.claim(sample_claim("acme", "op2", "db")).await.map(drop),
         ledger.claim(sample_claim("beta", "op2", "db")).await.map(drop),
         ledger.step(Step::within(record.clone())).await.map(drop),
-        ledger.request_removal(&record.tenant, &record.op_id, at(1)).await.map(drop),
+        ledger.request_removal(&record.tenant, &record.op_id, at(1), None).await.map(drop),
         ledger.usage(&record.tenant).await.map(drop),
         ledger.set_limits(&record.tenant, QuotaLimits::default()).await,
         ledger.records(None, 10).await.map(drop),

@@ -109,7 +109,7 @@ fn record(k: u8, rev: u64, attempts: u32, last: AttemptState) -> OperationRecord
 }
 
 fn deleted(mut record: OperationRecord) -> OperationRecord {
-    record.removal = Some(Removal { requested_at: at(30), completed_at: None });
+    record.removal = Some(Removal { requested_at: at(30), completed_at: None, reason: None });
     record
 }
 

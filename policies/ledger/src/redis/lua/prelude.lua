@@ -20,7 +20,7 @@ end
 local incarnation = {run, generation}
 
 local function record(op)
-  return call('HMGET', base .. 'op:' .. op, 'b', 's', 'r', 'q', 'f', 'd', 'm', 'x', 'z')
+  return call('HMGET', base .. 'op:' .. op, 'b', 's', 'r', 'q', 'f', 'd', 'm', 'x', 'z', 'y')
 end
 
 -- Gives a write its place and tells the followers.

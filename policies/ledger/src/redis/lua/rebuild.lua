@@ -3,7 +3,7 @@ local token = call('HMGET', mark, 'nonce', 'server', 'till')
 if whole or token[1] ~= ARGV[2] or token[2] ~= run or tonumber(token[3]) <= now then return {'overtaken'} end
 
 local function fields(key)
-  return call('HMGET', key, 'b', 's', 'r', 'q', 'f', 'd', 'm', 'x', 'z')
+  return call('HMGET', key, 'b', 's', 'r', 'q', 'f', 'd', 'm', 'x', 'z', 'y')
 end
 
 local function owner_of(fence)

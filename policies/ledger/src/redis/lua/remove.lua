@@ -1,4 +1,4 @@
--- op, now
+-- op, now, reason or ''
 local op, now = ARGV[1], ARGV[2]
 local key = base .. 'op:' .. op
 local old = call('HMGET', key, 'f', 'x', 'w', 'd', 'z')
@@ -7,5 +7,6 @@ if old[5] or old[2] ~= '' or string.sub(old[3], 1, 1) == '1' then return {'same'
 local seq = place(op)
 call('HINCRBY', key, 'r', 1)
 call('HSET', key, 'q', seq, 'x', now, 'd', now, 'm', now)
+if ARGV[3] ~= '' then call('HSET', key, 'y', ARGV[3]) end
 set_due(op, owner_of(old[1]), old[4], now)
 return {'written', incarnation, record(op)}

@@ -1,0 +1,82 @@
+//! A tenant's quota tree and budgets at work: what was borrowed is taken back.
+
+use meridian_cloudsim::Scenario;
+use meridian_gateway::{
+    operation::{Action, Outcome, Refusal},
+    views,
+};
+use meridian_model::error::{ErrorCode, Problem};
+
+use super::{
+    created,
+    world::{World, create, spec, until},
+};
+
+/// Three instances in all; `shop` takes its two back from who matters less.
+const RETAIL: &str = r#"
+[[tenants]]
+name = "retail"
+defaultNetworkProfile = "default"
+[[tenants.projects]]
+name = "shop"
+nominal = { instances = 2 }
+reclaim = "lowerPriority"
+priority = 10
+[[tenants.projects]]
+name = "blog"
+nominal = { instances = 1 }
+"#;
+
+async fn create_in(world: &World, tenant: &str, project: &str, name: &str, key: &str) -> Result<Outcome, Refusal> {
+    let mut action = create(tenant, name, key, &spec());
+    if let Action::CreateInstance(create) = &mut action {
+        create.project = Some(project.parse().unwrap());
+    }
+    world.ask(tenant, action).await
+}
+
+fn short(answer: Result<Outcome, Refusal>) -> Problem {
+    let problem = *answer.unwrap_err().problem;
+    assert_eq!(problem.code, ErrorCode::QuotaExceeded, "{problem:?}");
+    problem
+}
+
+async fn delete_of(world: &World, tenant: &str, instance: &views::Instance) -> views::Operation {
+    let id = format!("{}-delete", instance.status.operation.as_ref().unwrap()).parse().unwrap();
+    match world.ask(tenant, Action::GetOperation(Some(tenant.parse().unwrap()), id)).await {
+        Ok(Outcome::Operation(operation)) => *operation,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_borrowed_is_taken_back_for_its_owner_and_says_so() {
+    let world = World::with(Scenario::demo(7), RETAIL).await;
+    let make = |project, name, key| create_in(&world, "retail", project, name, key);
+    let mut blogs = Vec::new();
+    for name in ["b1", "b2", "b3"] {
+        blogs.push(created(make("blog", name, name).await));
+    }
+    let problem = short(make("shop", "s1", "first").await);
+    let quota = problem.quota.unwrap();
+    assert_eq!((&*quota.dimension, quota.reclaiming, problem.retry_after_seconds), ("instances", Some(1), Some(10)));
+    assert!(problem.detail.contains("1 instances of other projects that borrow it are being removed"));
+    until("the newest that was borrowed is gone", || async { world.existing().await.len() == 2 }).await;
+    until("the newest is shown no more", || async { world.get("retail", "b3").await.is_none() }).await;
+    assert_eq!(world.used_instances("retail").await, 2);
+    let told = delete_of(&world, "retail", &blogs[2]).await.progress.message;
+    assert!(told.ends_with("reclaimed by project shop, whose own quota it was borrowing"), "{told}");
+
+    // The refusal is final under its key; under another one the place is there.
+    assert_eq!(short(make("shop", "s1", "first").await).quota.unwrap().reclaiming, Some(1));
+    created(make("shop", "s1", "second").await);
+    assert_eq!(short(make("shop", "s2", "third").await).quota.unwrap().reclaiming, Some(1));
+    until("another is gone", || async { world.used_instances("retail").await == 2 }).await;
+    created(make("shop", "s2", "fourth").await);
+    // Both are within their own now, and nobody takes from whom is.
+    for (project, name) in [("shop", "s3"), ("blog", "b4")] {
+        assert_eq!(short(make(project, name, name).await).quota.unwrap().reclaiming, None);
+    }
+    let left: Vec<String> = world.list("retail").await.items.iter().map(|i| i.short_name.to_string()).collect();
+    assert_eq!(left, ["b1", "s1", "s2"]);
+}
