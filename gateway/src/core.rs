@@ -20,7 +20,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     agreement::{self, Agreement},
     audit::Audit,
-    budgets::Budgets,
     clock::{Clock, Entropy},
     config::{Config, Known},
     directory::{
@@ -42,6 +41,7 @@ use crate::{
     planner::Planner,
     policies::Policies,
     profiles::Profiles,
+    quota_watch::QuotaWatch,
     regions::{
         Backend,
         budget::Budget,
@@ -133,6 +133,8 @@ pub struct Core {
     pub policies: Arc<Policies>,
     /// Whose word is taken for who is calling.
     pub identities: Arc<Identities>,
+    /// Looks at what tenants use.
+    pub quota_watch: Arc<QuotaWatch>,
     pub(crate) is_shared: bool,
     /// The tenants whose quota this gateway has had the ledger keep: a tenant without one would be bounded by nothing.
     pub(crate) bounded: watch::Sender<BTreeSet<TenantId>>,
@@ -213,6 +215,7 @@ impl Core {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let told = (Arc::clone(&deps.shared), replicas.owner().to_owned());
         let (directory, sources) = attend(config, &deps, replicas, (&tasks, &stop)).await?;
+        let quota_watch = QuotaWatch::new(&deps, &directory);
         let planner = Arc::new(Planner::new(pollers.clone(), fleet.clone(), profiles, directory.clone(), limits));
         let identities = identities(config, &http, &deps, (&tasks, &stop));
         let parts = Parts {
@@ -234,6 +237,7 @@ impl Core {
         let core = Arc::new(Self {
             policies: policies(config, &deps.metrics)?,
             identities,
+            quota_watch,
             recovering: rebuilder.as_ref().map(Rebuilder::progress).unwrap_or_default(),
             is_shared: deps.shared.is_shared(),
             bounded: watch::Sender::default(),
@@ -271,6 +275,7 @@ impl Core {
             self.tasks.spawn(Arc::clone(poller).run(self.stop.clone()));
         }
         self.tasks.spawn(Arc::clone(&self.policies).follow(self.stop.clone()));
+        self.tasks.spawn(Arc::clone(&self.quota_watch).run(self.stop.clone()));
         self.tasks.spawn(self.driver.clone().settle_ended(ended));
         let is_shared = rebuilder.is_some();
         if let Some(rebuilder) = rebuilder {
@@ -581,7 +586,6 @@ fn share_limits(
         if deps.documents.is_shared() {
             directory.share();
         }
-        tasks.spawn(Budgets::new(deps, &directory).run(stop.clone()));
         directory
     };
     if !deps.shared.is_shared() {

@@ -3,7 +3,6 @@
 pub mod admin;
 mod agreement;
 pub mod audit;
-mod budgets;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -20,6 +19,7 @@ pub mod planner;
 pub mod policies;
 pub mod process;
 pub mod profiles;
+pub mod quota_watch;
 pub mod refusal;
 pub mod regions;
 pub mod replicas;

@@ -384,6 +384,65 @@ pub struct Quota {
     /// What it may spend in a month, and has spent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<QuotaBudget>,
+    /// `lowerPriority` or `any` when it takes back what others borrow of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reclaim: Option<&'static str>,
+    /// What is taken back is taken from the lowest first; absent: 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i32>,
+    /// When each line, and the budget, will be used up if things go on as they did in the last hour.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub forecast: Vec<QuotaForecast>,
+}
+
+/// When a line of a quota will be used up, as this gateway's looks of the last hour tell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QuotaForecast {
+    /// The resource, and after `@` the place where it counts; or `budget`.
+    pub line: String,
+    /// What is left of it, in the resource's canonical text.
+    pub left: String,
+    /// How much less that becomes in an hour.
+    pub per_hour: String,
+    /// When nothing will be left; null when that cannot be told.
+    pub exhaust_time: Option<Time>,
+    /// Why it cannot be told: `too-few-samples`, `not-falling`, `too-far` or, of a budget, `not-this-month`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+}
+
+/// Who uses most of a quota.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QuotaConsumers {
+    /// `tenants/{tenant}/quotas/{project}/consumers`.
+    pub name: String,
+    /// The resource, and after `@` the place where it counts.
+    pub line: String,
+    /// What all of them use, in the resource's canonical text.
+    pub used: String,
+    /// How many instances that is.
+    pub instances: usize,
+    /// Those that use most, the greatest first.
+    pub items: Vec<QuotaConsumer>,
+}
+
+/// What one instance uses of a quota.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QuotaConsumer {
+    /// `tenants/{tenant}/instances/{instance}`.
+    pub name: String,
+    /// The project that it is charged to; absent: the tenant itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<ProjectName>,
+    /// What it is charged.
+    pub used: String,
+    /// Of all that is used, percent, rounded down.
+    pub percent: u64,
+    /// When it was asked for.
+    pub create_time: Time,
 }
 
 /// The money of one node of a quota tree in the present month (UTC), in currency units.
@@ -406,6 +465,8 @@ pub struct QuotaBudget {
     pub cost_per_hour: String,
     /// What will be spent by the month's end if everything runs on.
     pub month_end: String,
+    /// What a month of 31 days costs if everything runs on.
+    pub later_month: String,
     /// `within`, `soft-passed` or `hard-reached`, by what is spent.
     pub state: &'static str,
 }

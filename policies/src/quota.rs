@@ -7,8 +7,10 @@
 //! - Usage never goes below zero and never wraps; without a limit the largest number we can count is one.
 //!
 //! Where a charge lies says [`parts`]; how a tenant's quota is divided among its projects and places, [`tree`]; what it
-//! may cost in a month, [`spend`]; who gives back what was borrowed, [`reclaim`].
+//! may cost in a month, [`spend`]; who gives back what was borrowed, [`reclaim`]; when it
+//! will be used up, [`forecast`].
 
+pub mod forecast;
 pub mod parts;
 pub mod reclaim;
 pub mod spend;

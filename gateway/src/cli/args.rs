@@ -79,8 +79,16 @@ pub(super) enum Verb {
     /// List things, or show one
     #[command(after_help = "Types: instances (inst), regions (reg), zones, operations (op), tenants, quota,\n\
                             adapters, types\n\nExamples:\n  meridian get inst\n  meridian get inst/web -o yaml\n  \
-                            meridian get inst -l app=web -o wide\n  meridian get zones ap-guangzhou\n  meridian get quota -o json")]
+                            meridian get inst -l app=web -o wide\n  meridian get zones ap-guangzhou\n  meridian get quota\n\nA table of \
+                            quota shows the tenant's projects too; other forms only what is named.")]
     Get(Get),
+    /// Show who uses most of something
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  meridian top quota\n  meridian top quota shop --line cpu@region:ap-guangzhou\n  meridian \
+                      top quota --line cost --most 20 -o json"
+    )]
+    Top(Top),
     /// Show everything that is known about one thing
     #[command(after_help = "Examples:\n  meridian describe inst web\n  meridian describe reg ap-guangzhou")]
     Describe(Describe),
@@ -344,6 +352,30 @@ pub(super) struct Get {
     /// End with 8 when a region's data is stale or missing
     #[arg(long)]
     pub require_complete: bool,
+    /// Form of the answer
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// `top`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Top {
+    /// The instances that use most of a tenant's or a project's quota
+    Quota(TopQuota),
+}
+
+/// `top quota`.
+#[derive(Debug, Args)]
+pub(super) struct TopQuota {
+    /// Of one project and all below it
+    pub project: Option<String>,
+    /// Resource, and where it counts: instances, cpu, memory, gpu, gpu:MODEL, publicIps, disk, cost; @provider:NAME or
+    /// @region:NAME after it
+    #[arg(long, default_value = "instances")]
+    pub line: String,
+    /// So many at most
+    #[arg(long, default_value_t = 10)]
+    pub most: u32,
     /// Form of the answer
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Format,

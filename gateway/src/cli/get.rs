@@ -103,8 +103,10 @@ pub(super) async fn get(client: &Client, args: &Get, now: Time) -> Result<(), Fa
     if selects && (kind != Kind::Instances || name.is_some()) {
         return Err(Failure::new(Exit::Usage, "selectors and -A are for lists of instances"));
     }
+    let is_table = matches!(args.output, Format::Table | Format::Wide);
     let (value, single) = match (&name, kind) {
         (None, Kind::Instances) => (instances(client, args).await?, false),
+        (None, Kind::Quota) if is_table => (quotas(client).await?, false),
         _ => fetch(client, kind, name.as_deref()).await?,
     };
     let rows: Vec<&Value> = if single { vec![&value] } else { items(&value, "/items").iter().collect() };
@@ -157,7 +159,8 @@ async fn fetch(client: &Client, kind: Kind, name: Option<&str>) -> Result<(Value
             return Ok((pages(client, &base, "the tenant's keys").await?, false));
         }
         (Kind::Keys, Some(_)) => return Err(Failure::new(Exit::Usage, "keys are listed: use `meridian get keys`")),
-        (Kind::Quota, _) => format!("/v1/tenants/{}/quotas/default", tenant().await?),
+        (Kind::Quota, Some(project)) => format!("/v1/tenants/{}/quotas/{project}", tenant().await?),
+        (Kind::Quota, None) => format!("/v1/tenants/{}/quotas/default", tenant().await?),
         (Kind::Adapters, _) => "/v1/adapters".to_owned(),
         (Kind::Types, Some(region)) => format!("/v1/instanceTypes?region={region}"),
         (Kind::Types, None) => "/v1/instanceTypes".to_owned(),
@@ -182,6 +185,12 @@ async fn fetch(client: &Client, kind: Kind, name: Option<&str>) -> Result<(Value
         return Ok((found.ok_or_else(missing)?, true));
     }
     Ok((value, single))
+}
+
+/// The tenant's quota and those of its projects.
+async fn quotas(client: &Client) -> Result<Value, Failure> {
+    let tenant = client.tenant().await?;
+    client.read_named(&format!("/v1/tenants/{}/quotas", encode(tenant)), &one_line(&format!("tenant {tenant}"))).await
 }
 
 /// The zones of a region, or of all, each with its region and backend.
@@ -308,17 +317,7 @@ fn table(kind: Kind, rows: &[&Value], args: &Get, now: Time) -> Table {
             }
             table
         }
-        Kind::Quota => {
-            let mut table = Table::new(vec!["DIMENSION", "USED", "LIMIT"]);
-            for row in rows {
-                for dimension in ["instances", "cpu", "memory", "gpu", "publicIps"] {
-                    let limit = scalar(row, &format!("/limits/{dimension}"));
-                    let limit = if limit.is_empty() { "unlimited".to_owned() } else { limit };
-                    table.row(vec![dimension.to_owned(), scalar(row, &format!("/used/{dimension}")), limit]);
-                }
-            }
-            table
-        }
+        Kind::Quota => super::quota::table(rows, now),
         Kind::Adapters => {
             let mut table = Table::new(vec!["NAME", "BACKENDS"]);
             for row in rows {

@@ -21,6 +21,7 @@ mod manifest;
 mod output;
 mod policy;
 mod progress;
+mod quota;
 mod risks;
 mod tree;
 
@@ -112,6 +113,7 @@ fn ask(cli: &Cli, env: &Environment) -> Result<(), Failure> {
             Verb::Create(args) => apply::create(&client, args, animate).await,
             Verb::Get(args) => get::get(&client, args, env.now).await,
             Verb::Describe(args) => get::describe(&client, args, env.now).await,
+            Verb::Top(command) => quota::top(&client, command, env.now).await,
             Verb::Explain(args) => explain::placement(&client, args).await,
             Verb::Delete(args) => life::delete(&client, args, env, global.no_input).await,
             Verb::Wait(args) => life::wait(&client, args).await,

@@ -43,6 +43,7 @@ pub enum Endpoint {
     GetQuota,
     /// The same of one project.
     GetProjectQuota,
+    ListConsumers,
     ListTenants,
     GetTenant,
     ListTenantAudit,
@@ -110,6 +111,7 @@ pub const ROUTES: &[PathEntry] = &[
     get("/v1/tenants/{tenant}/quotas", &[("GET", Endpoint::ListQuotas, Class::List)]),
     get("/v1/tenants/{tenant}/quotas/default", &[("GET", Endpoint::GetQuota, Class::Read)]),
     get("/v1/tenants/{tenant}/quotas/{project}", &[("GET", Endpoint::GetProjectQuota, Class::Read)]),
+    get("/v1/tenants/{tenant}/quotas/{project}/consumers", &[("GET", Endpoint::ListConsumers, Class::List)]),
     PathEntry {
         path: "/v1/tenants",
         allow: "GET, HEAD, POST",

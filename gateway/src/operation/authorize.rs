@@ -178,6 +178,7 @@ fn told(answer: OutcomeFuture, judgement: Judgement) -> OutcomeFuture {
                 Outcome::Validated(validation)
             }
             outcome if warnings.is_empty() => outcome,
+            Outcome::Warned(outcome, more) => Outcome::Warned(outcome, [warnings, more].concat()),
             outcome => Outcome::Warned(Box::new(outcome), warnings),
         })
     })

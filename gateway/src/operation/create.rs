@@ -46,7 +46,9 @@ pub async fn follow(core: &Core, follow: Follow) -> Result<Outcome, Refusal> {
     }
     let left = deadline.saturating_duration_since(Instant::now());
     core.driver.vouch(&record, NOTED_WITHIN.min(left / 2)).await;
-    answer(&record, key, replayed)
+    let outcome = answer(&record, key, replayed)?;
+    let warnings = core.quota_watch.warnings(&record.tenant, record.project().as_ref());
+    Ok(if warnings.is_empty() { outcome } else { Outcome::Warned(Box::new(outcome), warnings) })
 }
 
 /// The latest record, as soon as it fulfils the condition; at `until` or when a drain begins at the latest: the

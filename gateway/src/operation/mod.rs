@@ -27,6 +27,7 @@ use meridian_model::{
     ids::{InstanceName, OperationId, ProjectName, RegionId, TenantId},
     instance::{InstanceSpec, Labels},
     operation::{Charge, QuotaLimits},
+    quota::Line,
 };
 use meridian_policies::access::Permission;
 use tower::{Service, ServiceBuilder, util::BoxCloneSyncService};
@@ -79,6 +80,8 @@ pub enum Action {
     ListQuotas(Option<TenantId>),
     /// Of one project.
     GetProjectQuota(Option<TenantId>, ProjectName),
+    /// Who uses most of a tenant's or a project's quota.
+    ListConsumers(Box<ListConsumers>),
     /// The tenants the caller may see.
     ListTenants(PageRequest),
     /// One tenant.
@@ -113,6 +116,7 @@ impl Action {
             Self::GetQuota(_) => "get-quota",
             Self::ListQuotas(_) => "list-quotas",
             Self::GetProjectQuota(..) => "get-project-quota",
+            Self::ListConsumers(_) => "list-consumers",
             Self::ListTenants(_) => "list-tenants",
             Self::GetTenant(_) => "get-tenant",
             Self::ListAudit(_) => "list-audit",
@@ -132,7 +136,9 @@ impl Action {
             Self::GetInstance(_) | Self::ListInstances(_) | Self::ExplainInstance(_) => Permission::InstancesRead,
             Self::DeleteInstance(_) => Permission::InstancesDelete,
             Self::GetOperation(..) | Self::ListOperations(..) => Permission::OperationsRead,
-            Self::GetQuota(_) | Self::ListQuotas(_) | Self::GetProjectQuota(..) => Permission::QuotasRead,
+            Self::GetQuota(_) | Self::ListQuotas(_) | Self::GetProjectQuota(..) | Self::ListConsumers(_) => {
+                Permission::QuotasRead
+            }
             Self::ListTenants(_) | Self::GetTenant(_) => Permission::TenantsRead,
             Self::ListAudit(_) => Permission::AuditRead,
             Self::ListRegions | Self::GetRegion(_) | Self::ListAdapters | Self::ListInstanceTypes(_) => {
@@ -151,6 +157,7 @@ impl Action {
             Self::DeleteInstance(delete) => delete.instance.tenant.as_ref(),
             Self::ListInstances(list) => list.tenant.as_ref(),
             Self::ListAudit(list) => list.tenant.as_ref(),
+            Self::ListConsumers(list) => list.tenant.as_ref(),
             Self::GetOperation(t, _)
             | Self::ListOperations(t, _)
             | Self::GetQuota(t)
@@ -164,6 +171,19 @@ impl Action {
         };
         named.map_or(Place::Any, Place::Tenant)
     }
+}
+
+/// Which consumers of a quota are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListConsumers {
+    /// Tenant of the path; `None` for `-`.
+    pub tenant: Option<TenantId>,
+    /// The project; none: the whole tenant.
+    pub project: Option<ProjectName>,
+    /// Of what.
+    pub line: Line,
+    /// How many at most.
+    pub most: usize,
 }
 
 /// An instance by tenant and name.
@@ -327,6 +347,8 @@ pub enum Outcome {
     Quota(Box<views::Quota>),
     /// The same of several tenants.
     Quotas(views::Page<views::Quota>),
+    /// Who uses most of a quota.
+    Consumers(Box<views::QuotaConsumers>),
     /// Records of the audit log, and where the next page begins.
     Audit(Box<views::AuditPage>, Option<String>),
     /// Tenants.
@@ -494,6 +516,7 @@ async fn perform(core: &Arc<Core>, admitted: Admitted) -> Result<Outcome, Refusa
         Action::GetQuota(_) => read::quota(core, &reach).await,
         Action::ListQuotas(_) => read::project_quotas(core, &reach).await,
         Action::GetProjectQuota(_, project) => read::project_quota(core, reach.one()?, &project).await,
+        Action::ListConsumers(wish) => read::consumers(core, reach.one()?, &wish).await,
         Action::ListAudit(wish) => audit::page(core, &operation.caller, &reach, *wish).await,
         Action::ListTenants(page) => Ok(Outcome::Tenants(read::tenants(core, &reach, &page).await)),
         Action::GetTenant(_) => read::tenant(core, reach.one()?).await.map(|t| Outcome::Tenant(Box::new(t))),
@@ -521,6 +544,9 @@ fn quota_view(tenant: &TenantId, used: Option<Charge>, limits: QuotaLimits) -> v
         used,
         lines: Vec::new(),
         budget: None,
+        reclaim: None,
+        priority: None,
+        forecast: Vec::new(),
     }
 }
 

@@ -12,7 +12,7 @@ use meridian_model::{
 use tokio::time::Instant;
 
 use super::{
-    InstanceRef, ListInstances, Outcome, PageRequest, Reach, Refusal,
+    InstanceRef, ListConsumers, ListInstances, Outcome, PageRequest, Reach, Refusal,
     across::{self, Across},
     directory::etag,
     quota_view, quotas as trees, read_refusal,
@@ -251,8 +251,13 @@ pub async fn quota(core: &Core, reach: &Reach) -> Result<Outcome, Refusal> {
         Reach::Tenant(tenant) => tenant,
         Reach::All => return Ok(Outcome::Quotas(quotas(core).await)),
     };
-    let usage = core.ledger.usage(tenant).await.map_err(|e| read_refusal(&e))?;
-    Ok(Outcome::Quota(Box::new(quota_view(tenant, Some(usage.used), usage.limits))))
+    let own = all_quotas(core, tenant).await?.into_iter().next();
+    own.map(|quota| Outcome::Quota(Box::new(quota))).ok_or_else(|| Refusal::internal("a tenant without a quota"))
+}
+
+async fn all_quotas(core: &Core, tenant: &TenantId) -> Result<Vec<views::Quota>, Refusal> {
+    let books = core.ledger.books(tenant).await.map_err(|e| read_refusal(&e))?;
+    Ok(trees::nodes(tenant, &books, &core.quota_watch.samples(tenant), core.clock.now()))
 }
 
 /// The quotas of a tenant and of each of its projects; of all tenants only their own.
@@ -264,8 +269,7 @@ pub async fn project_quotas(core: &Core, reach: &Reach) -> Result<Outcome, Refus
         Reach::Tenant(tenant) => tenant,
         Reach::All => return Ok(Outcome::Quotas(quotas(core).await)),
     };
-    let books = core.ledger.books(tenant).await.map_err(|e| read_refusal(&e))?;
-    Ok(Outcome::Quotas(views::Page { items: trees::nodes(tenant, &books, core.clock.now()), next_after: None }))
+    Ok(Outcome::Quotas(views::Page { items: all_quotas(core, tenant).await?, next_after: None }))
 }
 
 /// The quota of one project.
@@ -273,10 +277,24 @@ pub async fn project_quotas(core: &Core, reach: &Reach) -> Result<Outcome, Refus
 /// # Errors
 /// There is no such project, or the ledger cannot be read.
 pub async fn project_quota(core: &Core, tenant: &TenantId, project: &ProjectName) -> Result<Outcome, Refusal> {
-    let books = core.ledger.books(tenant).await.map_err(|e| read_refusal(&e))?;
     let name = format!("tenants/{tenant}/quotas/{project}");
-    let found = trees::nodes(tenant, &books, core.clock.now()).into_iter().find(|quota| quota.name == name);
+    let found = all_quotas(core, tenant).await?.into_iter().find(|quota| quota.name == name);
     found.map(|quota| Outcome::Quota(Box::new(quota))).ok_or_else(Refusal::not_found)
+}
+
+/// Who uses most of a quota, as far as this gateway has followed the ledger.
+///
+/// # Errors
+/// There is no such project, or the ledger cannot be read.
+pub async fn consumers(core: &Core, tenant: &TenantId, wish: &ListConsumers) -> Result<Outcome, Refusal> {
+    let books = core.ledger.books(tenant).await.map_err(|e| read_refusal(&e))?;
+    let is_there = |name: &ProjectName| books.tree.nodes.iter().any(|node| node.name.as_ref() == Some(name));
+    if !wish.project.as_ref().is_none_or(is_there) {
+        return Err(Refusal::not_found());
+    }
+    let records = core.fleet.records_of(tenant);
+    let found = trees::consumers((tenant, wish.project.as_ref()), &books, &records, (&wish.line, wish.most));
+    Ok(Outcome::Consumers(Box::new(found)))
 }
 
 /// Of every tenant.

@@ -48,7 +48,7 @@ fn answers_come_in_every_form() {
         ("zones", "REGION"),
         ("op", "NAME"),
         ("tenants", "NAME"),
-        ("quota", "DIMENSION"),
+        ("quota", "PROJECT"),
         ("adapters", "NAME"),
         ("types", "NAME"),
     ] {

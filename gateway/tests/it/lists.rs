@@ -128,6 +128,8 @@ async fn every_route_reaches_its_action() {
         "GET /v1/tenants/acme/quotas",
         "GET /v1/tenants/acme/quotas/default",
         "GET /v1/tenants/acme/quotas/shop",
+        "GET /v1/tenants/acme/quotas/default/consumers",
+        "GET /v1/tenants/acme/quotas/shop/consumers?line=cpu@region:r1&most=500",
         "GET /v1/regions",
         "GET /v1/regions/cn-hangzhou",
         "GET /v1/regions/cn-hangzhou/zones",

@@ -357,6 +357,15 @@ pub(crate) fn quota() -> views::Quota {
         parent: None,
         lines: Vec::new(),
         budget: None,
+        reclaim: None,
+        priority: None,
+        forecast: vec![views::QuotaForecast {
+            line: "instances".to_owned(),
+            left: "7".to_owned(),
+            per_hour: "2".to_owned(),
+            exhaust_time: Some(Time::from_unix_ms(NOW_MS + 12_600_000)),
+            reason: None,
+        }],
     }
 }
 

@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use meridian_model::{
     error::ErrorCode,
     ids::{InstanceName, OperationId, ProjectName, RegionId, TenantId},
+    quota::Line,
 };
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
@@ -17,9 +18,13 @@ use tokio::time::Instant;
 use super::{Endpoint, Rest, body, encode, key::idempotency_key, manifest, query::Query};
 use crate::{
     audit::query::Filter,
+    config::quota::ROOT_NAME,
     dialects::{AnswerPlan, BodyLimits, Decoded, View},
     http::Meta,
-    operation::{Action, CreateInstance, DeleteInstance, InstanceRef, ListAudit, ListInstances, PageRequest, Refusal},
+    operation::{
+        Action, CreateInstance, DeleteInstance, InstanceRef, ListAudit, ListConsumers, ListInstances, PageRequest,
+        Refusal,
+    },
     refusal::Rejection,
 };
 
@@ -27,6 +32,8 @@ use crate::{
 const PAGE_SIZE_DEFAULT: usize = 50;
 /// Larger wishes are coerced to this (API-CONVENTIONS 4).
 const PAGE_SIZE_MAX: usize = 1000;
+/// Consumers that are told when the request does not say, and at most: whoever uses most is of interest, not everybody.
+const CONSUMERS: (usize, usize) = (10, 100);
 /// Longest `Prefer: wait` (API-CONVENTIONS 2).
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Time kept back from the deadline to write the answer of a create that is still being placed.
@@ -142,6 +149,7 @@ impl Rest {
                 let project = ProjectName::new(r.param(1)?).map_err(|_| Refusal::not_found())?;
                 Action::GetProjectQuota(r.tenant_or_all()?, project)
             }
+            Endpoint::ListConsumers => consumers(r)?,
             Endpoint::GetTenant => {
                 Query::parse(r.query, &[])?;
                 Action::GetTenant(r.tenant_or_all()?)
@@ -289,6 +297,19 @@ impl Reading<'_> {
         let name = InstanceName::new(self.param(1)?).map_err(|_| Refusal::not_found())?;
         Ok(InstanceRef { tenant, name, min_revision: None })
     }
+}
+
+/// The consumers of a line of a tenant's quota (`default`) or a project's.
+fn consumers(r: &Reading<'_>) -> Result<Action, Rejection> {
+    let query = Query::parse(r.query, &["line", "most"])?;
+    let line = query.get("line").unwrap_or("instances").parse::<Line>();
+    let line = line.map_err(|e| Rejection::new(ErrorCode::InvalidArgument, format!("line: {e}")))?;
+    let most = query.number("most")?.filter(|most| *most > 0).unwrap_or(CONSUMERS.0).min(CONSUMERS.1);
+    let project = match &*r.param(1)? {
+        ROOT_NAME => None,
+        name => Some(ProjectName::new(name).map_err(|_| Refusal::not_found())?),
+    };
+    Ok(Action::ListConsumers(Box::new(ListConsumers { tenant: r.tenant_or_all()?, project, line, most })))
 }
 
 /// `minRevision`: what a read shall show at least.

@@ -105,6 +105,7 @@ impl Rest {
             }
             Outcome::Quota(quota) => json(StatusCode::OK, &quota)?,
             Outcome::Quotas(page) => self.collection(page, plan)?,
+            Outcome::Consumers(consumers) => json(StatusCode::OK, &consumers)?,
             Outcome::Audit(page, next_after) => {
                 let next_page_token = self.next_token(next_after.as_deref(), plan)?;
                 json(StatusCode::OK, &views::AuditPage { next_page_token, ..*page })?

@@ -1,15 +1,20 @@
-//! A tenant's quota tree and budgets at work: what was borrowed is taken back.
+//! A tenant's quota tree and budgets at work: what was borrowed is taken back, what is spent is warned of.
 
 use meridian_cloudsim::Scenario;
 use meridian_gateway::{
-    operation::{Action, Outcome, Refusal},
+    operation::{Action, ListConsumers, Outcome, Refusal},
     views,
 };
-use meridian_model::error::{ErrorCode, Problem};
+use meridian_model::{
+    error::{ErrorCode, Problem},
+    ids::TenantId,
+    instance::InstanceSpec,
+};
+use serde_json::json;
 
 use super::{
     created,
-    world::{World, create, spec, until},
+    world::{World, create, spec, spec_from, until},
 };
 
 /// Three instances in all; `shop` takes its two back from who matters less.
@@ -28,7 +33,16 @@ nominal = { instances = 1 }
 "#;
 
 async fn create_in(world: &World, tenant: &str, project: &str, name: &str, key: &str) -> Result<Outcome, Refusal> {
-    let mut action = create(tenant, name, key, &spec());
+    create_of(world, tenant, (project, name, key), &spec()).await
+}
+
+async fn create_of(
+    world: &World,
+    tenant: &str,
+    (project, name, key): (&str, &str, &str),
+    spec: &InstanceSpec,
+) -> Result<Outcome, Refusal> {
+    let mut action = create(tenant, name, key, spec);
     if let Action::CreateInstance(create) = &mut action {
         create.project = Some(project.parse().unwrap());
     }
@@ -79,4 +93,63 @@ async fn what_was_borrowed_is_taken_back_for_its_owner_and_says_so() {
     }
     let left: Vec<String> = world.list("retail").await.items.iter().map(|i| i.short_name.to_string()).collect();
     assert_eq!(left, ["b1", "s1", "s2"]);
+}
+
+/// A project that has passed its soft budget a moment after its first instance runs.
+const THRIFT: &str = r#"
+[[tenants]]
+name = "thrift"
+defaultNetworkProfile = "default"
+[[tenants.projects]]
+name = "rich"
+nominal = { instances = 3 }
+budget = { hard = "1000000", soft = "0.000001" }
+[[tenants.projects]]
+name = "calm"
+nominal = { instances = 1 }
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_passed_soft_budget_warns_each_create_and_the_greatest_consumers_are_told() {
+    let world = World::with(Scenario::demo(7), THRIFT).await;
+    let thrift: TenantId = "thrift".parse().unwrap();
+    created(create_in(&world, "thrift", "rich", "one", "one").await);
+    until("the soft budget is passed", || async {
+        world.core.quota_watch.look().await;
+        !world.core.quota_watch.warnings(&thrift, "rich".parse().ok().as_ref()).is_empty()
+    })
+    .await;
+    let big = spec_from(json!({"containers": [{"name": "app", "image": "nginx:1.27",
+        "resources": {"requests": {"cpu": "4", "memory": "8Gi"}}}]}));
+    let answer = create_of(&world, "thrift", ("rich", "two", "two"), &big).await.unwrap();
+    let Outcome::Warned(outcome, warnings) = answer else { panic!("{answer:?}") };
+    created(Ok(*outcome));
+    assert_eq!(warnings.iter().map(|w| (&*w.pointer, &*w.code)).collect::<Vec<_>>(), [("/project", "soft-budget")]);
+    // The budget is rich's alone.
+    created(create_in(&world, "thrift", "calm", "three", "three").await);
+
+    let consumers = async |project: Option<&str>, line: &str, most| {
+        let project = project.map(|name| name.parse().unwrap());
+        let wish = ListConsumers { tenant: Some(thrift.clone()), project, line: line.parse().unwrap(), most };
+        match world.ask("thrift", Action::ListConsumers(Box::new(wish))).await {
+            Ok(Outcome::Consumers(found)) => *found,
+            other => panic!("{other:?}"),
+        }
+    };
+    let names = |found: &views::QuotaConsumers| {
+        found.items.iter().map(|i| i.name.rsplit('/').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let all = consumers(None, "cpu", 10).await;
+    assert_eq!((names(&all)[0].as_str(), all.instances), ("two", 3), "{all:?}");
+    assert_eq!(names(&consumers(Some("calm"), "cpu", 10).await), ["three"]);
+    let one = consumers(Some("rich"), "instances", 1).await;
+    assert_eq!((names(&one), one.used.as_str(), one.items[0].percent), (vec!["one".to_owned()], "2", 50));
+    assert!(consumers(None, "gpu", 10).await.items.is_empty());
+
+    let Ok(Outcome::Quotas(page)) = world.ask("thrift", Action::ListQuotas(Some(thrift.clone()))).await else {
+        panic!("quotas")
+    };
+    let rich = page.items.iter().find(|quota| quota.name.ends_with("/rich")).unwrap();
+    let told = rich.forecast.iter().find(|forecast| forecast.line == "instances").unwrap();
+    assert_eq!((told.left.as_str(), told.exhaust_time, told.reason), ("1", None, Some("too-few-samples")));
 }

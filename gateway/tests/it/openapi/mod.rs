@@ -98,6 +98,12 @@ fn doc(endpoint: Endpoint) -> Doc {
             &[],
             &[("200", "The quota.", One("Quota"))],
         ),
+        Endpoint::ListConsumers => doc(
+            "listQuotaConsumers",
+            "List the instances that use most of a project's quota, or of the tenant's (`default`)",
+            &["line", "most"],
+            &[("200", "Those that use most.", One("QuotaConsumers"))],
+        ),
         Endpoint::GetQuota => doc("getQuota", "Read limits and usage", &[], &[("200", "The quota.", One("Quota"))]),
         Endpoint::ListTenants => {
             doc("listTenants", "List the tenants the caller may see", PAGED, &[("200", "The tenants.", List("Tenant"))])
@@ -249,6 +255,11 @@ fn parameter(name: &str) -> Value {
             json!({ "type": "string" }),
             "Only this operation: the request that began it and what clouds were had to do.",
         ),
+        "line" => (
+            json!({ "type": "string", "default": "instances" }),
+            "Of what: a resource, and after `@` the place where it counts, for example `cpu@region:ap-guangzhou`.",
+        ),
+        "most" => (json!({ "type": "integer", "minimum": 1, "maximum": 100, "default": 10 }), "So many at most."),
         "region" => (json!({ "type": "string" }), "Only this region."),
         other => panic!("query parameter {other} has no description"),
     };
@@ -485,7 +496,7 @@ fn given() -> Map<String, Value> {
     given.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect()
 }
 
-const ROOTS: [&str; 23] = [
+const ROOTS: [&str; 24] = [
     "Instance",
     "InstanceName",
     "InstanceSpec",
@@ -494,6 +505,7 @@ const ROOTS: [&str; 23] = [
     "Explanation",
     "AuditPage",
     "Quota",
+    "QuotaConsumers",
     "Tenant",
     "ApiKey",
     "ServiceAccount",
