@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::harness::{control, wait_until},
-    place::{DEPLOYMENT, ENV, Place, REGISTRY, SEAL, files},
+    place::{DEPLOYMENT, ENV, Place, REDIS, REGISTRY, SEAL, files},
 };
 
 /// A key of the right form that nobody has.
@@ -125,6 +125,7 @@ fn secrets(place: &Place) -> Vec<(String, String)> {
         ("env value", ENV),
         ("deployment secret", DEPLOYMENT),
         ("ledger key", SEAL),
+        ("Redis' password", REDIS),
         ("API key", &own[..own.len() - 7]),
         ("wrong API key", WRONG_KEY),
         ("wrong token", "canarywrongtoken0a1b2c"),
@@ -138,17 +139,14 @@ fn secrets(place: &Place) -> Vec<(String, String)> {
     .collect()
 }
 
-#[test]
-fn no_secret_comes_out_of_a_gateway_that_says_all_it_can() {
-    let place = Place::start("trace");
-    let secrets = secrets(&place);
-    let (status, well) = place.caller().create("well", "", None);
-    assert_eq!(status, 201, "{well}");
+/// Lets a gateway meet all that it can meet, ends it, and gives all that came out of it.
+fn said_by(mut place: Place) -> Vec<Said> {
+    let (status, answer) = place.caller().create("well", "", None);
+    assert_eq!(status, 201, "{answer}");
     let mut said = go_wrong(&place);
     rotate(&place);
     let (status, answer) = place.caller().create("after", "", Some(&place.regions()[0]));
     assert_eq!(status, 201, "{answer}");
-
     for path in ["/metrics", "/config", "/readyz?verbose", "/operations", "/orphans", "/directory", "/vendorBudgets"] {
         let text = place.admin_text(path);
         assert!(text.starts_with("HTTP/1.1 200 "), "{path}: {text}");
@@ -160,20 +158,56 @@ fn no_secret_comes_out_of_a_gateway_that_says_all_it_can() {
         let core = limits.lines().find(|l| l.starts_with("Max core file size")).unwrap();
         assert_eq!(core.split_whitespace().nth(5), Some("0"), "a core would hold them all: {core}");
     }
+    let redis = place.redis.take();
     let dir = place.end();
     let mut written = Vec::new();
     files(dir.path(), &mut written);
+    if let Some(redis) = &redis {
+        files(&redis.data_folder(), &mut written);
+    }
     // What the test itself wrote secrets into.
     written.retain(|path| path.extension().is_none_or(|e| e != "secret"));
     said.extend(written.iter().map(|path| (path.display().to_string(), fs::read(path).unwrap())));
+    said
+}
 
-    let len = |end: &str| said.iter().filter(|(place, _)| place.ends_with(end)).map(|(_, b)| b.len()).max();
-    let (log, ledger, audit) = (len("stderr").unwrap(), len("ledger.redb").unwrap(), len(".jsonl").unwrap());
+/// How much was said at places that end so.
+fn len(said: &[Said], end: &str) -> usize {
+    said.iter().filter(|(place, _)| place.ends_with(end)).map(|(_, bytes)| bytes.len()).max().unwrap_or_default()
+}
+
+#[test]
+fn no_secret_comes_out_of_a_gateway_that_says_all_it_can() {
+    let place = Place::start("trace");
+    let secrets = secrets(&place);
+    let said = said_by(place);
+    let (log, ledger, audit) = (len(&said, "stderr"), len(&said, "ledger.redb"), len(&said, ".jsonl"));
     assert!(log > 100_000 && ledger > 4096 && audit > 1000, "all is looked through: {log} {ledger} {audit}");
-    assert!(
-        !leaks(&secrets, &[("its owner's".to_owned(), well.to_string().into_bytes())]).is_empty(),
-        "it would be found"
-    );
     let leaks = leaks(&secrets, &said);
     assert!(leaks.is_empty(), "{} leaks\n{}", leaks.len(), leaks.join("\n"));
+}
+
+#[test]
+fn nor_out_of_one_whose_ledger_is_in_redis() {
+    let place = Place::shared("trace");
+    let secrets = secrets(&place);
+    let said = said_by(place);
+    let (log, ledger, intents) = (len(&said, "stderr"), len(&said, ".incr.aof"), len(&said, "intents.log"));
+    assert!(log > 100_000 && ledger > 4096 && intents > 0, "all is looked through: {log} {ledger} {intents}");
+    let leaks = leaks(&secrets, &said);
+    assert!(leaks.is_empty(), "{} leaks\n{}", leaks.len(), leaks.join("\n"));
+}
+
+#[test]
+fn a_secret_that_comes_out_is_found_in_each_of_its_forms() {
+    let secret = |text: &str| vec![("it".to_owned(), text.to_owned())];
+    for text in ["canary-1", "canary-12", "canary-123"] {
+        for form in forms(text) {
+            let said = [b"before ", form.as_slice(), b" after"].concat();
+            assert_eq!(leaks(&secret(text), &[("here".to_owned(), said)]).len(), 1, "{text} {form:?}");
+        }
+        let within = BASE64_STANDARD.encode(format!("{text} and more"));
+        assert_eq!(leaks(&secret(text), &[("here".to_owned(), within.into_bytes())]).len(), 1, "{text}");
+        assert!(leaks(&secret(text), &[("here".to_owned(), b"nothing of it".to_vec())]).is_empty());
+    }
 }

@@ -8,6 +8,7 @@ use std::{
     process::{Child, Stdio},
 };
 
+use meridian_ledger::conformance::redis_server::RedisServer;
 use serde_json::{Value, json};
 
 use super::super::harness::{Background, control, finish, meridian, request};
@@ -15,6 +16,7 @@ use super::super::harness::{Background, control, finish, meridian, request};
 pub(super) const REGISTRY: &str = "canary-registry-password-7d1f";
 pub(super) const ENV: &str = "canary-env-value-93c2b1";
 pub(super) const DEPLOYMENT: &str = "canary-deployment-secret-0123456789abcdef";
+pub(super) const REDIS: &str = "canary-redis-password-3f21";
 pub(super) const SEAL: &str = "ca9a12ca9a12ca9a12ca9a12ca9a12ca9a12ca9a12ca9a12ca9a12ca9a12ca9a";
 
 /// A vendor key of a backend.
@@ -74,6 +76,8 @@ pub(super) struct Place {
     gateway: Option<Child>,
     caller: Caller,
     admin: String,
+    /// The ledger, where it is not the gateway's own.
+    pub(super) redis: Option<RedisServer>,
 }
 
 impl Drop for Place {
@@ -86,22 +90,48 @@ impl Drop for Place {
 }
 
 impl Place {
-    /// A gateway that logs as `filter` says.
+    /// A gateway that logs as `filter` says, with a ledger of its own.
     pub(super) fn start(filter: &str) -> Self {
+        Self::on(filter, None)
+    }
+
+    /// The same with a ledger in Redis, behind a password.
+    pub(super) fn shared(filter: &str) -> Self {
+        Self::on(filter, Some(RedisServer::start(&[&format!("user meridian on >{REDIS} ~* &* +@all")])))
+    }
+
+    fn on(filter: &str, redis: Option<RedisServer>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clouds = Background::start(&["cloudsim", "--control-listen", "127.0.0.1:0"]);
         let minted = finish(meridian(&["auth", "new-key", "--id", "acme", "--env", "test", "-o", "json"])).json();
         let caller = Caller { api: String::new(), key: minted["apiKey"].as_str().unwrap().to_owned() };
-        let mut place = Self { dir, clouds, gateway: None, caller, admin: String::new() };
-        for (name, secret) in [("seal", SEAL), ("registry", REGISTRY)] {
+        let mut place = Self { dir, clouds, gateway: None, caller, admin: String::new(), redis };
+        for (name, secret) in [("seal", SEAL), ("registry", REGISTRY), ("redis", REDIS)] {
             place.write(name, secret);
         }
         place.write_keys(&place.keys());
         fs::create_dir(place.path("data")).unwrap();
         let config = place.config(minted["sha256"].as_str().unwrap(), filter);
         fs::write(place.path("meridian.toml"), config).unwrap();
+        if place.redis.is_some() {
+            place.begin_ledger();
+        }
         place.serve();
         place
+    }
+
+    /// Says that the Redis is a new deployment's; what is said of it is kept as the log is.
+    fn begin_ledger(&self) {
+        let config = self.path("meridian.toml").display().to_string();
+        let nothing = self.regions().into_iter().filter(|region| region.starts_with("cn-"));
+        let nothing: Vec<String> = nothing.map(|region| format!("--nothing-at={region}")).collect();
+        let mut words = vec!["ledger", "init", "--config", config.as_str()];
+        words.extend(nothing.iter().map(String::as_str));
+        let mut command = meridian(&words);
+        command.env("PATH", "/usr/bin:/bin").env("DEPLOYMENT", DEPLOYMENT);
+        let begun = finish(command);
+        fs::write(self.path("init"), format!("{begun:?}")).unwrap();
+        begun.ok();
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -184,10 +214,19 @@ impl Place {
     /// has each of them in a file.
     fn config(&self, sha256: &str, filter: &str) -> String {
         let data = self.path("data");
+        let ledger = match &self.redis {
+            None => format!("path = \"{}/ledger.redb\"", data.display()),
+            Some(redis) => format!(
+                "store = \"redis\"\nurl = \"{}\"\nuser = \"meridian\"\npassword = \"file:redis.secret\"\njournalDir = \
+                 \"{}/intents\"",
+                redis.url(),
+                data.display()
+            ),
+        };
         let mut text = format!(
             "[deployment]\nid = \"canary\"\nsecret = \"env:DEPLOYMENT\"\n[server]\nlisten = \"127.0.0.1:0\"\n\
-             adminListen = \"127.0.0.1:0\"\n[ledger]\npath = \"{0}/ledger.redb\"\nkeyFile = \"seal.secret\"\n[audit]\npath = \
-             \"{0}/audit\"\n[telemetry]\nfilter = \"{filter}\"\n[status]\nsweepInterval = \"300ms\"\nfastInterval = \
+             adminListen = \"127.0.0.1:0\"\n[ledger]\n{ledger}\nkeyFile = \"seal.secret\"\n[audit]\npath = \
+             \"{}/audit\"\n[telemetry]\nfilter = \"{filter}\"\n[status]\nsweepInterval = \"300ms\"\nfastInterval = \
              \"200ms\"\n[driver]\nplaceTimeout = \"8s\"\n[[tenants]]\nname = \"acme\"\nkeys = [{{ id = \"acme\", sha256 = \
              \"{sha256}\", role = \"admin\" }}]\nrate = {{ requestsPerMinute = 60000, createsPerMinute = 60000 }}\n\
              defaultNetworkProfile = \"default\"\nsecretProfiles = [\"registry\"]\n[[secretProfiles]]\nname = \"registry\"\n\
