@@ -222,7 +222,7 @@ mod tests {
 
     const TENANT: &str = "{apiVersion: meridian.dev/v1, kind: Tenant, metadata: {name: acme}}";
 
-    async fn watched(folder: &std::path::Path) -> (Arc<Directory>, Arc<Watcher>) {
+    async fn watched(folder: &Path) -> (Arc<Directory>, Arc<Watcher>) {
         let text = format!(
             "[deployment]\nid = \"test\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n[ledger]\npath = \"x\"\n\
              [directory]\npath = \"{}\"\n[[backends]]\nid = \"gz\"\nadapter = \"tencent-eksci\"\n\
