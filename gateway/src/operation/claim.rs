@@ -186,6 +186,8 @@ async fn until_bounded(core: &Core, tenant: &TenantId) -> Result<(), Refusal> {
     if core.bounded.borrow().contains(tenant) {
         return Ok(());
     }
+    // A ledger that is being rebuilt says so; there is nothing to wait for then.
+    core.ledger.books(tenant).await.map_err(|e| store_refusal(&e))?;
     let mut bounded = core.bounded.subscribe();
     let waits = bounded.wait_for(|bounded| bounded.contains(tenant));
     if let Ok(Ok(_)) = tokio::time::timeout(BOUNDED_WITHIN, waits).await {
