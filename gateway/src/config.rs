@@ -14,7 +14,6 @@ mod identity;
 mod keys;
 mod ledger;
 mod limits;
-mod policies;
 mod profiles;
 pub mod quota;
 mod reader;
@@ -30,8 +29,7 @@ use toml::de::DeTable;
 
 use self::reader::{Report, Section};
 pub use self::{
-    audit::*, directory::*, identity::*, keys::*, ledger::*, limits::*, policies::*, profiles::*, reconcile::*,
-    sections::*,
+    audit::*, directory::*, identity::*, keys::*, ledger::*, limits::*, profiles::*, reconcile::*, sections::*,
 };
 pub(crate) use self::{check::Known, reader::nearest};
 use crate::secrets::source::read_file;

@@ -9,7 +9,6 @@ use std::{
 use meridian_adapters::{http::HttpClient, registry::ConfigError};
 use meridian_ledger::{Ledger, LedgerError, Quota, documents::Documents, recovery::Recovery, shared::Shared};
 use meridian_model::ids::{BackendId, TenantId};
-use meridian_policies::rules::Findings;
 use secrecy::ExposeSecret;
 use tokio::{
     sync::{mpsc, watch},
@@ -39,7 +38,6 @@ use crate::{
         reconciler::Reconciler,
     },
     planner::Planner,
-    policies::Policies,
     profiles::Profiles,
     quota_watch::QuotaWatch,
     regions::{
@@ -55,7 +53,7 @@ use crate::{
         poll::{Ended, PollSettings, Poller, Pollers, ended_channel},
         sweep::{SweepReport, report_channel},
     },
-    telemetry::{core::CoreMetrics, seldom::Seldom},
+    telemetry::{core::CoreMetrics, policies::PolicyMetrics, seldom::Seldom},
 };
 
 /// How often the ledger is asked to shrink what is long gone, and at most how many records at a time.
@@ -94,9 +92,6 @@ pub enum BuildError {
     /// The folder that declares tenants is broken.
     #[error("the directory is broken\n{0}")]
     Directory(#[from] Broken),
-    /// The policies are wrong.
-    #[error("the policies cannot be used:\n{0}")]
-    Policies(Findings),
     /// The ledger cannot be read or written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -129,8 +124,8 @@ pub struct Core {
     pub recovering: Progress,
     /// Who there is, with which rules and limits.
     pub directory: Arc<Directory>,
-    /// Rules that judge creates.
-    pub policies: Arc<Policies>,
+    /// Counts what the rules of policies do.
+    pub judged: PolicyMetrics,
     /// Whose word is taken for who is calling.
     pub identities: Arc<Identities>,
     /// Looks at what tenants use.
@@ -235,7 +230,7 @@ impl Core {
         let rebuilt = |recovery| Rebuilder::new(rebuild::Parts::of(recovery, &driver, &directory));
         let rebuilder = deps.recovery.map(rebuilt);
         let core = Arc::new(Self {
-            policies: policies(config, &deps.metrics)?,
+            judged: deps.metrics.policies.clone(),
             identities,
             quota_watch,
             recovering: rebuilder.as_ref().map(Rebuilder::progress).unwrap_or_default(),
@@ -274,7 +269,6 @@ impl Core {
         for poller in self.pollers.all() {
             self.tasks.spawn(Arc::clone(poller).run(self.stop.clone()));
         }
-        self.tasks.spawn(Arc::clone(&self.policies).follow(self.stop.clone()));
         self.tasks.spawn(Arc::clone(&self.quota_watch).run(self.stop.clone()));
         self.tasks.spawn(self.driver.clone().settle_ended(ended));
         let is_shared = rebuilder.is_some();
@@ -542,7 +536,7 @@ async fn watch_folder(
     (tasks, stop): (&TaskTracker, &CancellationToken),
 ) -> Result<Option<Arc<Watcher>>, Broken> {
     let Some(mut first) = watcher::first(config).await? else { return Ok(None) };
-    let changes = directory.set_files(std::mem::take(&mut first.tenants))?;
+    let changes = directory.set_files(std::mem::take(&mut first.files))?;
     // What was changed while no gateway ran shows as another digest than that of the start before.
     deps.audit.reloaded(first.folder(), &first.digest(), &changes);
     let told = (Arc::clone(&deps.metrics), deps.audit.clone());
@@ -628,9 +622,4 @@ fn poll_settings(config: &Config) -> PollSettings {
         stale_after: config.status.stale_after.0,
         unreachable_after: config.status.unreachable_after.0,
     }
-}
-
-/// The policies of the configuration.
-fn policies(config: &Config, metrics: &CoreMetrics) -> Result<Arc<Policies>, BuildError> {
-    Policies::start(&config.policies, metrics.policies.clone()).map_err(BuildError::Policies)
 }

@@ -105,6 +105,53 @@ impl Located {
     }
 }
 
+impl Located {
+    /// Where a line and a column of the text that a pointer leads to stand in the text of the document. That is walked
+    /// beside the value from where the value begins, whatever its style: quotes, escapes and indents are skipped, and white
+    /// space is as good as any other. The beginning of the value, where the two do not go together.
+    pub(crate) fn inside(&self, text: &str, value: &str, (pointer, place): (&str, (usize, usize))) -> At {
+        let start = self.find(pointer, false);
+        let at = aligned(text, (start.line, start.column), value, place).unwrap_or((start.line, start.column));
+        let shown = text.lines().nth(at.0.saturating_sub(1)).unwrap_or_default().chars().skip(at.1.saturating_sub(1));
+        let len = shown.take_while(|c| c.is_alphanumeric() || *c == '_').count().max(1);
+        At { line: at.0, column: at.1, len, exact: start.exact }
+    }
+}
+
+fn aligned(text: &str, start: (usize, usize), value: &str, place: (usize, usize)) -> Option<(usize, usize)> {
+    let is_style = |c: char| c.is_whitespace() || matches!(c, '\\' | '"' | '\'');
+    let wanted = byte_of(value, place)?;
+    let mut at = byte_of(text, start)?;
+    let mut done = 0;
+    let mut chars = value.chars().peekable();
+    while done < wanted {
+        let next = *chars.peek()?;
+        let found = text.get(at..)?.chars().next()?;
+        if found == next || (next.is_whitespace() && found.is_whitespace()) {
+            chars.next();
+            done += next.len_utf8();
+        } else if !is_style(found) {
+            return None;
+        }
+        at += found.len_utf8();
+    }
+    let next = chars.peek().copied();
+    while let Some(found) = text.get(at..)?.chars().next()
+        && Some(found) != next
+        && is_style(found)
+    {
+        at += found.len_utf8();
+    }
+    Some(line_column(text, at))
+}
+
+/// Byte of a line and a column in characters, both from 1.
+fn byte_of(text: &str, (line, column): (usize, usize)) -> Option<usize> {
+    let start: usize = text.split_inclusive('\n').take(line.checked_sub(1)?).map(str::len).sum();
+    let rest = text.get(start..)?;
+    Some(start + rest.chars().take(column.checked_sub(1)?).map(char::len_utf8).sum::<usize>())
+}
+
 fn line_column(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |i| i + 1);

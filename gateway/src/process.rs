@@ -89,8 +89,6 @@ pub fn tell_of(health: &Health, core: &Core) {
         let told: Vec<String> = told.collect();
         if told.is_empty() { Ok("current".to_owned()) } else { Err(told.join("; ")) }
     });
-    let policies = Arc::clone(&core.policies);
-    health.tell("policies", move || policies.broken().map_or_else(|| Ok("in force".to_owned()), Err));
     if !core.identities.issuers().is_empty() {
         let identities = Arc::clone(&core.identities);
         health.tell("issuers", move || identities.standing());

@@ -11,11 +11,11 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::Full;
 use meridian_model::{
-    ids::{InstanceName, TenantId},
+    ids::{InstanceName, ProfileName, TenantId},
     instance::{InstanceSpec, Labels},
     time::Time,
 };
-use meridian_policies::rules::{Operation, RuleSet, Source};
+use meridian_policies::rules::{Operation, Policy, RuleSet, Scope};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -75,9 +75,6 @@ const RULES: [&str; 20] = [
     "object.name.matches('^[a-z0-9-]+$') && size(object.name) <= 40",
 ];
 
-const PARAMS: &str = "params:\n  registries: [registry.example, mirror.example]\n  labels: [team, app]\n  \
-                      regions: [ap-guangzhou, ap-shanghai, cn-hangzhou, cn-shanghai]\n";
-
 fn spec() -> Value {
     let container = |name: &str| {
         json!({
@@ -99,12 +96,13 @@ fn labels() -> Labels {
 
 /// The rules as a policy of the platform.
 fn rules() -> anyhow::Result<RuleSet> {
-    use std::fmt::Write as _;
-    let mut text = format!("name: bench\nscope: platform\n{PARAMS}rules:\n");
-    for (n, rule) in RULES.iter().enumerate() {
-        write!(text, "- id: r{n}\n  expression: |\n    {rule}\n")?;
-    }
-    Ok(RuleSet::load(&[Source { file: "bench".to_owned(), text }])?)
+    let rules = RULES.iter().enumerate().map(|(n, rule)| json!({"id": format!("r{n}"), "expression": rule}));
+    let params = json!({
+        "registries": ["registry.example", "mirror.example"], "labels": ["team", "app"],
+        "regions": ["ap-guangzhou", "ap-shanghai", "cn-hangzhou", "cn-shanghai"],
+    });
+    let spec = serde_json::from_value(json!({"params": params, "rules": rules.collect::<Vec<_>>()}))?;
+    Ok(RuleSet::of([Arc::new(Policy::load(Scope::Platform, &ProfileName::new("bench")?, spec)?)]))
 }
 
 /// Nanoseconds of a decision, and the units it cost.

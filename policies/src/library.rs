@@ -16,5 +16,5 @@ pub const LIBRARY: [(&str, &str); 9] = [
 /// The description of a document of the library.
 #[must_use]
 pub fn description(text: &str) -> &str {
-    text.lines().find_map(|l| l.strip_prefix("description: ")).unwrap_or_default()
+    text.lines().find_map(|l| l.trim_start().strip_prefix("description: ")).unwrap_or_default()
 }

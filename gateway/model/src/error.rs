@@ -247,6 +247,12 @@ pub struct FieldError {
     /// The rule of the policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+    /// Line in the value that the pointer leads to, from 1, where that is an expression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// Column in characters, from 1, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<u32>,
 }
 
 /// An RFC 9457 problem, without what only the HTTP layer knows (`instance`, `requestId`).

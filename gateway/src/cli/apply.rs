@@ -261,7 +261,8 @@ async fn existing(client: &Client, document: &Document, answer: &Answer) -> Resu
         .take(DIFFERENCES_SHOWN)
         .map(|pointer| {
             let detail = "differs from what is there".to_owned();
-            document.place(&Fault { pointer: pointer.clone(), code: "differs".to_owned(), detail, hint: None })
+            let (pointer, code) = (pointer.clone(), "differs".to_owned());
+            document.place(&Fault { pointer, code, detail, ..Fault::default() })
         })
         .collect();
     Err(failure)

@@ -151,8 +151,8 @@ pub(super) enum Verb {
     /// Check policies, and find ready ones
     #[command(
         subcommand,
-        after_help = "Examples:\n  meridian policy check -f policies.d\n  meridian policy library\n  \
-                      meridian policy library required-labels > policies.d/required-labels.yaml\n\nRules are in CEL. \
+        after_help = "Examples:\n  meridian policy check -f tenants.d/policies.yaml\n  meridian policy library\n  \
+                      meridian policy library required-labels > tenants.d/required-labels.yaml\n\nRules are in CEL. \
                       Variables: object (the instance as in the REST API), shape (its\nsize), request (operation, \
                       principal, roles, time), tenant (name), params (the document's)."
     )]

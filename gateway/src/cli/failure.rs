@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use meridian_model::error::ErrorCode;
+use meridian_model::error::{ErrorCode, FieldError};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -166,6 +166,17 @@ pub(super) struct Fault {
     pub detail: String,
     /// How to mend it.
     pub hint: Option<String>,
+    /// Line in the value that the pointer leads to, from 1, where that is an expression.
+    pub line: Option<u32>,
+    /// Column in it, from 1.
+    pub column: Option<u32>,
+}
+
+impl From<FieldError> for Fault {
+    fn from(error: FieldError) -> Self {
+        let FieldError { pointer, code, detail, hint, line, column, .. } = error;
+        Self { pointer, code, detail, hint, line, column }
+    }
 }
 
 impl Fault {

@@ -10,7 +10,7 @@ use super::{
     args::{Check, Cloudsim, ConfigFile, Demo, Format},
     failure::{Exit, Failure},
     output::{self, Environment, emit, note},
-    policy, risks,
+    risks,
 };
 use crate::{
     clock::Entropy,
@@ -23,7 +23,6 @@ use crate::{
     },
     http::authenticate,
     journal::intent::file,
-    policies,
     process::{Process, StartError},
     regions::build::check_backend,
     server::ServeError,
@@ -64,15 +63,22 @@ fn mistaken(mistakes: &Mistakes) -> Failure {
 pub(super) fn check(args: &Check) -> Result<(), Failure> {
     let config = Config::load_checked(&args.config, &check_settings, &file::usable).map_err(|m| mistaken(&m))?;
     let declared = directory::check(&config).map_err(|broken| broken_folder(&broken))?;
-    let set = policies::load(&config.policies).map_err(|findings| policy::mistaken(&findings))?;
     if args.diff {
-        return compare(&declared, args.admin.as_deref().unwrap_or(&format!("http://{}", config.server.admin_listen)));
+        return compare(
+            &declared.shown(),
+            args.admin.as_deref().unwrap_or(&format!("http://{}", config.server.admin_listen)),
+        );
     }
-    let (tenants, backends) = (declared.len(), config.backends.len());
+    let (tenants, backends) = (declared.tenants().count(), config.backends.len());
     for risk in risks::of(&config) {
         note(&format!("warning: {risk}\n"));
     }
-    let policies = match set.policies().count() {
+    for path in declared.idle_policies() {
+        note(&format!(
+            "warning: {path} judges nothing unless its tenant is made by the API: it is not declared here\n"
+        ));
+    }
+    let policies = match declared.policies().len() {
         0 => String::new(),
         count => format!(", {count} policies"),
     };

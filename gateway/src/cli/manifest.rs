@@ -29,7 +29,7 @@ const FILES_MAX: usize = 1000;
 pub(super) struct Document {
     /// The document as JSON.
     pub body: Value,
-    /// Name of the instance.
+    /// Name of what it describes.
     pub name: String,
     source: std::rc::Rc<Source>,
     places: Located,
@@ -38,16 +38,29 @@ pub(super) struct Document {
 #[derive(Debug)]
 struct Source {
     file: String,
-    lines: Vec<String>,
+    text: String,
+}
+
+impl Source {
+    fn line(&self, number: usize) -> String {
+        self.text.lines().nth(number.saturating_sub(1)).unwrap_or_default().to_owned()
+    }
 }
 
 impl Document {
-    /// Where a fault stands: at the key of a field that should not be there, else at the value; at the nearest
-    /// parent of a field that is missing.
+    /// Where a fault stands: at the key of a field that should not be there, in the value if it says where, else at the
+    /// value; at the nearest parent of a field that is missing.
     #[must_use]
     pub(super) fn place(&self, fault: &Fault) -> Place {
-        let At { line, column, len, exact } = self.places.find(&fault.pointer, fault.code == "unknown-field");
-        let source = self.source.lines.get(line.saturating_sub(1)).cloned().unwrap_or_default();
+        let number = |n: Option<u32>| n.and_then(|n| usize::try_from(n).ok());
+        let value = self.body.pointer(&fault.pointer).and_then(Value::as_str);
+        let At { line, column, len, exact } = match (value, number(fault.line), number(fault.column)) {
+            (Some(value), Some(line), Some(column)) => {
+                self.places.inside(&self.source.text, value, (&fault.pointer, (line, column)))
+            }
+            _ => self.places.find(&fault.pointer, fault.code == "unknown-field"),
+        };
+        let source = self.source.line(line);
         let what = if exact { fault.line() } else { format!("{}: {}", fault.pointer, fault.line()) };
         Place { file: self.source.file.clone(), line, column, source, len, what }
     }
@@ -61,7 +74,7 @@ impl Document {
     /// A document that is in no file: the answer of `create`'s flags.
     #[must_use]
     pub(super) fn of_flags(name: &str, body: Value) -> Self {
-        let source = std::rc::Rc::new(Source { file: String::new(), lines: Vec::new() });
+        let source = std::rc::Rc::new(Source { file: String::new(), text: String::new() });
         Self { body, name: name.to_owned(), source, places: Located::nowhere(Value::Null) }
     }
 
@@ -143,10 +156,10 @@ fn read(path: &Path) -> Result<(String, String), Failure> {
 /// # Errors
 /// It is not YAML, or a document has no name.
 pub(super) fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
-    let source = std::rc::Rc::new(Source { file: file.to_owned(), lines: text.lines().map(str::to_owned).collect() });
+    let source = std::rc::Rc::new(Source { file: file.to_owned(), text: text.to_owned() });
     let documents = Located::of_yaml(text).map_err(|Syntax { line, column, what }| {
         let mut failure = Failure::new(Exit::Error, format!("{file} is not valid YAML")).next("mend the place shown");
-        let shown = source.lines.get(line.saturating_sub(1)).cloned().unwrap_or_default();
+        let shown = source.line(line);
         let what = super::output::one_line(&what);
         failure.places.push(Place { file: file.to_owned(), line, column, source: shown, len: 1, what });
         failure
@@ -165,9 +178,9 @@ fn document(mut located: Located, source: &std::rc::Rc<Source>) -> Result<Docume
         file: source.file.clone(),
         line: at.0,
         column: at.1,
-        source: source.lines.get(at.0.saturating_sub(1)).cloned().unwrap_or_default(),
+        source: source.line(at.0),
         len: 1,
-        what: "an instance needs metadata.name".to_owned(),
+        what: "it needs metadata.name".to_owned(),
     });
     Err(failure)
 }
@@ -179,7 +192,7 @@ mod tests {
     const POD: &str = "# a comment\napiVersion: v1\nkind: Pod\nmetadata:\n  name: web\nspec:\n  containers:\n  - name: main\n    image: nginx\n    resources:\n      limits: {cpu: 2, memory: 4Gx}\n    surprise: 1\n---\nname: two\nspec: {containers: [{name: a, image: b}]}\n";
 
     fn fault(pointer: &str, code: &str) -> Fault {
-        Fault { pointer: pointer.to_owned(), code: code.to_owned(), detail: "no".to_owned(), hint: None }
+        Fault { pointer: pointer.to_owned(), code: code.to_owned(), detail: "no".to_owned(), ..Fault::default() }
     }
 
     #[test]

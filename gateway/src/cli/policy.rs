@@ -1,17 +1,18 @@
 //! `meridian policy`: documents are compiled here, with the gateway's own compiler, before anybody else sees them.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use clap::{Args, Subcommand};
 use meridian_policies::{
     library::{self, LIBRARY},
-    rules::{Findings, RuleSet, Source},
+    rules::{self, RuleSet, SET_COST_MAX},
 };
 use serde_json::json;
 
 use super::{
     args::Format,
-    failure::{Exit, Failure},
+    failure::{Exit, Failure, Fault},
+    manifest,
     output::{self, emit},
 };
 use crate::policies;
@@ -55,44 +56,42 @@ pub(super) fn local(command: &Policy) -> Result<(), Failure> {
 }
 
 fn check(args: &Check) -> Result<(), Failure> {
-    let set = load(&sources(&args.file)?)?;
-    let (mut policies, mut rules) = (0, 0);
-    for (_, _, count) in set.policies() {
-        policies += 1;
-        rules += count;
+    let set = RuleSet::of(load(&args.file)?);
+    let cost = set.cost_max(None);
+    if cost > SET_COST_MAX {
+        let cause = format!("all rules of one request may cost {cost} units together, and {SET_COST_MAX} is the most");
+        return Err(Failure::new(Exit::Error, cause).next("delete rules, or loop over less in them"));
     }
-    emit(&format!("ok; {policies} policies, {rules} rules\n"))
+    let rules: usize = set.policies().map(|policy| policy.rules()).sum();
+    emit(&format!("ok; {} policies, {rules} rules\n", set.policies().count()))
 }
 
-/// Reads files, folders and stdin.
-///
-/// # Errors
-/// One of them cannot be read.
-fn sources(paths: &[PathBuf]) -> Result<Vec<Source>, Failure> {
-    let mut sources = Vec::new();
-    for path in paths {
-        let unreadable = |why: std::io::Error| {
-            Failure::new(Exit::Error, format!("{} cannot be read: {why}", path.display())).next("check the path")
-        };
-        sources.extend(policies::files::read(path).map_err(unreadable)?);
-    }
-    Ok(sources)
-}
-
-/// Compiles texts.
+/// Compiles the documents of files, folders and stdin.
 ///
 /// # Errors
 /// Every mistake in them.
-fn load(sources: &[Source]) -> Result<RuleSet, Failure> {
-    RuleSet::load(sources).map_err(|findings| mistaken(&findings))
-}
-
-pub(super) fn mistaken(findings: &Findings) -> Failure {
-    let count = findings.0.len();
-    let plural = if count == 1 { "mistake" } else { "mistakes" };
-    let mut failure = Failure::new(Exit::Error, format!("{count} {plural} in policy documents"));
-    failure.details = findings.to_string().lines().map(str::to_owned).collect();
-    failure
+fn load(files: &[PathBuf]) -> Result<Vec<Arc<rules::Policy>>, Failure> {
+    let mut policies: BTreeMap<Arc<str>, Arc<rules::Policy>> = BTreeMap::new();
+    let mut failure = Failure::new(Exit::Error, "");
+    for document in manifest::load(files)? {
+        match policies::document::read(&document.body, None) {
+            Ok(policy) => {
+                let path = Arc::clone(policy.compiled.path());
+                if policies.insert(Arc::clone(&path), policy.compiled).is_some() {
+                    let (pointer, detail) = ("/metadata/name".to_owned(), format!("there are two {path}"));
+                    let hint = Some("rename one of them".to_owned());
+                    failure.places.push(document.place(&Fault { pointer, detail, hint, ..Fault::default() }));
+                }
+            }
+            Err(faults) => failure.places.extend(faults.into_iter().map(|fault| document.place(&fault.into()))),
+        }
+    }
+    match failure.places.len() {
+        0 => return Ok(policies.into_values().collect()),
+        1 => failure.cause = "1 mistake in policy documents".to_owned(),
+        count => failure.cause = format!("{count} mistakes in policy documents"),
+    }
+    Err(failure)
 }
 
 fn library(args: &Library) -> Result<(), Failure> {

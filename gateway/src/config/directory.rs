@@ -1,4 +1,4 @@
-//! `[directory]`: where tenants are declared besides the configuration.
+//! `[directory]`: where tenants and policies are declared besides the configuration.
 
 use std::path::PathBuf;
 
@@ -9,8 +9,8 @@ use super::reader::Section;
 /// `[directory]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct DirectorySettings {
-    /// Folder of files with documents of kind Tenant (`*.yaml`, `*.yml`, `*.json`, `*.toml`), read again whenever they
-    /// change. Without it only the configuration and the API declare tenants.
+    /// Folder of files with documents of the kinds Tenant and Policy (`*.yaml`, `*.yml`, `*.json`, `*.toml`), read again
+    /// whenever they change. Without it only the configuration declares tenants, and the API both.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
 }

@@ -24,7 +24,7 @@ use meridian_model::{
 use meridian_policies::quota::tree::Tree;
 use serde::Deserialize;
 
-use super::reader::Section;
+use super::reader::{Section, nearest};
 
 /// The name of the tenant's own quota in paths: no project can be called so.
 pub const ROOT_NAME: &str = "default";
@@ -127,4 +127,16 @@ fn lines(s: &mut Section<'_, '_>) -> BTreeMap<Line, LineQuota> {
         }
     }
     lines
+}
+/// How to mend the name of a project that a tree does not have; `None` when it has it.
+pub(crate) fn missing_project(tree: &QuotaTree, project: &ProjectName) -> Option<String> {
+    let known: Vec<&str> = tree.nodes.iter().filter_map(|node| node.name.as_ref()).map(ProjectName::as_str).collect();
+    if known.contains(&project.as_str()) {
+        return None;
+    }
+    Some(match nearest(project.as_str(), known.iter().copied()) {
+        Some(near) => format!("did you mean {near}?"),
+        None if known.is_empty() => "leave it out: the tenant is not divided into projects".to_owned(),
+        None => format!("known projects: {}", known.join(", ")),
+    })
 }

@@ -27,7 +27,6 @@ use super::{
     keys::{ApiKey, Platform},
     ledger::Ledger,
     limits::NamedLimit,
-    policies::Policies,
     profiles::{ImageProfile, NetworkProfile, SecretProfile},
     quota,
     reader::{Report, Section},
@@ -104,8 +103,6 @@ pub struct Config {
     pub driver: Driver,
     /// The reconciler.
     pub reconcile: Reconcile,
-    /// Policies.
-    pub policies: Policies,
     /// Logs.
     pub telemetry: Telemetry,
 }
@@ -141,7 +138,6 @@ impl Config {
         let status = Status::read(root.section("status"));
         let driver = Driver::read(root.section("driver"));
         let reconcile = Reconcile::read(root.section("reconcile"));
-        let policies = Policies::read(root.section("policies"));
         let telemetry = Telemetry::read(root.section("telemetry"));
         root.finish();
         Some(Self {
@@ -161,7 +157,6 @@ impl Config {
             status,
             driver,
             reconcile,
-            policies,
             telemetry,
         })
     }

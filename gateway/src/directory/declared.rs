@@ -7,9 +7,13 @@ use std::{
 };
 
 use meridian_model::ids::TenantId;
+use meridian_policies::rules::{RuleSet, SET_COST_MAX, Scope};
 
 use super::{files::Broken, made::Made};
-use crate::config::{self, Config};
+use crate::{
+    config::{self, Config, quota::missing_project},
+    policies::document::Policy,
+};
 
 /// Where something was declared, and so where it is changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +43,17 @@ impl fmt::Display for Source {
     }
 }
 
-/// Tenants that one source declares, each with its place.
-pub type Tenants = Vec<(config::Tenant, Source)>;
+/// What files declare, each with its place.
+#[derive(Debug, Clone, Default)]
+pub struct Files {
+    /// Tenants.
+    pub tenants: Vec<(config::Tenant, Source)>,
+    /// Policies.
+    pub policies: Vec<(Arc<Policy>, Source)>,
+}
+
+/// Policies by path, each with the place that declares it.
+pub type Policies = BTreeMap<Arc<str>, (Arc<Policy>, Source)>;
 
 /// Everything a snapshot is made from.
 #[derive(Debug, Clone)]
@@ -49,6 +62,8 @@ pub struct Declared {
     pub tenants: BTreeMap<TenantId, (Arc<config::Tenant>, Source)>,
     /// Who looks after all of them.
     pub platform: config::Platform,
+    /// What judges their creates.
+    pub policies: Policies,
 }
 
 impl Declared {
@@ -62,25 +77,27 @@ impl Declared {
     #[must_use]
     pub fn tenants(tenants: impl IntoIterator<Item = config::Tenant>) -> Self {
         let tenants = tenants.into_iter().map(|t| (t.name.clone(), (Arc::new(t), Source::Config))).collect();
-        Self { tenants, platform: config::Platform::default() }
+        Self { tenants, platform: config::Platform::default(), policies: Policies::new() }
     }
 
     /// The same with what files declare.
     ///
     /// # Errors
-    /// Every name and every key that is declared twice, at its later place.
-    pub fn with_files(mut self, files: &Tenants) -> Result<Self, Broken> {
+    /// Every name and every key that is declared twice, at its later place; projects of policies that their tenants do not
+    /// have; and all policies together, if they cost too much.
+    pub fn with_files(mut self, files: &Files) -> Result<Self, Broken> {
         let mut keys: BTreeSet<String> = self.platform.keys.iter().map(|key| key.id.clone()).collect();
         keys.extend(self.tenants.values().flat_map(|(tenant, _)| tenant.keys.iter().map(|key| key.id.clone())));
         let mut broken = Broken(Vec::new());
-        let mut twice = |source: &Source, what: String| {
+        let mut wrong = |source: &Source, what: String, mend: &str| {
             let (file, line, column) = match source {
                 Source::File { file, line, column } => (file.as_str(), *line, *column),
                 Source::Config | Source::Api => ("the configuration", 1, 1),
             };
-            broken.0.extend(Broken::of(file, line, column, what, "rename or remove one of the two").0);
+            broken.0.extend(Broken::of(file, line, column, what, mend).0);
         };
-        for (tenant, source) in files {
+        let mut twice = |source: &Source, what: String| wrong(source, what, "rename or remove one of the two");
+        for (tenant, source) in &files.tenants {
             for key in tenant.keys.iter().filter(|key| !keys.insert(key.id.clone())) {
                 twice(source, format!("the key `{}` of tenant `{}` is declared before", key.id, tenant.name));
             }
@@ -89,7 +106,39 @@ impl Declared {
                 None => drop(self.tenants.insert(tenant.name.clone(), (Arc::new(tenant.clone()), source.clone()))),
             }
         }
+        for (policy, source) in &files.policies {
+            let path = policy.compiled.path();
+            match self.policies.get(path) {
+                Some((_, before)) => twice(source, format!("{path} is declared in {before} too")),
+                None => drop(self.policies.insert(Arc::clone(path), (Arc::clone(policy), source.clone()))),
+            }
+        }
+        for (policy, source) in &files.policies {
+            if let Some((what, mend)) = self.unknown_project(policy.compiled.scope()) {
+                wrong(source, what, &mend);
+            }
+        }
+        let cost = self.rules().cost_max(None);
+        if let Some((_, source)) = files.policies.first().filter(|_| cost > SET_COST_MAX) {
+            let what =
+                format!("all rules of one request may cost {cost} units together, and {SET_COST_MAX} is the most");
+            wrong(source, what, "delete rules, or loop over less in them");
+        }
         if broken.0.is_empty() { Ok(self) } else { Err(broken) }
+    }
+
+    /// What is wrong with a scope that names a project which its tenant, if it is known, does not have, and the cure.
+    pub(crate) fn unknown_project(&self, scope: &Scope) -> Option<(String, String)> {
+        let Scope::Project(tenant, project) = scope else { return None };
+        let (settings, _) = self.tenants.get(tenant)?;
+        let mend = missing_project(&settings.projects, project)?;
+        Some((format!("tenant {tenant} has no project {project}"), mend))
+    }
+
+    /// The policies as they judge together.
+    #[must_use]
+    pub fn rules(&self) -> RuleSet {
+        RuleSet::of(self.policies.values().map(|(policy, _)| Arc::clone(&policy.compiled)))
     }
 
     /// The same with what the API declares. What stands in the configuration or in files takes its place.

@@ -1,10 +1,14 @@
 //! What changes from one set of declarations to another, for people. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::Snapshot;
+use super::{Snapshot, Source};
+use crate::policies::document::Policy;
 
 /// What a diff compares: everything that is declared, as JSON, by name. A key's secret is in it only as the first digits
 /// of its hash, which tell one from another.
@@ -52,7 +56,11 @@ impl Snapshot {
             }
             (format!("tenants/{name}"), value)
         };
-        self.tenants().map(of).collect()
+        let policy = |(path, (policy, source)): (&Arc<str>, &(Arc<Policy>, Source))| {
+            let value = json!({ "labels": policy.labels, "spec": policy.spec, "source": source.to_string() });
+            (path.to_string(), value)
+        };
+        self.tenants().map(of).chain(self.policies().iter().map(policy)).collect()
     }
 }
 

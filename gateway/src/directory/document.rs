@@ -1,4 +1,5 @@
-//! Documents that declare tenants, from files and from the API: read strictly, every fault with its JSON pointer.
+//! Documents that declare tenants and policies, from files and from the API: read strictly, every fault with its JSON
+//! pointer. What is a policy's own is in `policies::document`.
 
 use meridian_model::{error::FieldError, ids::TenantId, instance::Labels, validate};
 use meridian_policies::quota::tree::Tree;
@@ -8,12 +9,35 @@ use serde_json::Value;
 use crate::{
     config::{self, Known, SettingsMistake, nearest, role_mistakes},
     dialects::rest::body::{fault, parse_typed},
+    policies::document::{self as policy, Policy},
 };
 
 /// What documents of ours begin with.
 pub const API_VERSION: &str = "meridian.dev/v1";
 /// The kind of a tenant's document.
 pub const TENANT: &str = "Tenant";
+/// The kind of a policy's document.
+pub const POLICY: &str = "Policy";
+
+/// What a document declares.
+#[derive(Debug)]
+pub(super) enum Declaration {
+    Tenant(Box<config::Tenant>),
+    Policy(Policy),
+}
+
+/// Reads a document of either kind.
+///
+/// # Errors
+/// As of [`tenant`] and of [`policy::read`].
+pub(super) fn any(body: &Value, known: &Known) -> Result<Declaration, Vec<FieldError>> {
+    is_kind(body, &[TENANT, POLICY])?;
+    if body.get("kind").and_then(Value::as_str) == Some(POLICY) {
+        policy::read(body, None).map(Declaration::Policy)
+    } else {
+        tenant(body, known).map(|tenant| Declaration::Tenant(Box::new(tenant)))
+    }
+}
 
 #[derive(Debug, Deserialize)]
 struct Document {
@@ -38,11 +62,12 @@ struct Metadata {
 /// # Errors
 /// Every fault: of the first field that has the wrong type and of those that do not exist, or of all values.
 pub(crate) fn tenant(body: &Value, known: &Known) -> Result<config::Tenant, Vec<FieldError>> {
-    kind(body)?;
+    is_kind(body, &[TENANT])?;
     let bytes = serde_json::to_vec(body).map_err(|e| vec![fault("", "invalid", e.to_string())])?;
-    let typed = parse_typed::<Document>(&bytes).map_err(|rejection| with_hints(rejection.refusal.problem.errors))?;
+    let typed =
+        parse_typed::<Document>(&bytes).map_err(|rejection| with_hints(rejection.refusal.problem.errors, FIELDS))?;
     let Document { metadata, spec, .. } = typed.value;
-    let mut faults = with_hints(typed.unknown);
+    let mut faults = with_hints(typed.unknown, FIELDS);
     let mut tenant = spec.unwrap_or_else(|| config::Tenant::new(metadata.name.clone()));
     faults.extend(validate::labels(&metadata.labels, "/metadata/labels"));
     (tenant.name, tenant.labels) = (metadata.name, metadata.labels);
@@ -71,14 +96,18 @@ pub(crate) fn stored(body: &Value) -> Option<config::Tenant> {
     Some(tenant)
 }
 
-fn kind(body: &Value) -> Result<(), Vec<FieldError>> {
+/// Whether a document is of one of these kinds.
+///
+/// # Errors
+/// It is not, with what it is.
+pub(crate) fn is_kind(body: &Value, kinds: &[&str]) -> Result<(), Vec<FieldError>> {
     let text = |key: &str| body.get(key).map(|v| v.as_str().unwrap_or("(not text)"));
     match (text("apiVersion"), text("kind")) {
-        (Some(API_VERSION), Some(TENANT)) => Ok(()),
+        (Some(API_VERSION), Some(kind)) if kinds.contains(&kind) => Ok(()),
         (version, kind) => {
             let found = format!("{} {}", version.unwrap_or("(no apiVersion)"), kind.unwrap_or("(no kind)"));
             let mut wrong = fault("/kind", "unsupported-kind", format!("{found} is nothing that can be declared here"));
-            wrong.hint = Some(format!("write apiVersion {API_VERSION} and kind {TENANT}"));
+            wrong.hint = Some(format!("write apiVersion {API_VERSION} and kind {}", kinds.join(" or ")));
             Err(vec![wrong])
         }
     }
@@ -92,8 +121,10 @@ fn of_mistake(prefix: &str, SettingsMistake { path, what, mend }: SettingsMistak
     fault
 }
 
-/// The fields of each object of a document, by the pointer of the object; items of a list have `*`.
-const FIELDS: [(&str, &[&str]); 6] = [
+/// The fields of each object of a kind of document, by the pointer of the object; items of a list have `*`.
+pub(crate) type Fields = &'static [(&'static str, &'static [&'static str])];
+
+const FIELDS: Fields = &[
     ("", &["apiVersion", "kind", "metadata", "spec"]),
     ("/metadata", &["name", "labels"]),
     (
@@ -120,13 +151,26 @@ const FIELDS: [(&str, &[&str]); 6] = [
 ];
 
 /// Says of each unknown field which one was probably meant.
-fn with_hints(mut faults: Vec<FieldError>) -> Vec<FieldError> {
+pub(crate) fn with_hints(mut faults: Vec<FieldError>, known: Fields) -> Vec<FieldError> {
     for fault in faults.iter_mut().filter(|fault| fault.code == "unknown-field") {
         let Some((parent, name)) = fault.pointer.rsplit_once('/') else { continue };
         let shape: Vec<&str> = parent.split('/').map(|s| if s.parse::<usize>().is_ok() { "*" } else { s }).collect();
-        let fields = FIELDS.iter().find(|(object, _)| *object == shape.join("/")).map(|(_, fields)| *fields);
+        let fields = known.iter().find(|(object, _)| *object == shape.join("/")).map(|(_, fields)| *fields);
         let near = nearest(name, fields.unwrap_or_default().iter().copied());
         fault.hint = near.map(|near| format!("did you mean {near}?"));
     }
+    for fault in faults.iter_mut().filter(|fault| fault.hint.is_none()) {
+        fault.hint = cure(&fault.detail);
+    }
     faults
+}
+
+/// What mends a fault that the parser told in its own words.
+fn cure(detail: &str) -> Option<String> {
+    if let Some((word, known)) = detail.strip_prefix("unknown variant `").and_then(|rest| rest.split_once('`')) {
+        let near = nearest(word, known.split('`').skip(1).step_by(2))?;
+        return Some(format!("did you mean {near}?"));
+    }
+    let (field, _) = detail.strip_prefix("missing field `")?.split_once('`')?;
+    Some(format!("add {field}"))
 }

@@ -1,4 +1,4 @@
-//! A folder of files that declare tenants: read whole, checked whole, and either all of it holds or nothing of it.
+//! A folder of files that declare tenants and policies: read whole, checked whole, and either all of it holds or nothing.
 //!
 //! [`read`] is the only part that touches the disk; `parse` is pure. What is wrong is said of every file at once, each
 //! fault with file, line and column.
@@ -6,19 +6,24 @@
 use std::{
     fmt, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
 use meridian_model::error::FieldError;
 use sha2::{Digest as _, Sha256};
 
-use super::{Source, document};
+use super::{
+    Source,
+    declared::Files,
+    document::{self, Declaration},
+};
 use crate::{
-    config::{self, Known, Mistake, Mistakes},
+    config::{Known, Mistake, Mistakes},
     located::{Located, Syntax},
 };
 
-/// Most files of a folder: one for each tenant of a large platform.
+/// Most files of a folder: one for each tenant of a large platform, and its policies.
 const FILES_MAX: usize = 2000;
 /// Most bytes of all of them together.
 const LEN_MAX: u64 = 16 * 1024 * 1024;
@@ -155,20 +160,19 @@ fn read_bounded(path: &Path) -> io::Result<String> {
 ///
 /// # Errors
 /// Every fault of every file.
-pub(crate) fn parse(texts: &Texts, known: &Known) -> Result<Vec<(config::Tenant, Source)>, Broken> {
-    let (mut tenants, mut broken) = (Vec::new(), Vec::new());
+pub(crate) fn parse(texts: &Texts, known: &Known) -> Result<Files, Broken> {
+    let (mut declared, mut broken) = (Files::default(), Vec::new());
     for (file, text) in &texts.files {
         let mut list = Vec::new();
         match documents(file, text) {
             Ok(documents) => {
                 for located in documents {
-                    match document::tenant(&located.body, known) {
-                        Ok(tenant) => {
-                            let at = located.find("/metadata/name", false);
-                            tenants
-                                .push((tenant, Source::File { file: file.clone(), line: at.line, column: at.column }));
-                        }
-                        Err(faults) => list.extend(faults.into_iter().map(|fault| placed(&located, fault))),
+                    let at = located.find("/metadata/name", false);
+                    let source = Source::File { file: file.clone(), line: at.line, column: at.column };
+                    match document::any(&located.body, known) {
+                        Ok(Declaration::Tenant(tenant)) => declared.tenants.push((*tenant, source)),
+                        Ok(Declaration::Policy(policy)) => declared.policies.push((Arc::new(policy), source)),
+                        Err(faults) => list.extend(faults.into_iter().map(|fault| placed(text, &located, fault))),
                     }
                 }
             }
@@ -181,20 +185,29 @@ pub(crate) fn parse(texts: &Texts, known: &Known) -> Result<Vec<(config::Tenant,
             broken.push(Mistakes { file: file.clone(), list });
         }
     }
-    if broken.is_empty() { Ok(tenants) } else { Err(Broken(broken)) }
+    if broken.is_empty() { Ok(declared) } else { Err(Broken(broken)) }
 }
 
 fn documents(file: &str, text: &str) -> Result<Vec<Located>, Syntax> {
     if file.ends_with(".toml") { Located::of_toml(text).map(|one| vec![one]) } else { Located::of_yaml(text) }
 }
 
-fn placed(located: &Located, fault: FieldError) -> Mistake {
-    let at = located.find(&fault.pointer, fault.code == "unknown-field");
+fn placed(text: &str, located: &Located, fault: FieldError) -> Mistake {
+    let value = located.body.pointer(&fault.pointer).and_then(serde_json::Value::as_str);
+    let at = match (value, inner(&fault)) {
+        (Some(value), Some(place)) => located.inside(text, value, (&fault.pointer, place)),
+        _ => located.find(&fault.pointer, fault.code == "unknown-field"),
+    };
     let mend = fault.hint.unwrap_or_else(|| "give a value of the form stated".to_owned());
     // The parser's own place is that in the JSON which the text was made into.
     let detail = fault.detail.rfind(" at line ").and_then(|end| fault.detail.get(..end));
     let detail = detail.unwrap_or(&fault.detail).to_owned();
     mistake(at.line, at.column, fault.pointer.trim_start_matches('/'), detail, &mend)
+}
+
+/// The place in the value, if the fault has one.
+fn inner(fault: &FieldError) -> Option<(usize, usize)> {
+    Some((usize::try_from(fault.line?).ok()?, usize::try_from(fault.column?).ok()?))
 }
 
 #[cfg(test)]

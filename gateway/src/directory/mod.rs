@@ -1,4 +1,5 @@
-//! Who there is: tenants with their rules and limits, and the credentials that speak for them.
+//! Who there is: tenants with their rules and limits, the credentials that speak for them, and the policies that judge
+//! what they create.
 //!
 //! A [`Snapshot`] is immutable and whole; a request reads the current one with one atomic load and no lock. It is built
 //! from what was declared ([`declared`], pure), and replaced at once by the next: there is no moment with half of a change.
@@ -35,12 +36,13 @@ use meridian_model::{
 };
 use meridian_policies::{
     budget::Weight,
+    rules::RuleSet,
     tenant::{Allow, TenantRules},
 };
 use serde_json::Value;
 use tokio::{sync::watch, time::Instant};
 
-pub use self::declared::{Declared, Source};
+pub use self::declared::{Declared, Files, Policies, Source};
 use self::{
     diff::Change,
     files::Broken,
@@ -53,6 +55,7 @@ use crate::{
     http::{drawn::Drawer, rate_limit::TenantLimits},
     identity::grant::Grant,
     operation::{Caller, Scope},
+    policies::document::Policy,
     regions::budget::Weights,
 };
 
@@ -104,9 +107,29 @@ pub struct Snapshot {
     keys: KeyRing,
     platform: Arc<TenantLimits>,
     made: Arc<Made>,
+    policies: Policies,
+    rules: RuleSet,
 }
 
 impl Snapshot {
+    /// The policies by path.
+    #[must_use]
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// The same as they judge together.
+    #[must_use]
+    pub fn rules(&self) -> &RuleSet {
+        &self.rules
+    }
+
+    /// Policies of tenants that nobody declares: they judge nothing, and a name may be misspelt.
+    pub fn idle_policies(&self) -> impl Iterator<Item = &Arc<str>> {
+        let is_idle = |policy: &Policy| policy.compiled.scope().tenant().is_some_and(|t| !self.tenants.contains_key(t));
+        self.policies.iter().filter(move |(_, (policy, _))| is_idle(policy)).map(|(path, _)| path)
+    }
+
     /// What the API declares.
     pub(crate) fn made(&self) -> &Made {
         &self.made
@@ -175,13 +198,13 @@ impl Snapshot {
 #[derive(Debug)]
 struct Given {
     config: Declared,
-    files: declared::Tenants,
+    files: Files,
     documents: BTreeMap<String, Document>,
     made: Arc<Made>,
 }
 
 impl Given {
-    fn together(config: &Declared, files: &declared::Tenants, made: &Made) -> Result<Declared, Broken> {
+    fn together(config: &Declared, files: &Files, made: &Made) -> Result<Declared, Broken> {
         Ok(config.clone().with_files(files)?.with_made(made))
     }
 }
@@ -216,7 +239,7 @@ impl Directory {
         let made = Arc::<Made>::default();
         let first = snapshot((config.clone(), Arc::clone(&made)), None, &clock, drawer.as_ref());
         let (current, generation) = (ArcSwap::from_pointee(first), watch::Sender::new(0));
-        let given = Mutex::new(Given { config, files: Vec::new(), documents: BTreeMap::new(), made });
+        let given = Mutex::new(Given { config, files: Files::default(), documents: BTreeMap::new(), made });
         let (heard, began, alone) = (AtomicU64::new(0), Instant::now(), AtomicBool::new(true));
         Arc::new(Self { current, generation, given, clock, drawer, known, heard, began, alone })
     }
@@ -299,7 +322,7 @@ impl Directory {
     ///
     /// # Errors
     /// What does not go together with the rest; nothing has changed then.
-    pub fn set_files(&self, files: declared::Tenants) -> Result<Vec<Change>, Broken> {
+    pub fn set_files(&self, files: Files) -> Result<Vec<Change>, Broken> {
         // A poisoned lock means a panic before the swap: the current snapshot is whole.
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         let declared = Given::together(&given.config, &files, &given.made)?;
@@ -324,18 +347,17 @@ impl Directory {
     }
 }
 
-/// Reads everything that a configuration declares, its folder included, without a gateway: how many tenants there are, and
-/// the declarations to be compared.
+/// Reads everything that a configuration declares, its folder included, without a gateway.
 ///
 /// # Errors
 /// Everything that is wrong with the folder.
-pub fn check(config: &Config) -> Result<diff::Shown, Broken> {
+pub fn check(config: &Config) -> Result<Snapshot, Broken> {
     let mut declared = Declared::of(config);
     if let Some(folder) = &config.directory.path {
         let texts = files::read(folder)?.ok_or_else(|| files::restless(folder))?;
         declared = declared.with_files(&files::parse(&texts, &Known::of(config))?)?;
     }
-    Ok(snapshot((declared, Arc::default()), None, &Clock::system(), None).shown())
+    Ok(snapshot((declared, Arc::default()), None, &Clock::system(), None))
 }
 
 fn snapshot(
@@ -348,7 +370,8 @@ fn snapshot(
     let limits_of = |name: &str, of: (&Rate, &[NamedLimit]), before: Option<&TenantLimits>| {
         Arc::new(TenantLimits::new(name, of, now, drawer, before))
     };
-    let Declared { tenants, platform } = declared;
+    let rules = declared.rules();
+    let Declared { tenants, platform, policies } = declared;
     let entry = |(name, (settings, source)): (TenantId, (Arc<config::Tenant>, Source))| {
         let kept = before.and_then(|b| b.tenants.get(&name)).map(|e| &*e.limits);
         let limits = limits_of(name.as_str(), (&settings.rate, &settings.limits), kept);
@@ -359,7 +382,7 @@ fn snapshot(
     let limits = limits_of(PLATFORM, (&platform.rate, &[]), before.map(|b| &*b.platform));
     let keys = KeyRing::new(&tenants, &platform.keys, &limits, &made);
     let generation = before.map_or(0, |b| b.generation + 1);
-    Snapshot { generation, tenants, keys, platform: limits, made }
+    Snapshot { generation, tenants, keys, platform: limits, made, policies, rules }
 }
 
 /// A tenant's rules as admission and placement read them.

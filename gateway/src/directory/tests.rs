@@ -41,7 +41,7 @@ fn declared(tenants: &str) -> Declared {
 fn set(directory: &Directory, tenants: &str) -> Vec<Change> {
     let source = || Source::File { file: "tenants.d/x.yaml".to_owned(), line: 1, column: 1 };
     let tenants = declared(tenants).tenants.into_values().map(|(tenant, _)| ((*tenant).clone(), source())).collect();
-    directory.set_files(tenants).unwrap()
+    directory.set_files(Files { tenants, ..Files::default() }).unwrap()
 }
 
 fn directory(tenants: &str) -> Arc<Directory> {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Directory,
-    declared::Tenants,
+    declared::Files,
     diff::Change,
     files::{self, Broken, Look, Texts},
 };
@@ -59,7 +59,7 @@ struct Seen {
 /// What a folder declares at the start, and how it looked.
 #[derive(Debug)]
 pub(crate) struct First {
-    pub(crate) tenants: Tenants,
+    pub(crate) files: Files,
     folder: PathBuf,
     texts: Texts,
 }
@@ -83,8 +83,8 @@ pub(crate) async fn first(config: &Config) -> Result<Option<First>, Broken> {
     for _ in 0..FIRST_TRIES {
         let read = folder.clone();
         if let Some(texts) = blocking(move || files::read(&read)).await? {
-            let tenants = files::parse(&texts, &Known::of(config))?;
-            return Ok(Some(First { tenants, folder, texts }));
+            let files = files::parse(&texts, &Known::of(config))?;
+            return Ok(Some(First { files, folder, texts }));
         }
         tokio::time::sleep(LOOK_EACH).await;
     }
@@ -151,6 +151,9 @@ impl Watcher {
             Ok(changes) => {
                 for change in changes.iter().take(LOGGED_MAX) {
                     tracing::info!(%change, "the directory changes");
+                }
+                for policy in self.directory.load().idle_policies().take(LOGGED_MAX) {
+                    tracing::warn!(%policy, "nobody declares the policy's tenant: it judges nothing");
                 }
                 tracing::info!(changes = changes.len(), folder = %self.folder.display(), "the directory was reloaded");
                 "applied"
@@ -232,7 +235,7 @@ mod tests {
         let config = Config::parse(&text, "test.toml", &|_| Vec::new()).unwrap();
         let directory = Directory::new(Declared::of(&config), Clock::system(), None);
         let mut first = first(&config).await.unwrap().unwrap();
-        directory.set_files(std::mem::take(&mut first.tenants)).unwrap();
+        directory.set_files(std::mem::take(&mut first.files)).unwrap();
         let watcher = Watcher::new(&config, Arc::clone(&directory), first, (CoreMetrics::detached(), Audit::off()));
         (directory, watcher)
     }

@@ -146,9 +146,8 @@ fn admit(core: &Core, snapshot: &Snapshot, caller: &Caller, create: &mut CreateI
         return Err(Problem::new(ErrorCode::InvalidArgument, detail).with_errors(vec![fault]).into());
     }
     check_project(tenant, caller, create.project.as_ref())?;
-    let policies = &core.policies;
     let projects = lineage(tenant, create.project.as_ref());
-    let judged = judge::judge(&policies.load(), (caller, &projects), create, (core.clock.now(), &policies.metrics));
+    let judged = judge::judge(snapshot.rules(), (caller, &projects), create, (core.clock.now(), &core.judged));
     match (meridian_policies::admit::admit(&entry.rules, &create.spec), judged) {
         (Ok(spec), Ok(judgement)) => {
             create.spec = spec;

@@ -9,7 +9,7 @@ use meridian_policies::access::Permissions;
 
 use super::{Caller, Refusal};
 use crate::{
-    config::{self, nearest},
+    config::{self, quota::missing_project},
     directory::made::Bounds,
 };
 
@@ -24,16 +24,7 @@ pub(super) fn lineage(tenant: &config::Tenant, project: Option<&ProjectName>) ->
 
 /// What is wrong with a project that the tenant does not have.
 pub(super) fn unknown_project(tenant: &config::Tenant, project: &ProjectName, pointer: String) -> Option<FieldError> {
-    let names = || tenant.projects.nodes.iter().filter_map(|node| node.name.as_ref());
-    if names().any(|name| name == project) {
-        return None;
-    }
-    let known: Vec<&str> = names().map(ProjectName::as_str).collect();
-    let hint = match nearest(project.as_str(), known.iter().copied()) {
-        Some(near) => format!("did you mean {near}?"),
-        None if known.is_empty() => "leave it out: the tenant is not divided into projects".to_owned(),
-        None => format!("known projects: {}", known.join(", ")),
-    };
+    let hint = missing_project(&tenant.projects, project)?;
     Some(FieldError {
         pointer,
         code: "unknown-project".to_owned(),

@@ -93,5 +93,6 @@ fn told(broken: &Broken, metadata_pointer: &str) -> FieldError {
         hint: broken.hint.clone(),
         policy: Some(broken.policy.to_string()),
         rule: Some(broken.rule.to_string()),
+        ..FieldError::default()
     }
 }

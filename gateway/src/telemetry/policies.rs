@@ -6,7 +6,7 @@ use std::fmt;
 use meridian_policies::rules::Decision;
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family},
 };
 
 use super::Metrics;
@@ -16,9 +16,6 @@ pub const BROKEN_RULES: &str = "meridian_policy_broken_rules";
 
 /// Rules that had no answer.
 pub const FAULTS: &str = "meridian_policy_faults";
-
-/// Whether the documents in the folder are wrong, so that others are in force.
-pub const DOCUMENTS_BROKEN: &str = "meridian_policy_documents_broken";
 
 /// Paths of policies and ids of rules are the documents'; modes are a closed set.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -33,7 +30,6 @@ struct RuleLabels {
 pub struct PolicyMetrics {
     broken_rules: Family<RuleLabels, Counter>,
     faults: Family<RuleLabels, Counter>,
-    documents_broken: Gauge,
 }
 
 impl fmt::Debug for PolicyMetrics {
@@ -46,14 +42,11 @@ impl PolicyMetrics {
     /// Metrics in the given registry.
     #[must_use]
     pub fn register(metrics: &Metrics) -> Self {
-        let all =
-            Self { broken_rules: Family::default(), faults: Family::default(), documents_broken: Gauge::default() };
+        let all = Self { broken_rules: Family::default(), faults: Family::default() };
         metrics.register(|registry| {
             let help = "Rules of policies that did not hold";
             registry.register(BROKEN_RULES, help, all.broken_rules.clone());
             registry.register(FAULTS, "Rules of policies that had no answer", all.faults.clone());
-            let help = "1 while the documents of the policies' folder are wrong";
-            registry.register(DOCUMENTS_BROKEN, help, all.documents_broken.clone());
         });
         all
     }
@@ -71,11 +64,6 @@ impl PolicyMetrics {
             }
             self.broken_rules.get_or_create(&labels).inc();
         }
-    }
-
-    /// Whether the documents are wrong.
-    pub fn broken(&self, broken: bool) {
-        self.documents_broken.set(i64::from(broken));
     }
 }
 

@@ -98,7 +98,7 @@ fn floor(text: &str, at: usize) -> usize {
 }
 
 /// The known word that differs least from `word`, if the difference can be a slip of the finger.
-pub(crate) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+pub(super) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     let lower = word.to_lowercase();
     known
         .map(|k| (distance(&lower, &k.to_lowercase()), k))

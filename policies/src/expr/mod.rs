@@ -18,7 +18,7 @@ pub mod value;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::diagnostic::{mean, nearest};
+pub(crate) use self::diagnostic::mean;
 use self::{
     check::Checker,
     eval::Evaluation,

@@ -1,4 +1,5 @@
-//! Policy documents: YAML (or JSON, which is a part of it), one or more to a text.
+//! What a policy says, as it is written. Fields that do not exist are for the reader of the document to tell: it knows
+//! where they stand.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -8,40 +9,27 @@ use meridian_model::{
     quantity::Span,
 };
 use serde::{Deserialize, Deserializer, de};
-use serde_saphyr::Spanned;
 
 use crate::expr::value::Constant;
 
-/// Longest text of documents, in bytes.
-pub const TEXT_LEN_MAX: usize = 256 * 1024;
-/// Most documents in one text.
-pub const DOCUMENTS_MAX: usize = 100;
-
-/// One policy.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PolicyDocument {
-    /// Name, unique in its scope: a DNS label.
-    pub name: Spanned<String>,
+/// The `spec` of a policy's document.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PolicySpec {
     /// What it is for.
-    #[serde(default)]
     pub description: String,
-    /// Whose requests it judges.
-    pub scope: Scope,
+    /// Whose requests it judges; absent where the document's place says it.
+    pub scope: Option<Scope>,
     /// Which of them.
-    #[serde(default, rename = "match")]
+    #[serde(rename = "match")]
     pub matching: Match,
     /// Values that its rules read as `params.NAME`.
-    #[serde(default)]
     pub params: BTreeMap<String, Param>,
     /// What must hold.
-    #[serde(default)]
     pub rules: Vec<Rule>,
     /// What is filled in where a request says nothing.
-    #[serde(default)]
     pub defaults: Defaults,
     /// What is set, whatever a request says.
-    #[serde(default)]
     pub mutations: Mutations,
 }
 
@@ -64,6 +52,14 @@ impl Scope {
             Self::Platform => None,
             Self::Tenant(tenant) | Self::Project(tenant, _) => Some(tenant),
         }
+    }
+}
+
+impl Scope {
+    /// The path of a policy of this scope. Policies of a tenant and of its projects have their names in common.
+    #[must_use]
+    pub fn path(&self, name: &ProfileName) -> String {
+        self.tenant().map_or_else(|| format!("policies/{name}"), |tenant| format!("tenants/{tenant}/policies/{name}"))
     }
 }
 
@@ -114,12 +110,12 @@ impl<'de> Deserialize<'de> for Scope {
 
 /// Which requests a policy judges.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Match {
     /// What is done.
     pub operations: Vec<Operation>,
     /// Only requests of which this holds, as they came. A fault counts as true.
-    pub condition: Option<Spanned<String>>,
+    pub condition: Option<String>,
 }
 
 impl Default for Match {
@@ -173,21 +169,21 @@ impl Mode {
 
 /// One rule.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Rule {
     /// Stable code of its denials, unique in the policy: a DNS label.
-    pub id: Spanned<String>,
+    pub id: String,
     /// What must hold.
-    pub expression: Spanned<String>,
+    pub expression: String,
     /// What the caller is told when it does not.
     #[serde(default)]
     pub message: Option<String>,
     /// The same, made of the request.
     #[serde(default)]
-    pub message_expression: Option<Spanned<String>>,
+    pub message_expression: Option<String>,
     /// JSON pointer of the field that is at fault; `*` stands for the element that failed an `all`.
     #[serde(default)]
-    pub pointer: Option<Spanned<String>>,
+    pub pointer: Option<String>,
     /// How to mend it.
     #[serde(default)]
     pub hint: Option<String>,
@@ -198,7 +194,7 @@ pub struct Rule {
 
 /// What is filled in where a request says nothing.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Defaults {
     /// Labels that are not there.
     pub labels: Labels,
@@ -222,7 +218,7 @@ pub struct Defaults {
 
 /// What is set, whatever a request says.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Mutations {
     /// Labels.
     pub labels: Labels,
@@ -242,7 +238,6 @@ pub struct Mutations {
 
 /// A prefix of image references and what stands there instead.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Rewrite {
     /// A registry, or a registry and a path.
     pub from: String,

@@ -5,8 +5,8 @@
 //! nobody sets anew. Rules judge the result, all of them, in the order platform, tenant, project; one that does not
 //! hold denies, and no other allows it again. A rule without an answer counts as one that does not hold.
 //!
-//! Names of policies are paths, and policies of a scope are in the order of their names, so that the same documents
-//! and the same request give the same decision, to the byte.
+//! Policies have paths, and those of a scope are in the order of their paths, so that the same policies and the same
+//! request give the same decision, to the byte.
 
 mod document;
 mod finding;
@@ -14,7 +14,7 @@ mod load;
 mod mutate;
 mod pointer;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use meridian_model::{
     ids::{InstanceName, ProjectName, TenantId},
@@ -22,29 +22,29 @@ use meridian_model::{
     time::Time,
 };
 
-use self::{document::Mutations, load::ByTenant, mutate::Draft};
 pub use self::{
-    document::{Defaults, Mode, Operation, PolicyDocument, Rule, Scope},
-    finding::{Finding, Findings, Source},
+    document::{Defaults, Mode, Operation, PolicySpec, Rule, Scope},
+    finding::{Finding, Findings},
     load::SET_COST_MAX,
 };
+use self::{document::Mutations, mutate::Draft};
 use crate::expr::{
     Condition, Fault, Message, Meter,
     schema::{ObjectView, RequestView, RootValues, TenantView},
     value::Value,
 };
 
-/// Every policy, compiled.
-#[derive(Debug, Default)]
+/// Policies that hold together; they are shared with other sets that have them too.
+#[derive(Debug, Clone, Default)]
 pub struct RuleSet {
-    platform: Vec<Policy>,
-    tenants: ByTenant,
+    platform: Vec<Arc<Policy>>,
+    tenants: BTreeMap<TenantId, Vec<Arc<Policy>>>,
 }
 
 /// A compiled policy.
 #[derive(Debug)]
-struct Policy {
-    name: Arc<str>,
+pub struct Policy {
+    path: Arc<str>,
     scope: Scope,
     operations: Vec<Operation>,
     condition: Option<Condition>,
@@ -164,7 +164,27 @@ pub struct Judged {
 }
 
 impl Policy {
-    fn cost_max(&self) -> u64 {
+    /// `policies/NAME` or `tenants/TENANT/policies/NAME`.
+    #[must_use]
+    pub fn path(&self) -> &Arc<str> {
+        &self.path
+    }
+
+    /// Whose requests it judges.
+    #[must_use]
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// How many rules it has.
+    #[must_use]
+    pub fn rules(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Most units that judging one request by it costs.
+    #[must_use]
+    pub fn cost_max(&self) -> u64 {
         let conditions = self.rules.iter().map(|r| &r.condition).chain(&self.condition);
         conditions.map(Condition::cost_max).fold(0, u64::saturating_add)
     }
@@ -193,9 +213,9 @@ impl RuleSet {
         self.platform.is_empty() && self.tenants.is_empty()
     }
 
-    /// Names and scopes of the policies, the platform's first.
-    pub fn policies(&self) -> impl Iterator<Item = (&Arc<str>, &Scope, usize)> {
-        self.platform.iter().chain(self.tenants.values().flatten()).map(|p| (&p.name, &p.scope, p.rules.len()))
+    /// The policies, the platform's first.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.platform.iter().chain(self.tenants.values().flatten())
     }
 
     /// Judges a request.
@@ -293,7 +313,7 @@ impl Decision {
         self.judged += 1;
         let held = answer == Ok(true);
         if let Some(told) = told {
-            let (policy, rule_id) = (Arc::clone(&policy.name), Arc::clone(&rule.id));
+            let (policy, rule_id) = (Arc::clone(&policy.path), Arc::clone(&rule.id));
             told.push(Judged { policy, rule: rule_id, mode: rule.mode, held, cost, cost_max });
         }
         if held {
@@ -306,7 +326,7 @@ impl Decision {
             Some(why) => format!("{text} (the rule has no answer: {why})"),
         };
         self.broken.push(Broken {
-            policy: Arc::clone(&policy.name),
+            policy: Arc::clone(&policy.path),
             rule: Arc::clone(&rule.id),
             mode: rule.mode,
             pointer: pointer::settled(&rule.pointer, &meter.failed_at),

@@ -1,14 +1,27 @@
 use std::fmt::Write as _;
 
+use meridian_model::ids::ProfileName;
+use serde::Deserialize;
+
 use super::*;
 
-fn source(text: &str) -> Source {
-    Source { file: "policy.yaml".to_owned(), text: text.to_owned() }
+/// A policy with its name, in short.
+#[derive(Debug, Deserialize)]
+struct Document {
+    name: ProfileName,
+    #[serde(flatten)]
+    spec: PolicySpec,
+}
+
+fn try_load(text: &str) -> Result<Vec<Arc<Policy>>, Findings> {
+    let documents: Vec<Document> = serde_saphyr::from_multiple(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let load = |Document { name, spec }: Document| Policy::load(spec.scope.clone().unwrap(), &name, spec).map(Arc::new);
+    documents.into_iter().map(load).collect()
 }
 
 #[track_caller]
 fn load(text: &str) -> RuleSet {
-    RuleSet::load(&[source(text)]).unwrap_or_else(|f| panic!("{f}"))
+    RuleSet::of(try_load(text).unwrap_or_else(|f| panic!("{f}")))
 }
 
 /// A request to judge.
@@ -138,10 +151,6 @@ fn mistakes() -> Vec<(&'static str, &'static str, String)> {
     let document = |body: &str| format!("name: p\nscope: platform\n{body}");
     let held = "expression: object.name != ''";
     all.extend([
-        ("misspelt key of the document", "document", document(&format!("rules:\n- id: r\n  {held}\n  mesage: no\n"))),
-        ("rule without expression", "document", document("rules:\n- id: r\n  message: no\n")),
-        ("unknown mode", "document", document(&format!("rules:\n- id: r\n  {held}\n  mode: enforced\n"))),
-        ("unknown scope", "document", format!("name: p\nscope: everybody\nrules:\n- id: r\n  {held}\n")),
         ("two rules of one id", "duplicate", document(&format!("rules:\n- id: r\n  {held}\n- id: r\n  {held}\n"))),
         ("id that is no name", "invalid-name", document(&format!("rules:\n- id: No Tags\n  {held}\n"))),
         (
@@ -150,28 +159,11 @@ fn mistakes() -> Vec<(&'static str, &'static str, String)> {
             document(&format!("rules:\n- id: r\n  {held}\n  pointer: /spec/container/0\n")),
         ),
         ("nothing in it", "empty", document("description: later\n")),
-        (
-            "params of several types",
-            "document",
-            document(&format!("params:\n  list: [1, two]\nrules:\n- id: r\n  {held}\n")),
-        ),
         ("label that is not valid", "wrong-value", document("defaults:\n  labels: {\"team name\": core}\n")),
         (
             "message that is no text",
             "not-text",
             document(&format!("rules:\n- id: r\n  {held}\n  messageExpression: shape.cpu\n")),
-        ),
-        (
-            "quoted on one line",
-            "unknown-field",
-            document(
-                "rules:\n- id: r\n  expression: \"object.labels.exists(k, k == \\\"a\\\") || object.nam == 'x'\"\n",
-            ),
-        ),
-        (
-            "folded over lines",
-            "unknown-field",
-            document("rules:\n- id: r\n  expression: >-\n    object.name != 'x' &&\n    object.nam != 'y'\n"),
         ),
     ]);
     all
@@ -182,7 +174,7 @@ fn mistakes_are_refused_with_place_and_hint() {
     let mut shown = String::new();
     let all = mistakes();
     for (name, code, text) in &all {
-        let Err(Findings(findings)) = RuleSet::load(&[source(text)]) else { panic!("{name} is not refused:\n{text}") };
+        let Err(Findings(findings)) = try_load(text) else { panic!("{name} is not refused:\n{text}") };
         let first = &findings[0];
         assert_eq!(&first.diagnostic.code, code, "{name}\n{first}");
         for finding in &findings {
@@ -295,30 +287,54 @@ fn a_condition_selects_requests() {
 }
 
 #[test]
-fn faults_of_all_texts_are_told_at_once() {
-    let bad = rule("object.nme == 'x'");
-    let Findings(findings) = RuleSet::load(&[source(&bad), source("name: [\n"), source(&bad)]).unwrap_err();
-    let codes: Vec<&str> = findings.iter().map(|f| f.diagnostic.code).collect();
-    assert_eq!(codes, ["unknown-field", "document", "duplicate", "unknown-field"]);
+fn all_rules_of_a_request_have_a_bound_together() {
     let dear = "object.spec.containers.all(c, c.env.all(e, e.name != 'A' && e.name != 'B'))";
-    let many: Vec<Source> = (0..20)
-        .map(|i| source(&format!("name: p{i}\nscope: platform\nrules:\n- id: r\n  expression: {dear}\n")))
-        .collect();
-    let Findings(findings) = RuleSet::load(&many).unwrap_err();
-    assert_eq!(findings[0].diagnostic.code, "too-costly");
+    let policy = |scope: &str, i: usize| {
+        let text = format!("name: p{i}\nscope: {scope}\nrules:\n- id: r\n  expression: {dear}\n");
+        try_load(&text).unwrap().pop().unwrap()
+    };
+    let platform = RuleSet::of((0..3).map(|i| policy("platform", i)));
+    let one = platform.cost_max(None);
+    let acme = TenantId::new("acme").unwrap();
+    let set =
+        platform.with(policy("{tenant: acme}", 0)).with(policy("{tenant: lab}", 0)).with(policy("{tenant: lab}", 1));
+    assert_eq!((set.cost_max(Some(&acme)), set.cost_max(None)), (one / 3 * 4, one / 3 * 5));
+    assert!(RuleSet::of((0..20).map(|i| policy("platform", i))).cost_max(None) > SET_COST_MAX);
+}
+
+#[test]
+fn a_policy_takes_the_place_of_the_one_of_its_path() {
+    let set = load(SCOPES);
+    let paths = |set: &RuleSet| set.policies().map(|p| p.path().to_string()).collect::<Vec<_>>();
+    // The name is a project's already: one path, whatever the scope.
+    let wider = try_load("name: shop\nscope: {tenant: acme}\nrules: [{id: r, expression: object.name != 'web'}]\n");
+    let next = set.with(wider.unwrap().pop().unwrap());
+    assert_eq!(paths(&next).len(), paths(&set).len());
+    assert!(paths(&next).contains(&"tenants/acme/policies/shop".to_owned()));
+    let broken = |set: &RuleSet| set.decide(&one("nginx").of(&[])).broken.len();
+    assert_eq!((broken(&set), broken(&next)), (1, 2), "the set it was made from is as it was");
 }
 
 #[test]
 fn the_library_compiles_and_judges() {
-    let sources: Vec<Source> = crate::library::LIBRARY
-        .iter()
-        .map(|(n, t)| Source { file: format!("{n}.yaml"), text: (*t).to_owned() })
-        .collect();
-    let set = RuleSet::load(&sources).unwrap_or_else(|f| panic!("{f}"));
-    for ((name, text), (path, _, _)) in crate::library::LIBRARY.iter().zip(set.policies()) {
-        assert_eq!(format!("policies/{name}"), **path);
-        assert!(!crate::library::description(text).is_empty(), "{name}");
+    /// As it stands in a file.
+    #[derive(Debug, Deserialize)]
+    struct Whole {
+        metadata: Metadata,
+        spec: PolicySpec,
     }
+    #[derive(Debug, Deserialize)]
+    struct Metadata {
+        name: ProfileName,
+    }
+    let mut policies = Vec::new();
+    for (name, text) in crate::library::LIBRARY {
+        let Whole { metadata, spec } = serde_saphyr::from_str(text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(metadata.name.as_str() == name && !crate::library::description(text).is_empty(), "{name}");
+        policies.push(Arc::new(Policy::load(Scope::Platform, &metadata.name, spec).unwrap_or_else(|f| panic!("{f}"))));
+    }
+    let set = RuleSet::of(policies);
+    assert_eq!(set.policies().count(), crate::library::LIBRARY.len());
     let bad = Asked::new(
         r#"{"containers": [{"name": "a", "image": "evil.example/a",
                 "resources": {"limits": {"cpu": 17, "memory": "65Gi", "nvidia.com/gpu": 5}}}],

@@ -129,3 +129,63 @@ fn what_changes_while_it_is_read_is_not_taken() {
         assert_eq!(read_as(folder.path(), before).unwrap(), None);
     }
 }
+
+/// The document of a policy with these lines in its spec.
+fn policy(spec: &str) -> String {
+    format!("apiVersion: meridian.dev/v1\nkind: Policy\nmetadata: {{name: p}}\nspec:\n{spec}")
+}
+
+#[test]
+fn tenants_and_policies_stand_in_one_folder() {
+    let both = format!("{LAB}---\n{}", policy("  scope: {tenant: lab}\n  mutations: {labels: {by: p}}\n"));
+    let toml = "apiVersion = \"meridian.dev/v1\"\nkind = \"Policy\"\n[metadata]\nname = \"t\"\n[spec]\nscope = \"platform\"\n\
+                [[spec.rules]]\nid = \"r\"\nexpression = '''\nobject.name != 'x' ||\nobject.nam != 'y' '''\n";
+    let whole = toml.replace("nam ", "name ");
+    let declared = parsed(&[("a.yaml", &both), ("b.toml", &whole)]).unwrap();
+    assert_eq!(declared.policies.keys().map(|p| &**p).collect::<Vec<_>>(), ["policies/t", "tenants/lab/policies/p"]);
+    assert_eq!(declared.policies["tenants/lab/policies/p"].1.to_string(), "a.yaml");
+    assert_eq!(declared.rules().policies().count(), 2);
+    let broken = parsed(&[("a.yaml", LAB), ("b.toml", toml)]).unwrap_err().to_string();
+    assert!(broken.starts_with("b.toml:11:8: spec/rules/0/expression: object has no field `nam`"), "{broken}");
+}
+
+#[test]
+fn a_mistake_in_a_policy_is_told_where_the_file_has_it() {
+    let held = "expression: object.name != ''";
+    let rule = |lines: &str| policy(&format!("  scope: platform\n  rules:\n  - id: r\n{lines}"));
+    let dear = "object.spec.containers.all(c, c.env.all(e, e.name != 'A' && e.name != 'B'))";
+    let many: String = (0..20).map(|n| format!("  - id: r{n}\n    expression: {dear}\n")).collect();
+    let projects = format!("{LAB}  projects: {{nodes: [{{name: shop}}]}}\n");
+    let cases = [
+        ("misspelt key", rule(&format!("    {held}\n    mesage: why\n"))),
+        ("rule without expression", rule("    message: why\n")),
+        ("unknown mode", rule(&format!("    {held}\n    mode: enforced\n"))),
+        ("two mistakes in one expression", rule("    expression: object.nam == '' || object.naem == ''\n")),
+        ("in quotes", rule("    expression: \"object.labels.exists(k, k == \\\"a\\\") || object.nam == 'x'\"\n")),
+        ("folded over lines", rule("    expression: >-\n      object.name != 'x' &&\n      object.nam != 'y'\n")),
+        ("as a block", rule("    expression: |\n      object.name != 'x' &&\n      object.nam != 'y'\n")),
+        ("pointer that leads nowhere", rule(&format!("    {held}\n    pointer: /spec/container/0\n"))),
+        ("id that is no name", rule(&format!("    {held}\n")).replace("id: r\n", "id: No Tags\n")),
+        ("unknown scope", policy("  scope: everybody\n  defaults: {strategy: spread}\n")),
+        ("no scope", policy("  defaults: {strategy: spread}\n")),
+        ("misspelt section", policy("  scope: platform\n  mutation: {labels: {a: b}}\n")),
+        ("params of several types", policy("  scope: platform\n  params:\n    list: [1, two]\n")),
+        ("label that is not valid", policy("  scope: platform\n  defaults:\n    labels: {\"team name\": core}\n")),
+        ("name that is none", policy("  scope: platform\n").replace("{name: p}", "{name: A B}")),
+        ("two of one name", format!("{0}---\n{0}", policy("  scope: platform\n  defaults: {strategy: spread}\n"))),
+        ("all together too costly", policy(&format!("  scope: platform\n  rules:\n{many}"))),
+        (
+            "unknown project",
+            format!(
+                "{projects}---\n{}",
+                policy("  scope: {tenant: lab, project: shpo}\n  defaults: {strategy: spread}\n")
+            ),
+        ),
+    ];
+    let mut shown = String::new();
+    for (name, text) in cases {
+        let broken = parsed(&[("p.yaml", &text)]).expect_err(name);
+        shown += &format!("## {name}\n{broken}\n\n");
+    }
+    insta::assert_snapshot!(shown);
+}

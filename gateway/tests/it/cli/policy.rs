@@ -1,4 +1,4 @@
-//! `meridian policy`: what needs no gateway.
+//! `meridian policy`.
 
 use super::harness::{finish, meridian};
 
@@ -22,12 +22,16 @@ fn the_library_lists_prints_and_compiles() {
 fn mistakes_have_file_line_and_column() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bad.yaml");
-    let text = "name: bad\nscope: platform\nrules:\n- id: r\n  expression: object.spec.contaners.all(c, c.tty)\n";
+    let text = "apiVersion: meridian.dev/v1\nkind: Policy\nmetadata: {name: bad}\nspec:\n  scope: platform\n  rules:\n  - id: r\n    \
+                expression: object.spec.contaners.all(c, c.tty)\n    mod: warn\n";
     std::fs::write(&path, text).unwrap();
     let name = path.display().to_string();
     let ran = finish(meridian(&["policy", "check", "-f", &name]));
     assert_eq!(ran.code, 1, "{ran:?}");
-    assert!(ran.stderr.contains(&format!("{name}:5:27: policy bad, rules[0].expression")), "{ran:?}");
-    assert!(ran.stderr.contains("did you mean `containers`?"), "{ran:?}");
+    // Both mistakes are told, each with its place and its cure.
+    for (at, cure) in [("8:29", "did you mean `containers`?"), ("9:5", "did you mean mode?")] {
+        assert!(ran.stderr.contains(&format!("--> {name}:{at} ")) && ran.stderr.contains(cure), "{at}: {ran:?}");
+    }
+    assert!(ran.stderr.contains("^^^^^^^^^"), "{ran:?}");
     assert_eq!(finish(meridian(&["policy", "check", "-f", "/nowhere"])).code, 1);
 }

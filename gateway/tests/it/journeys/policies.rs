@@ -3,7 +3,6 @@
 use meridian_cloudsim::Scenario;
 use meridian_gateway::{
     operation::{Action, Outcome, Refusal},
-    policies::Look,
     views,
 };
 use meridian_model::{error::ErrorCode, instance::CapacityType};
@@ -15,34 +14,40 @@ use super::{
 };
 
 const BASELINE: &str = "\
-name: baseline
-scope: platform
-params:
-  registries: [docker.io]
-mutations:
-  labels: {managed: meridian}
-rules:
-- id: registry-not-allowed
-  expression: object.spec.containers.all(c, registry(c.image) in params.registries)
-  message: the image is not from an allowed registry
-  pointer: /spec/containers/*/image
-  hint: 'allowed: docker.io'
-- id: no-team
-  expression: '\"team\" in object.labels'
-  message: the instance has no label team
-  pointer: /labels
-  mode: warn
-- id: small
-  expression: shape.cpu <= quantity(\"500m\")
-  mode: audit
+apiVersion: meridian.dev/v1
+kind: Policy
+metadata: {name: baseline}
+spec:
+  scope: platform
+  params:
+    registries: [docker.io]
+  mutations:
+    labels: {managed: meridian}
+  rules:
+  - id: registry-not-allowed
+    expression: object.spec.containers.all(c, registry(c.image) in params.registries)
+    message: the image is not from an allowed registry
+    pointer: /spec/containers/*/image
+    hint: 'allowed: docker.io'
+  - id: no-team
+    expression: '\"team\" in object.labels'
+    message: the instance has no label team
+    pointer: /labels
+    mode: warn
+  - id: small
+    expression: shape.cpu <= quantity(\"500m\")
+    mode: audit
 ---
-name: spot
-scope: {tenant: lab}
-mutations: {capacityType: spot}
-rules:
-- id: named
-  expression: object.name.startsWith(tenant.name)
-  pointer: /name
+apiVersion: meridian.dev/v1
+kind: Policy
+metadata: {name: spot}
+spec:
+  scope: {tenant: lab}
+  mutations: {capacityType: spot}
+  rules:
+  - id: named
+    expression: object.name.startsWith(tenant.name)
+    pointer: /name
 ";
 
 struct Ruled {
@@ -54,7 +59,7 @@ impl Ruled {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("all.yaml"), BASELINE).unwrap();
-        let extra = format!("[policies]\ndir = {:?}", folder.path().display().to_string());
+        let extra = format!("[directory]\npath = {:?}", folder.path().display().to_string());
         Self { world: World::with(Scenario::demo(7), &extra).await, folder }
     }
 
@@ -127,15 +132,19 @@ async fn a_validation_shows_how_each_rule_judged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn policies_change_without_a_restart() {
     let ruled = Ruled::start().await;
-    let policies = &ruled.world.core.policies;
+    let watcher = ruled.world.core.sources.watcher.clone().unwrap();
     assert!(ruled.validate("lab", "other").await.is_err());
     let file = ruled.folder.path().join("all.yaml");
     std::fs::write(&file, BASELINE.replace("tenant.name)", "'other')")).unwrap();
     // The gateway's own look may have been first.
-    assert!(matches!(policies.look(), Look::Applied | Look::Same));
+    let changes = watcher.reload().await.unwrap();
+    assert!(
+        changes.iter().all(|c| c.to_string().starts_with("~ tenants/lab/policies/spot.spec.rules: ")),
+        "{changes:?}"
+    );
     assert!(ruled.validate("lab", "other").await.is_ok());
     std::fs::write(&file, BASELINE.replace("object.labels", "object.label")).unwrap();
-    policies.look();
-    assert!(policies.broken().unwrap().contains("did you mean `labels`?"));
+    let broken = watcher.reload().await.unwrap_err().to_string();
+    assert!(broken.contains("all.yaml:17:35") && broken.contains("did you mean `labels`?"), "{broken}");
     assert!(ruled.validate("lab", "other").await.is_ok(), "what is broken changes nothing");
 }

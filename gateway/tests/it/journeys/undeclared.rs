@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use meridian_cloudsim::Scenario;
-use meridian_gateway::directory::Source;
+use meridian_gateway::{
+    config::Tenant,
+    directory::{Files, Source},
+};
 use meridian_ledger::conformance::{MemoryLedger, claim_new, sample_claim};
 use meridian_model::{error::ErrorCode, operation::OperationState};
 
@@ -12,6 +15,11 @@ use crate::replicas::flaky::Flaky;
 
 /// How often the driver has looked for the tenant before it is declared: some tenths of a second.
 const LOOKS: std::time::Duration = std::time::Duration::from_millis(900);
+
+/// A folder that declares this tenant alone.
+fn files(tenant: Tenant) -> Files {
+    Files { tenants: vec![(tenant, Source::Config)], ..Files::default() }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_placed_for_a_tenant_that_no_rule_speaks_of() {
@@ -28,7 +36,7 @@ async fn nothing_is_placed_for_a_tenant_that_no_rule_speaks_of() {
     assert!(waits, "nothing is sent, and nothing is final");
     let declared = config(&world.sim.info(), world.folder(), "[[tenants]]\nname = \"ghost\"\n");
     let ghost = declared.tenants.into_iter().find(|t| t.name == left.tenant).unwrap();
-    world.core.directory.set_files(vec![(ghost, Source::Config)]).unwrap();
+    world.core.directory.set_files(files(ghost)).unwrap();
     let ended = tokio::time::timeout(PATIENCE, followed.wait_for(|r| r.state.is_final())).await.unwrap().unwrap();
     assert_eq!(ended.state, OperationState::Succeeded, "{:?}", ended.problem);
 }
@@ -42,7 +50,7 @@ async fn a_tenant_creates_nothing_before_its_limits_are_in_force() {
     let section = "[[tenants]]\nname = \"ghost\"\ndefaultNetworkProfile = \"default\"\nquota = { instances = 1 }\n";
     let declared = config(&world.sim.info(), world.folder(), section);
     let ghost = declared.tenants.into_iter().find(|t| t.name.as_str() == "ghost").unwrap();
-    let declare = || world.core.directory.set_files(vec![(ghost.clone(), Source::Config)]).unwrap();
+    let declare = || world.core.directory.set_files(files(ghost.clone())).unwrap();
     declare();
     let late = world.create("ghost", "web-0", "k0", &spec()).await.unwrap_err().problem;
     assert_eq!((late.code, late.retry_after_seconds), (ErrorCode::StoreUnavailable, Some(1)), "{late:?}");
