@@ -11,7 +11,7 @@ use meridian_ledger::{Ledger, LedgerError, Quota, documents::Documents, recovery
 use meridian_model::ids::{BackendId, TenantId};
 use secrecy::ExposeSecret;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     time::MissedTickBehavior,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -126,6 +126,8 @@ pub struct Core {
     pub directory: Arc<Directory>,
     /// Counts what the rules of policies do.
     pub judged: PolicyMetrics,
+    /// The turn of a trial of policies.
+    pub(crate) trials: Semaphore,
     /// Whose word is taken for who is calling.
     pub identities: Arc<Identities>,
     /// Looks at what tenants use.
@@ -231,6 +233,7 @@ impl Core {
         let rebuilder = deps.recovery.map(rebuilt);
         let core = Arc::new(Self {
             judged: deps.metrics.policies.clone(),
+            trials: Semaphore::new(1),
             identities,
             quota_watch,
             recovering: rebuilder.as_ref().map(Rebuilder::progress).unwrap_or_default(),

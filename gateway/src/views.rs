@@ -339,6 +339,102 @@ impl PolicyResult {
     }
 }
 
+/// What policies would change for requests that were made before. Of a request is kept what was made of it, not who made
+/// it: rules see the principal `recorded` in the role `operator`, and defaults of then are in it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyTest {
+    /// Requests that were judged.
+    pub requests: u64,
+    /// When the oldest of them was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<Time>,
+    /// When the newest was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newest: Option<Time>,
+    /// There are more requests than were judged.
+    pub truncated: bool,
+    /// Requests that pass, and would be denied.
+    pub denied: u64,
+    /// Requests that would be denied if they were made now, and would pass.
+    pub passed: u64,
+    /// Requests that would be warned of anew.
+    pub warned: u64,
+    /// Requests that would be written to otherwise.
+    pub written: u64,
+    /// The rules that would judge otherwise.
+    pub rules: Vec<RuleTest>,
+    /// The first 200 requests for which anything would change.
+    pub changes: Vec<TestedRequest>,
+}
+
+/// For how many requests a rule would judge otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleTest {
+    /// Path of the policy.
+    pub policy: String,
+    /// Id of the rule.
+    pub rule: String,
+    /// `enforce`, `warn` or `audit`.
+    pub mode: String,
+    /// Requests of which it would not hold any more.
+    pub broken: u64,
+    /// Requests of which it would hold again, or would not be asked.
+    pub mended: u64,
+}
+
+/// A request for which something would change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TestedRequest {
+    /// The instance that was asked for.
+    pub name: String,
+    /// When.
+    pub create_time: Time,
+    /// `denied`, `passed`, or `same`.
+    pub verdict: &'static str,
+    /// Rules that would not hold any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub broken: Vec<TestedRule>,
+    /// Rules that would hold again, or would not be asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mended: Vec<TestedRule>,
+    /// Fields that would be written otherwise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub written: Vec<TestedWrite>,
+}
+
+/// A rule that does not hold of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TestedRule {
+    /// Path of the policy.
+    pub policy: String,
+    /// Id of the rule.
+    pub rule: String,
+    /// `enforce`, `warn` or `audit`.
+    pub mode: String,
+    /// JSON pointer into the request.
+    pub pointer: String,
+    /// What the caller would be told.
+    pub message: String,
+}
+
+/// A field that would be written otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TestedWrite {
+    /// JSON pointer into the request.
+    pub pointer: String,
+    /// Its value in force, as JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// Its value then, as JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
 /// Why an instance is where it is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -71,6 +71,8 @@ words!(
         TenantsRead = "tenants.read",
         /// Read who changed what.
         AuditRead = "audit.read",
+        /// Ask what policies would change for requests that were made.
+        PoliciesTest = "policies.test",
         /// Read regions, zones, adapters, sizes and prices.
         RegionsRead = "regions.read",
         /// Read which credentials a tenant has; never their secrets.
@@ -164,9 +166,13 @@ impl Role {
     const fn may(self, permission: Permission) -> bool {
         use Permission as P;
         let least = match permission {
-            P::InstancesRead | P::OperationsRead | P::QuotasRead | P::TenantsRead | P::RegionsRead | P::SelfRead => {
-                Self::Viewer
-            }
+            P::InstancesRead
+            | P::OperationsRead
+            | P::QuotasRead
+            | P::TenantsRead
+            | P::PoliciesTest
+            | P::RegionsRead
+            | P::SelfRead => Self::Viewer,
             // It tells of everybody's doings, and of the addresses they came from.
             P::AuditRead => Self::Admin,
             P::InstancesCreate | P::InstancesDelete => Self::Operator,

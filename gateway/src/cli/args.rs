@@ -148,10 +148,10 @@ pub(super) enum Verb {
                       meridian audit list --since 1h --decision denied"
     )]
     Audit(Audit),
-    /// Check policies, and find ready ones
+    /// Check policies, try them, and find ready ones
     #[command(
         subcommand,
-        after_help = "Examples:\n  meridian policy check -f tenants.d/policies.yaml\n  meridian policy library\n  \
+        after_help = "Examples:\n  meridian policy check -f tenants.d/policies.yaml\n  meridian policy test -f gpu-label.yaml --against history:7d\n  meridian policy library\n  \
                       meridian policy library required-labels > tenants.d/required-labels.yaml\n\nRules are in CEL. \
                       Variables: object (the instance as in the REST API), shape (its\nsize), request (operation, \
                       principal, roles, time), tenant (name), params (the document's)."

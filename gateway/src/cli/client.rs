@@ -213,6 +213,12 @@ impl Client {
         tenant.await.map(String::as_str)
     }
 
+    /// The tenant that was said, if one was.
+    #[must_use]
+    pub(super) fn said_tenant(&self) -> Option<&str> {
+        self.connection.tenant.as_deref()
+    }
+
     /// The path of an instance, or of all of them.
     ///
     /// # Errors

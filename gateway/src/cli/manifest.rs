@@ -136,7 +136,11 @@ fn expand(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
-fn read(path: &Path) -> Result<(String, String), Failure> {
+/// A file's name for people, and its text.
+///
+/// # Errors
+/// It cannot be read, or is too large.
+pub(super) fn read(path: &Path) -> Result<(String, String), Failure> {
     let mut text = String::new();
     let (name, result) = if path.as_os_str() == "-" {
         ("stdin".to_owned(), std::io::stdin().lock().take(FILE_LEN_MAX + 1).read_to_string(&mut text))

@@ -24,6 +24,7 @@ mod progress;
 mod quota;
 mod risks;
 mod tree;
+mod trial;
 
 use std::{ffi::OsString, io, path::Path, process::ExitCode};
 
@@ -74,7 +75,9 @@ fn run(cli: &Cli, env: &Environment) -> Result<(), Failure> {
         Verb::Ledger(command) => ledger::run(command),
         Verb::Audit(Audit::Verify(args)) => audit::check(args),
         Verb::Audit(Audit::Key(args)) => audit::key(args),
-        Verb::Policy(command) => policy::local(command),
+        Verb::Policy(command) if command.online().is_none() => {
+            policy::local(command, cli.global.tenant.as_deref(), env.now)
+        }
         Verb::Demo(args) => local::demo(args, env),
         Verb::Cloudsim(args) => local::cloudsim(args),
         Verb::Context(command) => context::run(command, &cli.global, env),
@@ -120,11 +123,14 @@ fn ask(cli: &Cli, env: &Environment) -> Result<(), Failure> {
             Verb::Audit(Audit::List(args)) => audit::list(&client, args, env.now).await,
             Verb::Version(args) => tree::version(Some(&client), args.output).await,
             Verb::Auth(command) => keys::auth(&client, command).await,
+            Verb::Policy(command) => match command.online() {
+                Some(args) => trial::on_gateway(&client, args).await,
+                None => Ok(()),
+            },
             Verb::Serve(_)
             | Verb::Check(_)
             | Verb::Ledger(_)
             | Verb::Audit(Audit::Verify(_) | Audit::Key(_))
-            | Verb::Policy(_)
             | Verb::Demo(_)
             | Verb::Cloudsim(_)
             | Verb::Context(_)

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use clap::{Args, Subcommand};
+use meridian_model::{quantity::Span, time::Time};
 use meridian_policies::{
     library::{self, LIBRARY},
     rules::{self, RuleSet, SET_COST_MAX},
@@ -14,6 +15,7 @@ use super::{
     failure::{Exit, Failure, Fault},
     manifest,
     output::{self, emit},
+    trial,
 };
 use crate::policies;
 
@@ -22,8 +24,50 @@ use crate::policies;
 pub(super) enum Policy {
     /// Compile policy documents; every mistake with its place and cure
     Check(Check),
+    /// Say what policies would change for requests that were made; nothing is changed
+    #[command(after_help = "Examples:\n  meridian policy test -f gpu-label.yaml\n  \
+                            meridian policy test -f baseline.yaml --against history:7d -o json\n  \
+                            meridian get inst -o json | meridian policy test -f baseline.yaml --against -\n\nAgainst the gateway, a \
+                            policy takes the place of the one of its name; what it keeps of\na request is what was made of it. \
+                            Who made one is not kept: rules see the principal\n`recorded` in the role operator. Against a file, \
+                            nothing is in force before.\n\nIt ends with 10 when anything would change.")]
+    Test(Test),
     /// List ready policies, or print one to start from
     Library(Library),
+}
+
+/// `policy test`.
+#[derive(Debug, Args)]
+pub(super) struct Test {
+    /// File or folder of documents, `-` for stdin; may be repeated
+    #[arg(long, short, value_name = "PATH", required = true)]
+    pub file: Vec<PathBuf>,
+    /// live: all that the gateway keeps; history:7d: no older; else a file of instances or manifests
+    #[arg(long, default_value = "live", value_name = "WHAT", value_parser = against)]
+    pub against: Against,
+    /// Form of the answer
+    #[arg(long, short, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// What policies are tried on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Against {
+    /// Requests that the gateway keeps, of this long ago at most.
+    Gateway(Option<Span>),
+    /// What a file holds.
+    File(PathBuf),
+}
+
+fn against(text: &str) -> Result<Against, String> {
+    match text.strip_prefix("history:") {
+        None if text == "live" => Ok(Against::Gateway(None)),
+        None => Ok(Against::File(PathBuf::from(text))),
+        Some(window) => {
+            let window = window.parse().map_err(|_| "write a duration behind `history:`, for example 7d".to_owned())?;
+            Ok(Against::Gateway(Some(window)))
+        }
+    }
 }
 
 /// `policy check`.
@@ -44,13 +88,25 @@ pub(super) struct Library {
     pub output: Format,
 }
 
-/// `meridian policy check` and `library`, which need no gateway.
+impl Policy {
+    /// What needs a gateway.
+    #[must_use]
+    pub(super) fn online(&self) -> Option<&Test> {
+        match self {
+            Self::Test(args) if matches!(args.against, Against::Gateway(_)) => Some(args),
+            Self::Test(_) | Self::Check(_) | Self::Library(_) => None,
+        }
+    }
+}
+
+/// What needs no gateway.
 ///
 /// # Errors
 /// A file cannot be read, or a document is wrong.
-pub(super) fn local(command: &Policy) -> Result<(), Failure> {
+pub(super) fn local(command: &Policy, tenant: Option<&str>, now: Time) -> Result<(), Failure> {
     match command {
         Policy::Check(args) => check(args),
+        Policy::Test(args) => trial::on_file(args, tenant, now),
         Policy::Library(args) => library(args),
     }
 }
@@ -70,7 +126,7 @@ fn check(args: &Check) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Every mistake in them.
-fn load(files: &[PathBuf]) -> Result<Vec<Arc<rules::Policy>>, Failure> {
+pub(super) fn load(files: &[PathBuf]) -> Result<Vec<Arc<rules::Policy>>, Failure> {
     let mut policies: BTreeMap<Arc<str>, Arc<rules::Policy>> = BTreeMap::new();
     let mut failure = Failure::new(Exit::Error, "");
     for document in manifest::load(files)? {

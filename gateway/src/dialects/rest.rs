@@ -7,6 +7,7 @@ mod encode;
 mod hints;
 mod key;
 mod manifest;
+mod policies;
 mod problem;
 pub mod query;
 pub mod token;
@@ -59,6 +60,7 @@ pub enum Endpoint {
     CreateServiceAccount,
     DeleteServiceAccount,
     WhoAmI,
+    TestPolicies,
     ListRegions,
     GetRegion,
     ListZones,
@@ -153,6 +155,12 @@ pub const ROUTES: &[PathEntry] = &[
         path: "/v1/tenants/{tenant}/serviceAccounts/{account}",
         allow: "DELETE",
         methods: &[("DELETE", Endpoint::DeleteServiceAccount, Class::Change)],
+    },
+    PathEntry {
+        path: "/v1/tenants/{tenant}/policies:test",
+        allow: "POST",
+        // It changes nothing, and is the first to be let go.
+        methods: &[("POST", Endpoint::TestPolicies, Class::List)],
     },
     get("/v1/whoami", &[("GET", Endpoint::WhoAmI, Class::Read)]),
     get("/v1/tenants/{tenant}/audit", &[("GET", Endpoint::ListTenantAudit, Class::List)]),

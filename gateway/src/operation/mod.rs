@@ -12,6 +12,7 @@ pub mod claim;
 pub mod create;
 pub mod delete;
 pub mod directory;
+pub mod policies;
 pub mod quotas;
 pub mod read;
 
@@ -37,6 +38,7 @@ use self::{
     authorize::{Admitted, AuthorizeLayer, OutcomeFuture},
     claim::{ClaimKeyLayer, Work},
     directory::DirectoryAction,
+    policies::PolicyAction,
 };
 use crate::{audit::query::Filter, config::quota::ROOT_NAME, core::Core, views};
 
@@ -98,6 +100,8 @@ pub enum Action {
     ListInstanceTypes(Option<RegionId>),
     /// Tenants, keys and service accounts.
     Directory(Box<DirectoryAction>),
+    /// Policies.
+    Policies(Box<PolicyAction>),
 }
 
 impl Action {
@@ -106,6 +110,7 @@ impl Action {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Directory(action) => action.name(),
+            Self::Policies(action) => action.name(),
             Self::CreateInstance(_) => "create-instance",
             Self::GetInstance(_) => "get-instance",
             Self::ListInstances(_) => "list-instances",
@@ -132,6 +137,7 @@ impl Action {
     pub const fn permission(&self) -> Permission {
         match self {
             Self::Directory(action) => action.permission(),
+            Self::Policies(action) => action.permission(),
             Self::CreateInstance(_) => Permission::InstancesCreate,
             Self::GetInstance(_) | Self::ListInstances(_) | Self::ExplainInstance(_) => Permission::InstancesRead,
             Self::DeleteInstance(_) => Permission::InstancesDelete,
@@ -152,6 +158,7 @@ impl Action {
     pub fn place(&self) -> Place<'_> {
         let named = match self {
             Self::Directory(action) => return action.place(),
+            Self::Policies(action) => return action.place(),
             Self::CreateInstance(create) => Some(&create.tenant),
             Self::GetInstance(i) | Self::ExplainInstance(i) => i.tenant.as_ref(),
             Self::DeleteInstance(delete) => delete.instance.tenant.as_ref(),
@@ -387,6 +394,8 @@ pub enum Outcome {
     AccountMade(Box<views::ServiceAccount>),
     /// Who the caller is.
     WhoAmI(Box<views::WhoAmI>),
+    /// What policies would change.
+    PolicyTest(Box<views::PolicyTest>),
     /// Any of the others, and what policies say of the request that they let pass.
     Warned(Box<Outcome>, Vec<FieldError>),
 }
@@ -508,6 +517,7 @@ async fn perform(core: &Arc<Core>, admitted: Admitted) -> Result<Outcome, Refusa
     let Admitted { operation, reach, .. } = admitted;
     match operation.action {
         Action::Directory(action) => directory::perform(core, operation.caller, reach, *action).await,
+        Action::Policies(action) => policies::perform(core, &operation.caller, &reach, *action).await,
         Action::CreateInstance(create) => create::validate(core, *create).await,
         Action::DeleteInstance(wish) => delete::delete(core, reach.one()?, wish, operation.deadline).await,
         Action::ExplainInstance(wish) => read::explain(core, reach.one()?, &wish).await,

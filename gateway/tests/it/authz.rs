@@ -131,6 +131,10 @@ fn body_of(operation: &str) -> Value {
         "createTenant" => tenant("newcomer"),
         "putTenant" => tenant("acme"),
         "createKey" => json!({ "role": "viewer" }),
+        "testPolicies" => json!({ "policies": [{
+            "apiVersion": "meridian.dev/v1", "kind": "Policy", "metadata": { "name": "p" },
+            "spec": { "scope": { "tenant": "acme" }, "mutations": { "capacityType": "spot" } },
+        }] }),
         "createServiceAccount" => json!({ "name": "ci", "role": "viewer" }),
         _ => Value::Null,
     }

@@ -8,6 +8,7 @@
 //! Policies have paths, and those of a scope are in the order of their paths, so that the same policies and the same
 //! request give the same decision, to the byte.
 
+mod compare;
 mod document;
 mod finding;
 mod load;
@@ -23,6 +24,7 @@ use meridian_model::{
 };
 
 pub use self::{
+    compare::{Difference, Fate, Write},
     document::{Defaults, Mode, Operation, PolicySpec, Rule, Scope},
     finding::{Finding, Findings},
     load::SET_COST_MAX,

@@ -359,3 +359,60 @@ fn the_library_compiles_and_judges() {
     assert_eq!(decision.broken, []);
     assert_eq!(decision.written.unwrap().spec.active_deadline_seconds, Some(86_400));
 }
+
+/// What the second policies do with a request otherwise than the first, in words.
+fn differs(before: &RuleSet, after: &RuleSet, asked: &Asked) -> Vec<String> {
+    let request = asked.of(&[]);
+    let difference = Difference::of(&request, &before.decide(&request), &after.decide(&request));
+    let mut told = match difference.fate {
+        Fate::Same => Vec::new(),
+        fate => vec![format!("{fate:?}").to_lowercase()],
+    };
+    let rule = |sign: &str, b: &Broken| format!("{sign} {} {} {}", b.mode.as_str(), b.rule, b.pointer);
+    told.extend(difference.broken.iter().map(|b| rule("+", b)));
+    told.extend(difference.mended.iter().map(|b| rule("-", b)));
+    let value = |v: &Option<serde_json::Value>| v.as_ref().map_or("none".to_owned(), ToString::to_string);
+    told.extend(
+        difference.written.iter().map(|w| format!("{} {} -> {}", w.pointer, value(&w.before), value(&w.after))),
+    );
+    assert_eq!(told.is_empty(), difference.is_none());
+    told
+}
+
+#[test]
+fn what_policies_would_change() {
+    let policy = |spec: &str| load(&format!("name: p\nscope: platform\n{spec}"));
+    let (none, asked) = (RuleSet::default(), one("docker.io/nginx"));
+    let rule = "id: named, expression: \"object.name != 'web'\", pointer: /name";
+    let enforced = policy(&format!("rules: [{{{rule}}}]\n"));
+    let warned = policy(&format!("rules: [{{{rule}, mode: warn}}]\n"));
+    assert_eq!(differs(&none, &enforced, &asked), ["denied", "+ enforce named /name"]);
+    assert_eq!(differs(&enforced, &none, &asked), ["passed", "- enforce named /name"]);
+    assert_eq!(differs(&warned, &enforced, &asked), ["denied", "+ enforce named /name", "- warn named /name"]);
+    assert_eq!(differs(&none, &warned, &asked), ["+ warn named /name"]);
+    // What is denied already is not denied anew, and still told of the other rule.
+    let also = enforced.with(
+        try_load("name: q\nscope: platform\nrules: [{id: x, expression: object.name == 'x'}]\n").unwrap().remove(0),
+    );
+    assert_eq!(differs(&enforced, &also, &asked), ["+ enforce x "]);
+    assert_eq!(differs(&enforced, &enforced, &asked), [""; 0]);
+
+    let writes = policy(
+        "defaults: {labels: {a/b: c}}\nmutations: {capacityType: spot, registries: [{from: docker.io, to: m.example/hub}]}\n",
+    );
+    assert_eq!(
+        differs(&none, &writes, &asked),
+        [
+            "/labels/a~1b none -> \"c\"",
+            "/spec/containers/0/image \"docker.io/nginx\" -> \"m.example/hub/library/nginx\"",
+            "/spec/capacity/type none -> \"spot\"",
+        ]
+    );
+    assert_eq!(differs(&writes, &writes, &asked), [""; 0]);
+    let public = Asked::new(r#"{"containers": [{"name": "a", "image": "b"}], "network": {"publicIp": {}}}"#);
+    let removes = policy("mutations: {removePublicIp: true}\ndefaults: {regions: [r1, r2]}\n");
+    assert_eq!(
+        differs(&none, &removes, &public),
+        ["/spec/network/publicIp {} -> none", "/spec/placement/regions none -> [\"r1\",\"r2\"]"]
+    );
+}

@@ -91,6 +91,7 @@ impl Rest {
             | Endpoint::CreateServiceAccount
             | Endpoint::DeleteServiceAccount
             | Endpoint::WhoAmI => self.directory(&reading, body, limits).await,
+            Endpoint::TestPolicies => self.policies(&reading, body, limits).await,
             Endpoint::NotFound => Err(Refusal::not_found().into()),
             Endpoint::MethodNotAllowed(allow) => {
                 let detail = format!("{} is not offered here; use {allow}", parts.method);

@@ -91,7 +91,11 @@ impl Rest {
     }
 }
 
-async fn document(headers: &HeaderMap, incoming: Incoming, limits: BodyLimits) -> Result<(Bytes, Value), Rejection> {
+pub(super) async fn document(
+    headers: &HeaderMap,
+    incoming: Incoming,
+    limits: BodyLimits,
+) -> Result<(Bytes, Value), Rejection> {
     body::check_media_type(headers)?;
     let bytes = body::read(incoming, limits).await?;
     let tree = body::parse_tree(&bytes)?;
@@ -102,7 +106,7 @@ async fn document(headers: &HeaderMap, incoming: Incoming, limits: BodyLimits) -
     }
 }
 
-fn typed<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Rejection> {
+pub(super) fn typed<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Rejection> {
     let typed = body::parse_typed::<T>(bytes)?;
     if typed.unknown.is_empty() { Ok(typed.value) } else { Err(body::refuse(typed.unknown)) }
 }

@@ -103,6 +103,7 @@ impl Rest {
                 let items = page.items.iter().map(operation_json).collect::<Result<Vec<_>, _>>()?;
                 self.collection(views::Page { items, next_after: page.next_after }, plan)?
             }
+            Outcome::PolicyTest(report) => json(StatusCode::OK, &report)?,
             Outcome::Quota(quota) => json(StatusCode::OK, &quota)?,
             Outcome::Quotas(page) => self.collection(page, plan)?,
             Outcome::Consumers(consumers) => json(StatusCode::OK, &consumers)?,

@@ -1,16 +1,19 @@
-//! Policies in front of creates: denied, warned, written to, explained, reloaded.
+//! Policies in front of creates: denied, warned, written to, explained, reloaded, tried.
+
+use std::time::Duration;
 
 use meridian_cloudsim::Scenario;
 use meridian_gateway::{
-    operation::{Action, Outcome, Refusal},
+    operation::{Action, Caller, Outcome, Refusal, Scope, policies::PolicyAction},
     views,
 };
-use meridian_model::{error::ErrorCode, instance::CapacityType};
-use serde_json::json;
+use meridian_model::{error::ErrorCode, instance::CapacityType, quantity::Span};
+use meridian_policies::access::Role;
+use serde_json::{Value, json};
 
 use super::{
     created,
-    world::{World, create, spec, spec_from},
+    world::{World, ask_as, create, spec, spec_from},
 };
 
 const BASELINE: &str = "\
@@ -147,4 +150,76 @@ async fn policies_change_without_a_restart() {
     let broken = watcher.reload().await.unwrap_err().to_string();
     assert!(broken.contains("all.yaml:17:35") && broken.contains("did you mean `labels`?"), "{broken}");
     assert!(ruled.validate("lab", "other").await.is_ok(), "what is broken changes nothing");
+}
+
+/// The document of a policy.
+fn document(scope: &Value, rules: &Value) -> Value {
+    json!({ "apiVersion": "meridian.dev/v1", "kind": "Policy", "metadata": { "name": "baseline" },
+        "spec": { "scope": scope, "rules": rules } })
+}
+
+fn trial(tenant: Option<&str>, policies: Vec<Value>, window: Option<Span>) -> Action {
+    let tenant = tenant.map(|name| name.parse().unwrap());
+    Action::Policies(Box::new(PolicyAction::Test { tenant, policies, window }))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policies_are_tried_on_what_was_created() {
+    let ruled = Ruled::start().await;
+    let world = &ruled.world;
+    for (tenant, name) in [("acme", "web-1"), ("acme", "job-1"), ("lab", "lab-1")] {
+        world.create(tenant, name, name, &spec()).await.unwrap();
+    }
+    let report = async |caller: Caller, action: Action| match ask_as(&world.core, caller, action).await {
+        Ok(Outcome::PolicyTest(report)) => *report,
+        other => panic!("{other:?}"),
+    };
+    let acme = || Caller::new(Scope::Tenant("acme".parse().unwrap()), "test", Role::Viewer);
+    let platform = || Caller::new(Scope::Platform, "test", Role::PlatformAdmin);
+    let web_only = json!([{ "id": "web-only", "expression": "object.name.startsWith('web')", "pointer": "/name" }]);
+
+    // A tenant's own policy, which there was none of, on its own requests.
+    let own = report(acme(), trial(None, vec![document(&json!({ "tenant": "acme" }), &web_only)], None)).await;
+    assert_eq!((own.requests, own.denied, own.changes.len(), own.truncated), (2, 1, 1, false));
+    let change = &own.changes[0];
+    assert_eq!((change.name.as_str(), change.verdict), ("tenants/acme/instances/job-1", "denied"));
+    assert_eq!(
+        (change.broken[0].policy.as_str(), change.broken[0].pointer.as_str()),
+        ("tenants/acme/policies/baseline", "/name")
+    );
+    assert!(own.oldest.unwrap() <= own.newest.unwrap());
+
+    // The platform's takes the place of the one of its name: what only that said is said no more.
+    let all = report(platform(), trial(None, vec![document(&json!("platform"), &web_only)], None)).await;
+    assert_eq!((all.requests, all.denied, all.warned), (3, 2, 0));
+    let mended: Vec<_> = all.rules.iter().filter(|r| r.mended > 0).map(|r| (r.rule.as_str(), r.mended)).collect();
+    assert_eq!(mended, [("no-team", 3), ("small", 3)]);
+    // As it stands in the folder it changes nothing, nor what it would write: that is written.
+    let same: Value = serde_saphyr::from_multiple(BASELINE).unwrap().remove(0);
+    let none = report(platform(), trial(Some("acme"), vec![same], None)).await;
+    assert_eq!((none.requests, none.changes.len(), none.rules.len()), (2, 0, 0));
+    let late =
+        report(platform(), trial(None, vec![document(&json!("platform"), &web_only)], Some(Span(Duration::ZERO))))
+            .await;
+    assert_eq!((late.requests, late.oldest), (0, None), "nothing is so young");
+
+    // Every fault of every document, with its place.
+    let bad = json!([{ "id": "r", "expression": "object.nme == 'x'" }]);
+    let refused = |scope: Value, rules: &Value| {
+        let policies = vec![document(&json!({ "tenant": "acme" }), &web_only), document(&scope, rules)];
+        async { ask_as(&world.core, acme(), trial(None, policies, None)).await.unwrap_err().problem }
+    };
+    let problem = refused(json!({ "tenant": "acme" }), &bad).await;
+    let fault = &problem.errors[0];
+    assert_eq!(
+        (fault.pointer.as_str(), fault.line, fault.column),
+        ("/policies/1/spec/rules/0/expression", Some(1), Some(8))
+    );
+    assert_eq!(fault.hint.as_deref(), Some("did you mean `name`?"));
+    for scope in [json!("platform"), json!({ "tenant": "lab" })] {
+        let problem = refused(scope, &web_only).await;
+        assert_eq!(problem.errors[0].pointer, "/policies/1/spec/scope", "a tenant tries only its own");
+    }
+    let problem = refused(json!({ "tenant": "acme", "project": "none" }), &web_only).await;
+    assert_eq!(problem.errors[0].code, "unknown-project");
 }

@@ -179,6 +179,12 @@ fn doc(endpoint: Endpoint) -> Doc {
             &[("204", "It is gone.", Nothing)],
         ),
         Endpoint::WhoAmI => doc("whoAmI", "Say who the credential speaks for", &[], &[("200", "Who.", One("WhoAmI"))]),
+        Endpoint::TestPolicies => doc(
+            "testPolicies",
+            "Say what policies would change for requests that were made before",
+            &[],
+            &[("200", "Which would end otherwise; nothing is changed.", One("PolicyTest"))],
+        ),
         Endpoint::ListRegions => doc(
             "listRegions",
             "List regions with health and freshness",
@@ -366,6 +372,7 @@ fn operation(path: &str, endpoint: Endpoint, class: Class) -> Value {
         Endpoint::CreateKey => Some(("NewApiKey", true)),
         Endpoint::RotateKey => Some(("Rotation", false)),
         Endpoint::CreateServiceAccount => Some(("NewServiceAccount", true)),
+        Endpoint::TestPolicies => Some(("PolicyTrial", true)),
         _ => None,
     };
     if let Some((name, required)) = body {
@@ -483,6 +490,27 @@ fn given() -> Map<String, Value> {
         json!({ "name": text(), "role": role(), "project": text(), "expires": time(), "displayName": text() }),
         json!(["name", "role"]),
     );
+    let policy = object(
+        json!({
+            "apiVersion": { "const": "meridian.dev/v1" }, "kind": { "const": "Policy" },
+            "metadata": object(json!({ "name": text(), "labels": map() }), json!(["name"])),
+            "spec": {
+                "type": "object",
+                "description": "`scope`, `match`, `params`, `rules`, `defaults` and `mutations`: see `meridian policy library`.",
+            },
+        }),
+        json!(["apiVersion", "kind", "metadata", "spec"]),
+    );
+    let trial = object(
+        json!({
+            "policies": {
+                "type": "array", "items": reference("PolicyDocument"), "minItems": 1, "maxItems": 20,
+                "description": "Each takes the place of the policy of its name, if there is one.",
+            },
+            "window": { "type": "string", "description": "Only requests that are no older than this; all that are kept when absent." },
+        }),
+        json!(["policies"]),
+    );
     let grace = json!({ "type": "string", "default": "24h", "description": "How long the former secret is good; at most 720h." });
     let given = [
         ("CreateRequest", create),
@@ -491,6 +519,8 @@ fn given() -> Map<String, Value> {
         ("TenantDocument", tenant),
         ("NewApiKey", key),
         ("NewServiceAccount", account),
+        ("PolicyDocument", policy),
+        ("PolicyTrial", trial),
         ("Rotation", object(json!({ "grace": grace }), json!([]))),
     ];
     given.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect()
@@ -510,6 +540,7 @@ const ROOTS: [&str; 24] = [
     "ApiKey",
     "ServiceAccount",
     "WhoAmI",
+    "PolicyTest",
     "Region",
     "Zone",
     "Adapter",
