@@ -339,6 +339,35 @@ impl PolicyResult {
     }
 }
 
+/// A policy.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Policy {
+    /// `policies/{policy}` or `tenants/{tenant}/policies/{policy}`.
+    pub name: String,
+    /// What its operators tell it by.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// How often it was changed; of one that the API made, as the next three.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// What `If-Match` takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// When it was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub create_time: Option<Time>,
+    /// When it was changed last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub update_time: Option<Time>,
+    /// Where it is declared, and so where it is changed: `the API`, or a file.
+    pub source: String,
+    /// Most units that judging one request by it costs.
+    pub cost_max: u64,
+    /// What is declared of it, as the `spec` of a document of kind Policy.
+    pub spec: Value,
+}
+
 /// What policies would change for requests that were made before. Of a request is kept what was made of it, not who made
 /// it: rules see the principal `recorded` in the role `operator`, and defaults of then are in it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]

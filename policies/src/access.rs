@@ -47,7 +47,7 @@ words!(
         Operator = "operator",
         /// Also hands out the tenant's credentials.
         Admin = "admin",
-        /// Reads what every tenant has.
+        /// Reads what every tenant has, its credentials and who changed what among it.
         PlatformViewer = "platform-viewer",
         /// May do everything in every tenant, and make tenants.
         PlatformAdmin = "platform-admin",
@@ -71,6 +71,14 @@ words!(
         TenantsRead = "tenants.read",
         /// Read who changed what.
         AuditRead = "audit.read",
+        /// Read a tenant's policies.
+        PoliciesRead = "policies.read",
+        /// Make, change and remove a tenant's policies.
+        PoliciesWrite = "policies.write",
+        /// Read the platform's policies.
+        PlatformPoliciesRead = "platformPolicies.read",
+        /// Make, change and remove the platform's policies.
+        PlatformPoliciesWrite = "platformPolicies.write",
         /// Ask what policies would change for requests that were made.
         PoliciesTest = "policies.test",
         /// Read regions, zones, adapters, sizes and prices.
@@ -101,6 +109,9 @@ impl Permission {
     #[must_use]
     pub fn roles_text(self) -> String {
         match self.tenant_role() {
+            Some(Role::Admin) if Role::PlatformViewer.permissions().contains(self) => {
+                "the roles admin, platform-viewer and platform-admin have".to_owned()
+            }
             Some(Role::Admin) => "the role admin has".to_owned(),
             Some(role) => format!("the role {role} and higher ones have"),
             None if Role::PlatformViewer.permissions().contains(self) => {
@@ -170,16 +181,20 @@ impl Role {
             | P::OperationsRead
             | P::QuotasRead
             | P::TenantsRead
+            | P::PoliciesRead
             | P::PoliciesTest
             | P::RegionsRead
             | P::SelfRead => Self::Viewer,
             // It tells of everybody's doings, and of the addresses they came from.
             P::AuditRead => Self::Admin,
             P::InstancesCreate | P::InstancesDelete => Self::Operator,
-            P::KeysRead | P::KeysWrite => Self::Admin,
-            P::TenantsWrite => Self::PlatformAdmin,
+            P::KeysRead | P::KeysWrite | P::PoliciesWrite => Self::Admin,
+            P::PlatformPoliciesRead => Self::PlatformViewer,
+            P::TenantsWrite | P::PlatformPoliciesWrite => Self::PlatformAdmin,
         };
         match (self, least) {
+            // It looks after the platform as an auditor does: it may know of credentials and of who did what.
+            (Self::PlatformViewer, _) if matches!(permission, P::AuditRead | P::KeysRead) => true,
             (Self::PlatformAdmin, _)
             | (Self::PlatformViewer, Self::PlatformViewer | Self::Viewer)
             | (Self::Admin, Self::Viewer | Self::Operator | Self::Admin)
@@ -217,10 +232,10 @@ mod tests {
 
     #[test]
     fn the_table() {
-        let mut table = format!("{:<18}", "");
+        let mut table = format!("{:<22}", "");
         Role::ALL.iter().for_each(|role| table += &format!(" {role}"));
         for permission in Permission::ALL {
-            table += &format!("\n{permission:<18}");
+            table += &format!("\n{permission:<22}");
             for role in Role::ALL {
                 let may = if role.permissions().contains(*permission) { "x" } else { "" };
                 table += &format!(" {may:<width$}", width = role.as_str().len());

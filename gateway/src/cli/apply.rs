@@ -103,29 +103,55 @@ fn report(done: &Done, format: Format) -> Result<(), Failure> {
     }
 }
 
-/// Declares a tenant: what is there is replaced only as it was when it was read.
-async fn declare(client: &Client, document: &Document, waiting: &Waiting) -> Result<Done, Failure> {
+/// The path and the word of what a document declares; `None` for an instance.
+async fn declared(client: &Client, document: &Document) -> Result<Option<(String, &'static str)>, Failure> {
+    let (body, name) = (&document.body, encode(&document.name));
+    let scope = |below: &str| text(body, &format!("/spec/scope{below}")).to_owned();
+    Ok(match text(body, "/kind") {
+        "Tenant" => Some((format!("/v1/tenants/{name}"), "tenant")),
+        "Policy" if scope("") == "platform" => Some((format!("/v1/policies/{name}"), "policy")),
+        "Policy" => {
+            let own = scope("/tenant");
+            let tenant = if own.is_empty() { client.tenant().await?.to_owned() } else { own };
+            Some((format!("/v1/tenants/{}/policies/{name}", encode(&tenant)), "policy"))
+        }
+        _ => None,
+    })
+}
+
+/// Declares a tenant or a policy: what is there is replaced only as it was when it was read.
+async fn declare(
+    client: &Client,
+    document: &Document,
+    (path, kind): (String, &'static str),
+    waiting: &Waiting,
+) -> Result<Done, Failure> {
     let name = document.name.clone();
-    if waiting.dry_run {
-        let cause = "a tenant has no dry run here; `meridian check --diff` compares files with what is in force";
-        return Err(Failure::new(Exit::Usage, cause));
-    }
-    let path = format!("/v1/tenants/{}", encode(&name));
     let before = client.ask(Ask::get(&path)).await?;
-    let tag = before.json().get("etag").and_then(Value::as_str).map(str::to_owned);
-    let answer = client.ask(Ask::put(path, &document.body, tag.as_deref())).await?;
+    if !before.status.is_success() && before.status.as_u16() != 404 {
+        client.good(&before)?;
+    }
+    let before = before.json();
+    let tag = before.get("etag").and_then(Value::as_str);
+    let query = if waiting.dry_run { "?validateOnly=true" } else { "" };
+    let answer = client.ask(Ask::put(format!("{path}{query}"), &document.body, tag)).await?;
     if !answer.status.is_success() {
         let problem = ProblemBody::read(&answer.body);
         let failure = problem.failure(answer.status.as_u16(), client.verbose);
         return Err(with_places(&problem, failure, document));
     }
-    let verb = if answer.status.as_u16() == 201 { "created" } else { "configured" };
-    Ok(Done { name, kind: "tenant", verb, value: answer.json(), remark: String::new() })
+    let verb = match (waiting.dry_run, answer.status.as_u16(), tag) {
+        (true, _, None) => "would be created (dry run)",
+        (true, _, Some(_)) => "would be configured (dry run)",
+        (false, 201, _) => "created",
+        (false, ..) => "configured",
+    };
+    Ok(Done { name, kind, verb, value: answer.json(), remark: String::new() })
 }
 
 async fn send(client: &Client, document: &Document, waiting: &Waiting, animate: bool) -> Result<Done, Failure> {
-    if text(&document.body, "/kind") == "Tenant" {
-        return declare(client, document, waiting).await;
+    if let Some(place) = declared(client, document).await? {
+        return declare(client, document, place, waiting).await;
     }
     let tenant = encode(client.tenant().await?);
     let query = if waiting.dry_run { "?validateOnly=true" } else { "" };

@@ -68,8 +68,9 @@ pub(super) enum Verb {
     /// Create what manifests describe; what is there already stays as it is
     #[command(after_help = "Examples:\n  meridian apply -f web.yaml --wait\n  meridian apply -f manifests/\n  \
                             kubectl create deployment x --image=nginx --dry-run=client -o yaml | ... | meridian apply -f -\n\n\
-                            Accepted: apiVersion meridian.dev/v1 with kind Instance, and unchanged v1 Pods; YAML or\n\
-                            JSON, several documents to a file. They are sent as they are.")]
+                            Accepted: apiVersion meridian.dev/v1 with kind Instance, Tenant or Policy, and unchanged v1 Pods;\n\
+                            YAML or JSON, several documents to a file. They are sent as they are. Tenants and policies are\n\
+                            replaced, if nobody changed them meanwhile.")]
     Apply(Apply),
     /// Create one instance from flags
     #[command(after_help = "Examples:\n  meridian create web --image nginx:1.27 --wait\n  \
@@ -77,8 +78,8 @@ pub(super) enum Verb {
                             meridian create big --image train:2 --cpu 8 --memory 32Gi --strategy cheapest --dry-run")]
     Create(Box<Create>),
     /// List things, or show one
-    #[command(after_help = "Types: instances (inst), regions (reg), zones, operations (op), tenants, quota,\n\
-                            adapters, types\n\nExamples:\n  meridian get inst\n  meridian get inst/web -o yaml\n  \
+    #[command(after_help = "Types: instances (inst), regions (reg), zones, operations (op), tenants, keys,\n\
+                            service-accounts (sa), policies (pol), quota, adapters, types, audit\n\nExamples:\n  meridian get inst\n  meridian get inst/web -o yaml\n  \
                             meridian get inst -l app=web -o wide\n  meridian get zones ap-guangzhou\n  meridian get quota\n\nA table of \
                             quota shows the tenant's projects too; other forms only what is named.")]
     Get(Get),
@@ -111,7 +112,7 @@ pub(super) enum Verb {
                                         meridian context use demo\n  meridian context list"
     )]
     Context(Context),
-    /// Make, rotate and end API keys, and say who one is
+    /// Make, rotate and end API keys and service accounts, and say who one is
     #[command(
         subcommand,
         after_help = "Examples:\n  meridian auth whoami\n  meridian auth create-key --role viewer --ttl 720h\n  \
@@ -505,6 +506,36 @@ pub enum Auth {
         /// Id of the key
         key: String,
     },
+    /// Make a service account: a name under which several keys act, for a program that outlives each of them
+    CreateServiceAccount(Box<CreateServiceAccount>),
+    /// Remove a service account; its keys open nothing from then on
+    DeleteServiceAccount {
+        /// Its name
+        name: String,
+    },
+}
+
+/// `auth create-service-account`.
+#[derive(Debug, Args)]
+pub struct CreateServiceAccount {
+    /// Its name: 1 to 63 lower-case letters, digits or '-'
+    #[arg(value_parser = label)]
+    pub name: String,
+    /// viewer, operator or admin: the most that its keys may be trusted with
+    #[arg(long)]
+    pub role: String,
+    /// The project of what its keys make where neither a manifest nor the key names one
+    #[arg(long)]
+    pub project: Option<String>,
+    /// When it ends, and its keys with it, for example 2027-01-01T00:00:00Z; never when left out
+    #[arg(long, value_name = "TIME")]
+    pub expires: Option<String>,
+    /// What people call it
+    #[arg(long, value_name = "TEXT")]
+    pub display_name: Option<String>,
+    /// How to answer.
+    #[command(flatten)]
+    pub output: OutputOnly,
 }
 
 /// `auth create-key`.

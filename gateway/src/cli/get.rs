@@ -32,6 +32,10 @@ pub(super) enum Kind {
     Tenants,
     /// API keys of the tenant.
     Keys,
+    /// Service accounts of the tenant.
+    Accounts,
+    /// Policies of the tenant, or of the platform.
+    Policies,
     /// The tenant's quota.
     Quota,
     /// Adapters with what they can do.
@@ -55,17 +59,26 @@ impl Kind {
             "operations" | "operation" | "op" | "ops" => Self::Operations,
             "tenants" | "tenant" => Self::Tenants,
             "keys" | "key" => Self::Keys,
+            "service-accounts" | "service-account" | "serviceaccounts" | "serviceaccount" | "sa" => Self::Accounts,
+            "policies" | "policy" | "pol" => Self::Policies,
             "quota" | "quotas" => Self::Quota,
             "adapters" | "adapter" => Self::Adapters,
             "audit" => Self::Audit,
             "types" | "type" | "instancetypes" => Self::Types,
             _ => {
                 return Err(Failure::new(Exit::Usage, format!("there is no type {word:?}")).next(
-                    "use instances (inst), regions (reg), zones, operations (op), tenants, keys, quota, adapters, types or \
-                     audit",
+                    "use instances (inst), regions (reg), zones, operations (op), tenants, keys, service-accounts (sa), \
+                     policies (pol), quota, adapters, types or audit",
                 ));
             }
         })
+    }
+
+    fn words(self) -> String {
+        match self {
+            Self::Policies => "policies".to_owned(),
+            kind => format!("{}s", kind.word()),
+        }
     }
 
     const fn word(self) -> &'static str {
@@ -76,6 +89,8 @@ impl Kind {
             Self::Operations => "operation",
             Self::Tenants => "tenant",
             Self::Keys => "key",
+            Self::Accounts => "service-account",
+            Self::Policies => "policy",
             Self::Quota => "quota",
             Self::Adapters => "adapter",
             Self::Types => "type",
@@ -120,7 +135,7 @@ pub(super) async fn get(client: &Client, args: &Get, now: Time) -> Result<(), Fa
         Format::Table | Format::Wide => {
             let table = table(kind, &rows, args, now);
             if table.is_empty() {
-                note(&format!("no {}s\n", kind.word()));
+                note(&format!("no {}\n", kind.words()));
             } else {
                 emit(&table.render())?;
             }
@@ -158,7 +173,21 @@ async fn fetch(client: &Client, kind: Kind, name: Option<&str>) -> Result<(Value
             let base = format!("/v1/tenants/{}/keys?pageSize={PAGE_SIZE}", tenant().await?);
             return Ok((pages(client, &base, "the tenant's keys").await?, false));
         }
-        (Kind::Keys, Some(_)) => return Err(Failure::new(Exit::Usage, "keys are listed: use `meridian get keys`")),
+        (Kind::Keys, Some(name)) => format!("/v1/tenants/{}/keys/{name}", tenant().await?),
+        (Kind::Accounts, None) => {
+            let base = format!("/v1/tenants/{}/serviceAccounts?pageSize={PAGE_SIZE}", tenant().await?);
+            return Ok((pages(client, &base, "the tenant's service accounts").await?, false));
+        }
+        (Kind::Accounts, Some(name)) => format!("/v1/tenants/{}/serviceAccounts/{name}", tenant().await?),
+        (Kind::Policies, name) => {
+            let base = policies_of(client).await?;
+            match name {
+                Some(name) => format!("{base}/{name}"),
+                None => {
+                    return Ok((pages(client, &format!("{base}?pageSize={PAGE_SIZE}"), "the policies").await?, false));
+                }
+            }
+        }
         (Kind::Quota, Some(project)) => format!("/v1/tenants/{}/quotas/{project}", tenant().await?),
         (Kind::Quota, None) => format!("/v1/tenants/{}/quotas/default", tenant().await?),
         (Kind::Adapters, _) => "/v1/adapters".to_owned(),
@@ -191,6 +220,17 @@ async fn fetch(client: &Client, kind: Kind, name: Option<&str>) -> Result<(Value
 async fn quotas(client: &Client) -> Result<Value, Failure> {
     let tenant = client.tenant().await?;
     client.read_named(&format!("/v1/tenants/{}/quotas", encode(tenant)), &one_line(&format!("tenant {tenant}"))).await
+}
+
+/// Where the policies are that are meant: those of the tenant that was said, or that the key belongs to; the platform's
+/// where it belongs to none.
+async fn policies_of(client: &Client) -> Result<String, Failure> {
+    let said = client.said_tenant().map(str::to_owned);
+    let tenant = match said {
+        Some(tenant) => tenant,
+        None => text(&client.read("/v1/whoami").await?, "/tenant").to_owned(),
+    };
+    Ok(if tenant.is_empty() { "/v1/policies".to_owned() } else { format!("/v1/tenants/{}/policies", encode(&tenant)) })
 }
 
 /// The zones of a region, or of all, each with its region and backend.
@@ -301,22 +341,9 @@ fn table(kind: Kind, rows: &[&Value], args: &Get, now: Time) -> Table {
             }
             table
         }
-        Kind::Keys => {
-            let mut table = Table::new(vec!["ID", "ROLE", "OWNER", "EXPIRES", "SOURCE", "AGE"]);
-            for row in rows {
-                let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { one_line(text) };
-                let expires = if row.get("expired") == Some(&Value::Bool(true)) {
-                    "expired".to_owned()
-                } else {
-                    or_dash(text(row, "/expires"))
-                };
-                let made = row.pointer("/createTime").and_then(Value::as_str);
-                let age = made.map_or_else(|| "-".to_owned(), |made| age(now, Some(made)));
-                let (owner, source) = (or_dash(text(row, "/serviceAccount")), one_line(text(row, "/source")));
-                table.row(vec![name_of(kind, row), one_line(text(row, "/role")), owner, expires, source, age]);
-            }
-            table
-        }
+        Kind::Keys => key_table(rows, now),
+        Kind::Accounts => account_table(rows, now),
+        Kind::Policies => policy_table(rows, now),
         Kind::Quota => super::quota::table(rows, now),
         Kind::Adapters => {
             let mut table = Table::new(vec!["NAME", "BACKENDS"]);
@@ -332,6 +359,46 @@ fn table(kind: Kind, rows: &[&Value], args: &Get, now: Time) -> Table {
             super::audit::table(&records, wide)
         }
     }
+}
+
+fn key_table(rows: &[&Value], now: Time) -> Table {
+    let mut table = Table::new(vec!["ID", "ROLE", "OWNER", "EXPIRES", "SOURCE", "AGE"]);
+    for row in rows {
+        let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { one_line(text) };
+        let expires = if row.get("expired") == Some(&Value::Bool(true)) {
+            "expired".to_owned()
+        } else {
+            or_dash(text(row, "/expires"))
+        };
+        let made = row.pointer("/createTime").and_then(Value::as_str);
+        let age = made.map_or_else(|| "-".to_owned(), |made| age(now, Some(made)));
+        let (owner, source) = (or_dash(text(row, "/serviceAccount")), one_line(text(row, "/source")));
+        table.row(vec![name_of(Kind::Keys, row), one_line(text(row, "/role")), owner, expires, source, age]);
+    }
+    table
+}
+
+fn account_table(rows: &[&Value], now: Time) -> Table {
+    let mut table = Table::new(vec!["NAME", "ROLE", "PROJECT", "EXPIRES", "AGE"]);
+    for row in rows {
+        let is_over = row.get("expired") == Some(&Value::Bool(true));
+        let expires = if is_over { "expired" } else { text(row, "/expires") }.to_owned();
+        let age = age(now, row.pointer("/createTime").and_then(Value::as_str));
+        let (role, project) = (text(row, "/role").to_owned(), text(row, "/project").to_owned());
+        table.row(vec![name_of(Kind::Accounts, row), role, project, expires, age]);
+    }
+    table
+}
+
+fn policy_table(rows: &[&Value], now: Time) -> Table {
+    let mut table = Table::new(vec!["NAME", "PROJECT", "RULES", "SOURCE", "AGE"]);
+    for row in rows {
+        let age = age(now, row.pointer("/createTime").and_then(Value::as_str));
+        let rules = items(row, "/spec/rules").len().to_string();
+        let project = text(row, "/spec/scope/project").to_owned();
+        table.row(vec![name_of(Kind::Policies, row), project, rules, text(row, "/source").to_owned(), age]);
+    }
+    table
 }
 
 fn used_of(quota: &Value, dimension: &str) -> String {

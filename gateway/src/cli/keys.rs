@@ -41,6 +41,31 @@ pub(super) async fn auth(client: &Client, command: &Auth) -> Result<(), Failure>
             client.good(&answer)?;
             emit(&format!("key/{} opens nothing any more\n", one_line(key)))
         }
+        Auth::CreateServiceAccount(wish) => {
+            let path = format!("/v1/tenants/{}/serviceAccounts", encode(client.tenant().await?));
+            let mut body =
+                Map::from_iter([("name".to_owned(), json!(wish.name)), ("role".to_owned(), json!(wish.role))]);
+            for (name, value) in
+                [("project", &wish.project), ("expires", &wish.expires), ("displayName", &wish.display_name)]
+            {
+                body.extend(value.as_ref().map(|value| (name.to_owned(), json!(value))));
+            }
+            let ask = Ask::post(path, &Value::Object(body), &uuid::Uuid::new_v4().to_string());
+            let answer = client.ask(ask).await?;
+            client.good(&answer)?;
+            match wish.output.output {
+                Format::Json | Format::Yaml => show(&answer.json(), wish.output.output, &[]),
+                Format::Table | Format::Wide => emit(&format!("service-account/{} created\n", one_line(&wish.name))),
+                Format::Name => emit(&format!("service-account/{}\n", one_line(&wish.name))),
+            }
+        }
+        Auth::DeleteServiceAccount { name } => {
+            let tenant = encode(client.tenant().await?);
+            let answer =
+                client.ask(Ask::delete(format!("/v1/tenants/{tenant}/serviceAccounts/{}", encode(name)))).await?;
+            client.good(&answer)?;
+            emit(&format!("service-account/{} deleted; its keys open nothing any more\n", one_line(name)))
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 
 use super::{
     Config, nearest,
+    quota::missing_project,
     reader::{Report, Section},
 };
 use crate::identity::{
@@ -241,13 +242,25 @@ impl Config {
     }
 }
 
-/// Checks what more than one section has to say. Whether a tenant is there is not asked: tenants come and go.
+/// Checks what more than one section has to say. Whether a tenant is there is not asked: tenants come and go. Of one that
+/// is here, the project must be too.
 pub(super) fn references(config: &Config, report: &Report<'_>) {
     for (i, issuer) in config.oidc.iter().enumerate() {
         let earlier = config.oidc.iter().take(i);
         if earlier.clone().any(|other| other.issuer == issuer.issuer || other.name == issuer.name) {
             let mend = "put the grants of an issuer into one [[oidc]]";
             report.mistake(&format!("oidc[{i}]"), "an issuer of this name or `issuer` is declared before", mend);
+        }
+    }
+    let of_issuers = config.oidc.iter().enumerate().flat_map(|(i, issuer)| {
+        issuer.grants.iter().enumerate().map(move |(k, of)| (format!("oidc[{i}].grants[{k}].project"), &of.grant))
+    });
+    let of_certificates = config.spiffe.iter().enumerate().map(|(i, of)| (format!("spiffe[{i}].project"), &of.grant));
+    for (path, Grant { tenant, project, .. }) in of_issuers.chain(of_certificates) {
+        let declared = config.tenants.iter().find(|declared| Some(&declared.name) == tenant.as_ref());
+        let Some((declared, project)) = declared.zip(project.as_ref()) else { continue };
+        if let Some(mend) = missing_project(&declared.projects, project) {
+            report.mistake(&path, format!("tenant `{}` has no project `{project}`", declared.name), mend);
         }
     }
     if !config.spiffe.is_empty() && config.server.tls.as_ref().is_none_or(|tls| tls.client_ca_file.is_none()) {

@@ -150,6 +150,15 @@ impl Declared {
                 None => drop(self.tenants.insert(name.clone(), (Arc::new(tenant.clone()), Source::Api))),
             }
         }
+        for (path, (policy, _)) in &made.policies {
+            match self.policies.get(path.as_str()) {
+                Some((_, source)) => tracing::warn!(policy = path, %source, "a policy made by the API is hidden"),
+                None => {
+                    let declared = (Arc::clone(policy), Source::Api);
+                    self.policies.insert(Arc::clone(policy.compiled.path()), declared);
+                }
+            }
+        }
         self
     }
 }

@@ -96,6 +96,55 @@ pub(crate) fn stored(body: &Value) -> Option<config::Tenant> {
     Some(tenant)
 }
 
+/// A tenant's document with a merge patch (RFC 7396) of its labels and its spec applied.
+///
+/// # Errors
+/// The patch is of something else.
+pub(crate) fn patched(manifest: &Value, patch: &Value) -> Result<Value, Vec<FieldError>> {
+    let Some(members) = patch.as_object() else {
+        return Err(vec![fault("", "invalid", "a patch of a tenant is an object with `labels` and `spec`")]);
+    };
+    let (mut next, mut faults) = (manifest.clone(), Vec::new());
+    for (name, change) in members {
+        let place = match name.as_str() {
+            "labels" => next.get_mut("metadata").and_then(Value::as_object_mut),
+            "spec" => next.as_object_mut(),
+            _ => {
+                let near = nearest(name, ["labels", "spec"].into_iter());
+                let hint =
+                    near.map_or_else(|| "labels and spec can be changed".to_owned(), |n| format!("did you mean {n}?"));
+                let unknown = fault(format!("/{name}"), "unknown-field", format!("there is no field {name:?} here"));
+                faults.push(FieldError { hint: Some(hint), ..unknown });
+                continue;
+            }
+        };
+        if let Some(place) = place {
+            merge(place.entry(name.clone()).or_insert(Value::Null), change);
+            place.retain(|_, value| !value.is_null());
+        }
+    }
+    if faults.is_empty() { Ok(next) } else { Err(faults) }
+}
+
+/// RFC 7396, section 2.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        patch.clone_into(target);
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(serde_json::Map::new());
+    }
+    let Some(target) = target.as_object_mut() else { return };
+    for (name, change) in patch {
+        if change.is_null() {
+            target.remove(name);
+        } else {
+            merge(target.entry(name.clone()).or_insert(Value::Null), change);
+        }
+    }
+}
+
 /// Whether a document is of one of these kinds.
 ///
 /// # Errors

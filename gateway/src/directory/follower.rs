@@ -16,7 +16,7 @@ use meridian_ledger::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::Directory;
+use super::{Directory, made};
 use crate::telemetry::seldom::Seldom;
 
 /// Between two looks for what is new.
@@ -53,10 +53,21 @@ impl Follower {
                 tokio::time::timeout(ANSWER_WITHIN, self.store.restore(known)).await.map_err(late)??;
             }
         }
-        self.directory.merge(news.documents);
+        self.take_in(news.documents).await?;
         *self.position.lock().unwrap_or_else(PoisonError::into_inner) = news.position;
         self.directory.heard();
         Ok(())
+    }
+
+    /// Has the directory know documents. Policies are compiled, which is not for the threads that serve requests.
+    async fn take_in(&self, documents: Vec<Document>) -> Result<(), LedgerError> {
+        if !documents.iter().any(|document| made::is_policy(&document.name)) {
+            self.directory.merge(documents);
+            return Ok(());
+        }
+        let directory = Arc::clone(&self.directory);
+        let merged = tokio::task::spawn_blocking(move || directory.merge(documents)).await;
+        merged.map_err(|error| LedgerError::Unavailable(format!("the documents were not taken in: {error}")))
     }
 
     /// Looks, where others write too.
@@ -76,12 +87,13 @@ impl Follower {
     /// None: dropped, it may be written and not be known here, so it is called from what is run to its end.
     pub(crate) async fn put(&self, name: &str, body: Option<String>, expect: Expect) -> Result<Put, LedgerError> {
         let put = self.store.put(name, body.clone(), expect).await?;
+        // What fails here is read again by the next look.
         match &put {
             Put::Written(revision) => {
-                self.directory.merge(vec![Document { name: name.to_owned(), revision: *revision, body }]);
+                let _ = self.take_in(vec![Document { name: name.to_owned(), revision: *revision, body }]).await;
                 self.wake.notify_one();
             }
-            Put::Conflict(Some(held)) => self.directory.merge(vec![held.clone()]),
+            Put::Conflict(Some(held)) => drop(self.take_in(vec![held.clone()]).await),
             Put::Conflict(None) | Put::Full => {}
         }
         Ok(put)

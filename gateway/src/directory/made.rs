@@ -1,21 +1,28 @@
 //! Documents that the API made: their names, their forms, and what they declare. Pure.
 //!
 //! Forms only grow: a field that this version does not know is kept out of what it reads and was written by a newer one. A
-//! document that cannot be read at all declares nothing: a key opens nothing then.
+//! document that cannot be read at all declares nothing: a key opens nothing then. Only of a policy every field counts: one
+//! that this version does not understand denies whatever it would judge.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use meridian_ledger::documents::Document;
 use meridian_model::{
     ids::{ProfileName, ProjectName, TenantId},
     time::Time,
 };
-use meridian_policies::access::{Permission, Permissions, Role};
+use meridian_policies::{
+    access::{Permission, Permissions, Role},
+    rules::Scope,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::document;
-use crate::config;
+use crate::{
+    config,
+    policies::document::{self as policy, Policy},
+};
 
 /// Name of a tenant's document.
 pub(crate) fn tenant_name(tenant: &TenantId) -> String {
@@ -32,10 +39,10 @@ pub(crate) fn account_name(tenant: &TenantId, name: &ProfileName) -> String {
     format!("tenants/{tenant}/serviceAccounts/{name}")
 }
 
-/// A tenant as it is stored.
+/// A tenant or a policy as it is stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct TenantRecord {
+pub(crate) struct ManifestRecord {
     /// The document that declares it, as it was sent.
     pub(crate) manifest: Value,
     /// How often it was changed.
@@ -128,30 +135,32 @@ pub(crate) struct Kept<T> {
 /// What the API declares.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Made {
-    pub(crate) tenants: BTreeMap<TenantId, (config::Tenant, Kept<TenantRecord>)>,
+    pub(crate) tenants: BTreeMap<TenantId, (config::Tenant, Kept<ManifestRecord>)>,
     pub(crate) keys: BTreeMap<TenantId, BTreeMap<String, Kept<KeyRecord>>>,
     pub(crate) accounts: BTreeMap<TenantId, BTreeMap<ProfileName, Kept<AccountRecord>>>,
+    /// By path; none where the record cannot be read.
+    pub(crate) policies: BTreeMap<String, (Arc<Policy>, Kept<Option<ManifestRecord>>)>,
 }
 
 impl Made {
-    /// Reads all documents.
-    pub(crate) fn of<'d>(documents: impl Iterator<Item = &'d Document>) -> Self {
+    /// Reads all documents. A policy that was compiled before and stayed the same is not compiled again.
+    pub(crate) fn of<'d>(documents: impl Iterator<Item = &'d Document>, before: &Self) -> Self {
         let mut made = Self::default();
         for document in documents {
             let Some(body) = &document.body else { continue };
-            if made.take(document, body).is_none() {
+            if made.take(document, body, before).is_none() {
                 tracing::error!(document = document.name, "a document cannot be read: it declares nothing");
             }
         }
         made
     }
 
-    fn take(&mut self, document: &Document, body: &str) -> Option<()> {
+    fn take(&mut self, document: &Document, body: &str, before: &Self) -> Option<()> {
         let segments: Vec<&str> = document.name.split('/').collect();
         let revision = document.revision;
         match segments.as_slice() {
             ["tenants", tenant] => {
-                let record: TenantRecord = read(body)?;
+                let record: ManifestRecord = read(body)?;
                 let name: TenantId = tenant.parse().ok()?;
                 let settings = document::stored(&record.manifest).filter(|settings| settings.name == name)?;
                 self.tenants.insert(name, (settings, Kept { record, revision }));
@@ -164,9 +173,35 @@ impl Made {
                 let of = self.accounts.entry(tenant.parse().ok()?).or_default();
                 of.insert(name.parse().ok()?, Kept { record: read(body)?, revision });
             }
+            ["policies", name] => self.take_policy((document, body), (Scope::Platform, name.parse().ok()?), before)?,
+            ["tenants", tenant, "policies", name] => {
+                let scope = Scope::Tenant(tenant.parse().ok()?);
+                self.take_policy((document, body), (scope, name.parse().ok()?), before)?;
+            }
             // Of another part of the gateway, or of a newer one.
             _ => {}
         }
+        Some(())
+    }
+
+    fn take_policy(
+        &mut self,
+        (document, body): (&Document, &str),
+        (scope, name): (Scope, ProfileName),
+        before: &Self,
+    ) -> Option<()> {
+        let (path, revision) = (document.name.clone(), document.revision);
+        if let Some((policy, kept)) = before.policies.get(&path).filter(|(_, kept)| kept.revision == revision) {
+            self.policies.insert(path, (Arc::clone(policy), kept.clone()));
+            return Some(());
+        }
+        let record: Option<ManifestRecord> = read(body);
+        let compiled = record.as_ref().and_then(|record| policy::read(&record.manifest, Some(&scope)).ok());
+        let compiled = compiled.filter(|compiled| **compiled.compiled.path() == *path).or_else(|| {
+            tracing::error!(policy = path, "a policy cannot be read: it denies every create that it would judge");
+            policy::unreadable(scope, &name)
+        })?;
+        self.policies.insert(path, (Arc::new(compiled), Kept { record, revision }));
         Some(())
     }
 
@@ -201,6 +236,11 @@ impl Made {
             expires: own.expires.into_iter().chain(account.expires).min(),
         })
     }
+}
+
+/// Whether a document is a policy, which takes more than a moment to read.
+pub(crate) fn is_policy(name: &str) -> bool {
+    name.starts_with("policies/") || name.contains("/policies/")
 }
 
 fn read<T: DeserializeOwned>(body: &str) -> Option<T> {

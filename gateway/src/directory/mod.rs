@@ -302,7 +302,7 @@ impl Directory {
         if !made::merge(&mut given.documents, documents) {
             return;
         }
-        let made = Arc::new(Made::of(given.documents.values()));
+        let made = Arc::new(Made::of(given.documents.values(), &given.made));
         // The files were put together with the configuration before.
         if let Ok(declared) = Given::together(&given.config, &given.files, &made) {
             given.made = Arc::clone(&made);

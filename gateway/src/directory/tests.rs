@@ -3,6 +3,7 @@ use meridian_model::time::Time;
 use meridian_policies::{
     access::{Permission, Role},
     rate::named::RouteClass,
+    rules,
 };
 use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
@@ -227,4 +228,69 @@ fn a_document_that_cannot_be_read_opens_nothing_and_hides_no_other() {
     assert_eq!(asked(&directory, "k1"), Err(Denied::Unknown));
     assert_eq!(asked(&directory, "k2"), Ok(Role::Viewer));
     assert_eq!(asked(&directory, "k3"), Err(Denied::Unknown), "no tenant's key has a role of the platform");
+}
+
+/// The document of a policy that the API made, with this rule; nothing that a gateway understands when there is none.
+fn policy(expression: Option<&str>) -> Option<String> {
+    let rule = expression.map_or(
+        serde_json::json!({ "id": "r", "ofANewerVersion": true }),
+        |expression| serde_json::json!({ "id": "r", "expression": expression }),
+    );
+    let manifest = serde_json::json!({
+        "apiVersion": "meridian.dev/v1", "kind": "Policy", "metadata": { "name": "p" }, "spec": { "rules": [rule] },
+    });
+    let record = serde_json::json!({ "manifest": manifest, "generation": 1, "createTime": NOW, "updateTime": NOW, "later": true });
+    Some(record.to_string())
+}
+
+/// Which policies deny an instance of this name.
+fn denied_by(directory: &Directory, name: &str) -> Vec<String> {
+    let spec = serde_json::from_value(serde_json::json!({ "containers": [{ "name": "a", "image": "b" }] })).unwrap();
+    let (labels, roles) = (meridian_model::instance::Labels::new(), Vec::new());
+    let request = rules::Request {
+        operation: rules::Operation::Create,
+        tenant: &"acme".parse().unwrap(),
+        projects: &[],
+        principal: "test",
+        roles: &roles,
+        time: NOW,
+        name: &name.parse().unwrap(),
+        labels: &labels,
+        annotations: &labels,
+        spec: &spec,
+    };
+    let decision = directory.load().rules().decide(&request);
+    decision.of(rules::Mode::Enforce).map(|broken| format!("{} {}", broken.policy, broken.rule)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_made_at_one_gateway_judges_at_the_other_within_a_second() {
+    let [(one, writer), (other, follower)] = pair();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(Arc::clone(&follower).run(stop.clone()));
+    let (own, all) = ("tenants/acme/policies/p", "policies/p");
+    writer.put(own, policy(Some("object.name != 'web'")), Expect::Absent).await.unwrap();
+    writer.put(all, policy(Some("object.name != 'job'")), Expect::Absent).await.unwrap();
+    assert_eq!(denied_by(&one, "web"), ["tenants/acme/policies/p r"], "at once where it was made");
+    let compiled = Arc::clone(&one.load().policies()[own].0);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(denied_by(&other, "web"), ["tenants/acme/policies/p r"]);
+    assert_eq!(denied_by(&other, "job"), ["policies/p r"]);
+    // What stays the same is not compiled again; what a file declares takes its place; what nobody can read denies.
+    writer.put(all, policy(None), Expect::Present).await.unwrap();
+    assert!(Arc::ptr_eq(&compiled, &one.load().policies()[own].0));
+    assert_eq!(denied_by(&one, "any"), ["policies/p unreadable"], "a newer version may have written it");
+    let manifest = serde_json::json!({
+        "apiVersion": "meridian.dev/v1", "kind": "Policy", "metadata": { "name": "p" },
+        "spec": { "scope": "platform", "rules": [{ "id": "file", "expression": "object.name != 'any'" }] },
+    });
+    let declared = crate::policies::document::read(&manifest, None).unwrap();
+    let source = Source::File { file: "p.yaml".to_owned(), line: 1, column: 1 };
+    let files = Files { policies: vec![(Arc::new(declared), source)], ..Files::default() };
+    one.set_files(files).unwrap();
+    assert_eq!(denied_by(&one, "any"), ["policies/p file"]);
+    writer.put(own, None, Expect::Present).await.unwrap();
+    assert_eq!(denied_by(&one, "web"), [""; 0]);
+    stop.cancel();
+    running.await.unwrap();
 }

@@ -32,7 +32,7 @@ use crate::{
         Class,
         rest::{Endpoint, body::fingerprint},
     },
-    operation::{Action, Caller, Outcome, Refusal, Scope, directory::DirectoryAction},
+    operation::{Action, Caller, Outcome, Refusal, Scope, directory::DirectoryAction, policies::PolicyAction},
     refusal::Rejection,
 };
 
@@ -87,8 +87,12 @@ impl Note {
             facts.object = Some(format!("tenants/{}/instances/{}", create.tenant, create.name));
             facts.fingerprint = Some(create.fingerprint.clone());
             facts.key = create.idempotency_key.as_deref().map(Arc::from);
-        } else if let Action::Directory(action) = action {
+        } else if let Action::Directory(action, _) = action {
             facts.asked_of_directory(action);
+        } else if let Action::Policies(action) = action
+            && let PolicyAction::Put { name, manifest, .. } = &**action
+        {
+            facts.fingerprint = Some(fingerprint("", "policies", name.as_ref(), manifest));
         }
     }
 
@@ -114,7 +118,7 @@ impl Note {
                 facts.object = Some(key.name.clone());
                 facts.granted_role = Some(key.role);
             }
-            Ok(Outcome::AccountMade(account)) => facts.granted_role = Some(account.role),
+            Ok(Outcome::AccountMade { account, .. }) => facts.granted_role = Some(account.role),
             Ok(_) => {}
             Err(refusal) => {
                 facts.replayed = refusal.replayed;
@@ -144,7 +148,10 @@ impl Facts {
                 self.object = Some(below(tenant.as_ref(), "serviceAccounts", wish.name.as_ref()));
             }
             // Their paths are their objects, or they change nothing.
-            DirectoryAction::DeleteTenant(..)
+            DirectoryAction::PatchTenant(..)
+            | DirectoryAction::DeleteTenant(..)
+            | DirectoryAction::GetKey(..)
+            | DirectoryAction::GetAccount(..)
             | DirectoryAction::RevokeKey(..)
             | DirectoryAction::DeleteAccount(..)
             | DirectoryAction::ListKeys(..)

@@ -7,12 +7,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use meridian_ledger::{
-    LedgerError,
-    documents::{DOCUMENT_LEN_MAX, Document, Expect, Put},
-};
+use meridian_ledger::documents::Expect;
 use meridian_model::{
-    error::{ErrorCode, FieldError, Problem},
+    error::{ErrorCode, FieldError},
     ids::{OperationId, ProfileName, ProjectName, TenantId},
     instance::Labels,
     quantity::Span,
@@ -27,15 +24,16 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Caller, Outcome, PageRequest, Place, Reach, Refusal,
     bounds::{self, check_grant, reaches, unknown_project},
-    read, store_refusal,
+    quota_view, read, store_refusal,
+    writing::{Condition, Pen, catch_up, declared_elsewhere, etag, expect, fault, invalid, paged, text},
 };
 use crate::{
     clock::Entropy,
-    config::{ApiKey, SettingsMistake, role_mistakes},
+    config::{self, ApiKey, SettingsMistake, quota::missing_project, role_mistakes},
     core::Core,
     directory::{
-        Snapshot, Source,
-        made::{self, AccountRecord, Bounds, Kept, KeyRecord, Secret, TenantRecord},
+        Snapshot, Source, document,
+        made::{self, AccountRecord, Bounds, Kept, KeyRecord, ManifestRecord, Secret},
     },
     http::authenticate::{MintedKey, mint},
     views,
@@ -58,17 +56,6 @@ const PER_TENANT_MAX: usize = 1000;
 
 /// Longest display name, in characters.
 const DISPLAY_NAME_MAX: usize = 100;
-
-/// What a writer has seen of what it writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Condition {
-    /// Nothing is said.
-    None,
-    /// `If-Match`: the revision of what is there; none of the tags is one of ours.
-    Match(Option<u64>),
-    /// `If-None-Match: *`: there is none.
-    Absent,
-}
 
 /// A key that is wished for.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -116,10 +103,14 @@ pub enum DirectoryAction {
     CreateTenant(TenantId, Value),
     /// Make it, or replace what is declared of it.
     PutTenant(TenantId, Value, Condition),
+    /// Change what is declared of it by a merge patch (RFC 7396) of its labels and its spec.
+    PatchTenant(Option<TenantId>, Value, Condition),
     /// Remove it.
     DeleteTenant(Option<TenantId>, Condition),
     /// The keys of a tenant.
     ListKeys(Option<TenantId>, PageRequest),
+    /// One key.
+    GetKey(Option<TenantId>, String),
     /// Make a key.
     CreateKey {
         /// Whose.
@@ -137,6 +128,8 @@ pub enum DirectoryAction {
     RevokeKey(Option<TenantId>, String, Condition),
     /// The service accounts of a tenant.
     ListAccounts(Option<TenantId>, PageRequest),
+    /// One of them.
+    GetAccount(Option<TenantId>, ProfileName),
     /// Make one.
     CreateAccount(Option<TenantId>, NewAccount),
     /// Remove one, and with it what its keys may.
@@ -150,12 +143,15 @@ impl DirectoryAction {
         match self {
             Self::CreateTenant(..) => "create-tenant",
             Self::PutTenant(..) => "put-tenant",
+            Self::PatchTenant(..) => "patch-tenant",
             Self::DeleteTenant(..) => "delete-tenant",
             Self::ListKeys(..) => "list-keys",
+            Self::GetKey(..) => "get-key",
             Self::CreateKey { .. } => "create-key",
             Self::RotateKey(..) => "rotate-key",
             Self::RevokeKey(..) => "revoke-key",
             Self::ListAccounts(..) => "list-service-accounts",
+            Self::GetAccount(..) => "get-service-account",
             Self::CreateAccount(..) => "create-service-account",
             Self::DeleteAccount(..) => "delete-service-account",
             Self::WhoAmI => "whoami",
@@ -164,8 +160,12 @@ impl DirectoryAction {
 
     pub(super) const fn permission(&self) -> Permission {
         match self {
-            Self::CreateTenant(..) | Self::PutTenant(..) | Self::DeleteTenant(..) => Permission::TenantsWrite,
-            Self::ListKeys(..) | Self::ListAccounts(..) => Permission::KeysRead,
+            Self::CreateTenant(..) | Self::PutTenant(..) | Self::PatchTenant(..) | Self::DeleteTenant(..) => {
+                Permission::TenantsWrite
+            }
+            Self::ListKeys(..) | Self::GetKey(..) | Self::ListAccounts(..) | Self::GetAccount(..) => {
+                Permission::KeysRead
+            }
             Self::CreateKey { .. }
             | Self::RotateKey(..)
             | Self::RevokeKey(..)
@@ -180,6 +180,9 @@ impl DirectoryAction {
             // It need not be there yet; who may make tenants may see all.
             Self::CreateTenant(..) | Self::PutTenant(..) | Self::WhoAmI => return Place::Nowhere,
             Self::DeleteTenant(t, _)
+            | Self::PatchTenant(t, ..)
+            | Self::GetKey(t, _)
+            | Self::GetAccount(t, _)
             | Self::ListKeys(t, _)
             | Self::CreateKey { tenant: t, .. }
             | Self::RotateKey(t, ..)
@@ -201,15 +204,30 @@ pub(super) async fn perform(
     core: &Arc<Core>,
     caller: Arc<Caller>,
     reach: Reach,
-    action: DirectoryAction,
+    (action, validate_only): (DirectoryAction, bool),
 ) -> Result<Outcome, Refusal> {
     match action {
-        DirectoryAction::ListKeys(_, page) => Ok(Outcome::Keys(keys(core, reach.one()?, &page)?)),
-        DirectoryAction::ListAccounts(_, page) => Ok(Outcome::Accounts(accounts(core, reach.one()?, &page)?)),
+        DirectoryAction::ListKeys(_, page) => Ok(Outcome::Keys(paged(keys(core, reach.one()?)?, &page, |key| &key.id))),
+        DirectoryAction::GetKey(_, id) => {
+            let found = keys(core, reach.one()?)?.into_iter().find(|key| key.id == id);
+            found.map(|key| Outcome::Key(Box::new(key))).ok_or_else(Refusal::not_found)
+        }
+        DirectoryAction::ListAccounts(_, page) => {
+            Ok(Outcome::Accounts(paged(accounts(core, reach.one()?)?, &page, |account| &account.name)))
+        }
+        DirectoryAction::GetAccount(_, name) => {
+            let tenant = reach.one()?;
+            let name = made::account_name(tenant, &name);
+            let found = accounts(core, tenant)?.into_iter().find(|account| account.name == name);
+            found.map(|account| Outcome::Account(Box::new(account))).ok_or_else(Refusal::not_found)
+        }
         DirectoryAction::WhoAmI => Ok(Outcome::WhoAmI(Box::new(who(&caller)))),
         action => {
             let own = Arc::clone(core);
-            let work = async move { change(&own, &caller, &reach, action).await };
+            let work = async move {
+                let pen = Pen { core: &own, dry: validate_only };
+                change(pen, &caller, &reach, action).await
+            };
             core.driver.to_the_end(work).await.unwrap_or_else(|| {
                 Err(Refusal { outcome_unknown: true, ..Refusal::internal("a change of the directory panicked") })
             })
@@ -217,25 +235,28 @@ pub(super) async fn perform(
     }
 }
 
-async fn change(core: &Core, caller: &Caller, reach: &Reach, action: DirectoryAction) -> Result<Outcome, Refusal> {
+async fn change(pen: Pen<'_>, caller: &Caller, reach: &Reach, action: DirectoryAction) -> Result<Outcome, Refusal> {
     match action {
-        DirectoryAction::CreateTenant(name, manifest) => put_tenant(core, name, manifest, Condition::Absent).await,
-        DirectoryAction::PutTenant(name, manifest, condition) => put_tenant(core, name, manifest, condition).await,
-        DirectoryAction::DeleteTenant(_, condition) => delete_tenant(core, reach.one()?, condition).await,
+        DirectoryAction::CreateTenant(name, manifest) => put_tenant(pen, name, manifest, Condition::Absent).await,
+        DirectoryAction::PutTenant(name, manifest, condition) => put_tenant(pen, name, manifest, condition).await,
+        DirectoryAction::PatchTenant(_, patch, condition) => patch_tenant(pen, reach.one()?, &patch, condition).await,
+        DirectoryAction::DeleteTenant(_, condition) => delete_tenant(pen, reach.one()?, condition).await,
         DirectoryAction::CreateKey { wish, key, fingerprint, .. } => {
-            create_key(core, caller, reach.one()?, wish, (key, fingerprint)).await
+            create_key(pen, caller, reach.one()?, wish, (key, fingerprint)).await
         }
         DirectoryAction::RotateKey(_, id, grace, condition) => {
-            rotate_key(core, caller, (reach.one()?, &id), grace, condition).await
+            rotate_key(pen, caller, (reach.one()?, &id), grace, condition).await
         }
-        DirectoryAction::RevokeKey(_, id, condition) => revoke_key(core, (reach.one()?, &id), condition).await,
-        DirectoryAction::CreateAccount(_, wish) => create_account(core, caller, reach.one()?, wish).await,
+        DirectoryAction::RevokeKey(_, id, condition) => revoke_key(pen, (reach.one()?, &id), condition).await,
+        DirectoryAction::CreateAccount(_, wish) => create_account(pen, caller, reach.one()?, wish).await,
         DirectoryAction::DeleteAccount(_, name, condition) => {
-            delete_account(core, (reach.one()?, &name), condition).await
+            delete_account(pen, (reach.one()?, &name), condition).await
         }
-        DirectoryAction::ListKeys(..) | DirectoryAction::ListAccounts(..) | DirectoryAction::WhoAmI => {
-            Err(Refusal::internal("what changes nothing came here"))
-        }
+        DirectoryAction::ListKeys(..)
+        | DirectoryAction::GetKey(..)
+        | DirectoryAction::ListAccounts(..)
+        | DirectoryAction::GetAccount(..)
+        | DirectoryAction::WhoAmI => Err(Refusal::internal("what changes nothing came here")),
     }
 }
 
@@ -249,126 +270,39 @@ fn who(caller: &Caller) -> views::WhoAmI {
     }
 }
 
-// ---- writing
-
-/// The revision as it stands in entity tags.
-#[must_use]
-pub fn etag(revision: u64) -> String {
-    format!("r{revision}")
-}
-
-/// What of a condition the store is to hold to; `held` is what is known of the document.
-fn expect(condition: Condition, held: Option<u64>, required: bool) -> Result<Expect, Refusal> {
-    match (condition, held) {
-        (Condition::None, Some(_)) if required => Err(Refusal::new(
-            ErrorCode::PreconditionRequired,
-            "what is there would be replaced: send its ETag as If-Match, so that nobody's change is lost",
-        )),
-        (Condition::None, Some(revision)) => Ok(Expect::Revision(revision)),
-        (Condition::None | Condition::Absent, _) => Ok(Expect::Absent),
-        (Condition::Match(Some(revision)), _) => Ok(Expect::Revision(revision)),
-        (Condition::Match(None), held) => Err(mismatch(held)),
-    }
-}
-
-fn mismatch(held: Option<u64>) -> Refusal {
-    let now =
-        held.map_or_else(|| "it is not there".to_owned(), |revision| format!("its ETag is \"{}\"", etag(revision)));
-    Refusal::new(ErrorCode::EtagMismatch, format!("it is not as the request says: {now}"))
-}
-
-/// Has this gateway know the revision that a condition names, should another have written it a moment ago: what is written
-/// is made from what is known here.
-async fn catch_up(core: &Core, condition: Condition, held: impl Fn(&Snapshot) -> Option<u64>) -> Result<(), Refusal> {
-    let held = || held(&core.directory.load());
-    let Condition::Match(Some(seen)) = condition else { return Ok(()) };
-    if held() == Some(seen) {
-        return Ok(());
-    }
-    core.sources.documents.catch_up().await.map_err(|e| store_refusal(&e))?;
-    match held() {
-        Some(now) if now != seen => Err(mismatch(Some(now))),
-        _ => Ok(()),
-    }
-}
-
-/// What the caller of a write learns of a store that failed; one that did not answer may have written (R4).
-fn failed(error: &LedgerError) -> Refusal {
-    if !matches!(error, LedgerError::Unanswered(_)) {
-        return store_refusal(error);
-    }
-    let detail = "the store did not answer: the change may be made or not; read what it was to change, or repeat the \
-                  request";
-    let internal = Some(error.to_string());
-    Refusal { internal, outcome_unknown: true, ..Refusal::new(ErrorCode::DeadlineExceeded, detail) }
-}
-
-async fn write(core: &Core, name: &str, body: Option<String>, expect: Expect) -> Result<u64, Refusal> {
-    if let Some(len) = body.as_ref().map(String::len).filter(|len| *len > DOCUMENT_LEN_MAX) {
-        let detail = format!("{name} would be {len} bytes as it is kept, and at most {DOCUMENT_LEN_MAX} are");
-        return Err(Refusal::new(ErrorCode::PayloadTooLarge, detail));
-    }
-    match core.sources.documents.put(name, body, expect).await.map_err(|e| failed(&e))? {
-        Put::Written(revision) => Ok(revision),
-        Put::Conflict(Some(Document { revision, body: Some(_), .. }))
-            if matches!(expect, Expect::Absent | Expect::Never) =>
-        {
-            let mut refusal = Refusal::new(ErrorCode::AlreadyExists, format!("{name} exists already"));
-            refusal.internal = Some(format!("revision {revision}"));
-            Err(refusal)
-        }
-        Put::Conflict(Some(_)) if expect == Expect::Never => {
-            let detail = format!("{name} has ended, and its name is not given again");
-            Err(Refusal::new(ErrorCode::AlreadyExists, detail))
-        }
-        Put::Conflict(held) => Err(mismatch(held.filter(|d| d.body.is_some()).map(|d| d.revision))),
-        Put::Full => Err(Refusal::new(ErrorCode::Conflict, "there are as many documents as the gateways keep")),
-    }
-}
-
-fn text(value: &impl serde::Serialize) -> Result<String, Refusal> {
-    serde_json::to_string(value).map_err(Refusal::internal)
-}
-
-fn declared_elsewhere(what: &str, source: &Source) -> Refusal {
-    Refusal::new(ErrorCode::Conflict, format!("{what} is declared in {source}: change it there"))
-}
-
-fn invalid(faults: Vec<FieldError>) -> Refusal {
-    let detail = faults.iter().map(|f| f.detail.as_str()).collect::<Vec<_>>().join("; ");
-    Problem::new(ErrorCode::InvalidArgument, detail).with_errors(faults).into()
-}
-
-fn fault(pointer: &str, code: &str, detail: impl Into<String>, hint: Option<String>) -> FieldError {
-    FieldError {
-        pointer: pointer.to_owned(),
-        code: code.to_owned(),
-        detail: detail.into(),
-        hint,
-        ..FieldError::default()
-    }
-}
-
 // ---- tenants
 
-async fn put_tenant(core: &Core, name: TenantId, manifest: Value, condition: Condition) -> Result<Outcome, Refusal> {
-    let settings = core.directory.read_tenant(&manifest).map_err(invalid)?;
+/// What is wrong with a tenant's document here.
+fn check_document(core: &Core, name: &TenantId, manifest: &Value) -> Result<config::Tenant, Refusal> {
+    let settings = core.directory.read_tenant(manifest).map_err(invalid)?;
     let mut faults = Vec::new();
-    if settings.name != name {
-        faults.push(fault(
-            "/metadata/name",
-            "mismatch",
-            "the name is not that of the path",
-            Some(format!("write {name}")),
-        ));
+    if settings.name != *name {
+        let hint = Some(format!("write {name}"));
+        faults.push(fault("/metadata/name", "mismatch", "the name is not that of the path", hint));
     }
     if !settings.keys.is_empty() {
         let hint = format!("make them with POST /v1/tenants/{name}/keys");
         faults.push(fault("/spec/keys", "not-here", "keys are resources of their own here", Some(hint)));
     }
-    if !faults.is_empty() {
-        return Err(invalid(faults));
+    // Who is bound to a project would make nothing without it.
+    let snapshot = core.directory.load();
+    let keys = snapshot.made().keys.get(name).into_iter().flatten();
+    let keys = keys.map(|(id, kept)| (format!("the key {id}"), kept.record.project.as_ref()));
+    let accounts = snapshot.made().accounts.get(name).into_iter().flatten();
+    let accounts = accounts.map(|(id, kept)| (format!("the service account {id}"), kept.record.project.as_ref()));
+    for (whose, project) in keys.chain(accounts) {
+        if let Some(project) = project.filter(|project| missing_project(&settings.projects, project).is_some()) {
+            let detail = format!("{whose} is bound to the project {project}");
+            let hint = Some("keep the project, or end what is bound to it first".to_owned());
+            faults.push(fault("/spec/projects", "in-use", detail, hint));
+        }
     }
+    if faults.is_empty() { Ok(settings) } else { Err(invalid(faults)) }
+}
+
+async fn put_tenant(pen: Pen<'_>, name: TenantId, manifest: Value, condition: Condition) -> Result<Outcome, Refusal> {
+    let core = pen.core;
+    let settings = check_document(core, &name, &manifest)?;
     catch_up(core, condition, |snapshot| tenant_revision(snapshot, &name)).await?;
     let snapshot = core.directory.load_full();
     if let Some(entry) = snapshot.tenant(&name).filter(|entry| entry.source != Source::Api) {
@@ -377,22 +311,49 @@ async fn put_tenant(core: &Core, name: TenantId, manifest: Value, condition: Con
     let held = snapshot.made().tenants.get(&name).map(|(_, kept)| kept);
     let expect = expect(condition, held.map(|kept| kept.revision), true)?;
     let now = core.clock.now();
-    let record = TenantRecord {
+    let record = ManifestRecord {
         manifest,
         generation: held.map_or(1, |kept| kept.record.generation + 1),
         create_time: held.map_or(now, |kept| kept.record.create_time),
         update_time: now,
     };
-    write(core, &made::tenant_name(&name), Some(text(&record)?), expect).await?;
-    let tenant = Box::new(read::tenant(core, &name).await?);
-    Ok(Outcome::TenantWritten { tenant, created: held.is_none() })
+    let document = made::tenant_name(&name);
+    let written = pen.write((&document, held.map(|k| k.revision)), Some(text(&record)?), expect).await?;
+    let tenant = match written {
+        Some(_) => read::tenant(core, &name).await?,
+        None => read::declared_tenant(&settings, quota_view(&name, None, settings.quota)),
+    };
+    Ok(Outcome::TenantWritten { tenant: Box::new(tenant), created: held.is_none() && written.is_some() })
+}
+
+/// Applies a patch to what is declared. Without a condition it applies to whatever that is: a patch says what it changes,
+/// and a change that comes between the look and the write is not lost but in the way.
+async fn patch_tenant(
+    pen: Pen<'_>,
+    tenant: &TenantId,
+    patch: &Value,
+    condition: Condition,
+) -> Result<Outcome, Refusal> {
+    catch_up(pen.core, condition, |snapshot| tenant_revision(snapshot, tenant)).await?;
+    let snapshot = pen.core.directory.load_full();
+    if let Some(entry) = snapshot.tenant(tenant).filter(|entry| entry.source != Source::Api) {
+        return Err(declared_elsewhere(&format!("tenants/{tenant}"), &entry.source));
+    }
+    let (_, kept) = snapshot.made().tenants.get(tenant).ok_or_else(Refusal::not_found)?;
+    let manifest = document::patched(&kept.record.manifest, patch).map_err(invalid)?;
+    let condition = match condition {
+        Condition::None => Condition::Match(Some(kept.revision)),
+        condition => condition,
+    };
+    put_tenant(pen, tenant.clone(), manifest, condition).await
 }
 
 fn tenant_revision(snapshot: &Snapshot, tenant: &TenantId) -> Option<u64> {
     snapshot.made().tenants.get(tenant).map(|(_, kept)| kept.revision)
 }
 
-async fn delete_tenant(core: &Core, tenant: &TenantId, condition: Condition) -> Result<Outcome, Refusal> {
+async fn delete_tenant(pen: Pen<'_>, tenant: &TenantId, condition: Condition) -> Result<Outcome, Refusal> {
+    let core = pen.core;
     catch_up(core, condition, |snapshot| tenant_revision(snapshot, tenant)).await?;
     let snapshot = core.directory.load_full();
     if let Some(entry) = snapshot.tenant(tenant).filter(|entry| entry.source != Source::Api) {
@@ -411,14 +372,21 @@ async fn delete_tenant(core: &Core, tenant: &TenantId, condition: Condition) -> 
     let made = snapshot.made();
     let keys = made.keys.get(tenant).into_iter().flatten().map(|(id, _)| made::key_name(tenant, id));
     let accounts = made.accounts.get(tenant).into_iter().flatten().map(|(name, _)| made::account_name(tenant, name));
-    remove(core, keys.chain(accounts).collect(), (made::tenant_name(tenant), expect)).await
+    let policies = made.policies.iter().filter(|(_, (policy, _))| policy.compiled.scope().tenant() == Some(tenant));
+    let parts = keys.chain(accounts).chain(policies.map(|(path, _)| path.clone())).collect();
+    remove(pen, parts, (made::tenant_name(tenant), kept.revision), expect).await
 }
 
 /// Removes what belongs to something, and then that.
-async fn remove(core: &Core, parts: Vec<String>, (whole, expect): (String, Expect)) -> Result<Outcome, Refusal> {
+async fn remove(
+    pen: Pen<'_>,
+    parts: Vec<String>,
+    (whole, held): (String, u64),
+    expect: Expect,
+) -> Result<Outcome, Refusal> {
     let is_partly_done = !parts.is_empty();
     for part in parts {
-        match write(core, &part, None, Expect::Present).await {
+        match pen.write((&part, None), None, Expect::Present).await {
             // What somebody else removed meanwhile is gone as well.
             Err(refusal) if refusal.problem.code != ErrorCode::EtagMismatch => {
                 return Err(Refusal { outcome_unknown: true, ..refusal });
@@ -426,7 +394,7 @@ async fn remove(core: &Core, parts: Vec<String>, (whole, expect): (String, Expec
             _ => {}
         }
     }
-    let removed = write(core, &whole, None, expect).await;
+    let removed = pen.write((&whole, Some(held)), None, expect).await;
     removed.map_err(|refusal| Refusal { outcome_unknown: refusal.outcome_unknown || is_partly_done, ..refusal })?;
     Ok(Outcome::Deleted)
 }
@@ -476,7 +444,8 @@ fn declared_view(core: &Core, tenant: &TenantId, key: &ApiKey, source: &Source) 
     }
 }
 
-fn keys(core: &Core, tenant: &TenantId, page: &PageRequest) -> Result<views::Page<views::ApiKey>, Refusal> {
+/// All keys in the order of their ids.
+fn keys(core: &Core, tenant: &TenantId) -> Result<Vec<views::ApiKey>, Refusal> {
     let snapshot = core.directory.load_full();
     let entry = snapshot.tenant(tenant).ok_or_else(Refusal::not_found)?;
     let declared = entry.settings.keys.iter().map(|key| declared_view(core, tenant, key, &entry.source));
@@ -484,17 +453,7 @@ fn keys(core: &Core, tenant: &TenantId, page: &PageRequest) -> Result<views::Pag
     let made = made.map(|(id, kept)| key_view(core, tenant, id, kept));
     let mut all: Vec<views::ApiKey> = declared.chain(made).collect();
     all.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok(paged(all, page, |key| &key.id))
-}
-
-/// One page of items that are in the order of their places.
-fn paged<T>(all: Vec<T>, page: &PageRequest, place: impl Fn(&T) -> &String) -> views::Page<T> {
-    let after = |item: &T| page.after.as_ref().is_none_or(|after| place(item) > after);
-    let mut items: Vec<T> = all.into_iter().filter(after).take(page.size + 1).collect();
-    let more = items.len() > page.size;
-    items.truncate(page.size);
-    let next_after = items.last().filter(|_| more).map(|item| place(item).clone());
-    views::Page { items, next_after }
+    Ok(all)
 }
 
 fn check_name(name: Option<&String>, faults: &mut Vec<FieldError>) {
@@ -608,12 +567,13 @@ fn minted(core: &Core, id: &str, entropy: &Entropy) -> MintedKey {
 }
 
 async fn create_key(
-    core: &Core,
+    pen: Pen<'_>,
     caller: &Caller,
     tenant: &TenantId,
     wish: NewKey,
     (key, fingerprint): (Option<String>, String),
 ) -> Result<Outcome, Refusal> {
+    let core = pen.core;
     let seed = Seed::of(core, caller, tenant, key.as_deref())?;
     let id = seed.id(core);
     let snapshot = core.directory.load_full();
@@ -630,10 +590,10 @@ async fn create_key(
     let new = seed.minted(core, &id, record.create_time);
     record.secrets.push(Secret { sha256: hex(&new.sha256), until: None });
     record.fingerprint = key.is_some().then(|| fingerprint.clone());
-    match write(core, &made::key_name(tenant, &id), Some(text(&record)?), Expect::Never).await {
-        Ok(revision) => {
-            let view = key_view(core, tenant, &id, &Kept { record, revision });
-            Ok(made_key(view, &new, true, false))
+    match pen.write((&made::key_name(tenant, &id), None), Some(text(&record)?), Expect::Never).await {
+        Ok(written) => {
+            let view = key_view(core, tenant, &id, &Kept { record, revision: written.unwrap_or_default() });
+            Ok(made_key(view, written.map(|_| &new), true, false))
         }
         // The same request may have made it at another gateway, a moment ago.
         Err(refusal) => match core.directory.load_full().made().key(tenant, &id) {
@@ -645,9 +605,13 @@ async fn create_key(
     }
 }
 
-fn made_key(view: views::ApiKey, new: &MintedKey, created: bool, replayed: bool) -> Outcome {
-    let key = Some(views::ShownOnce(new.key.expose_secret().to_owned()));
-    Outcome::KeyMade { key: Box::new(views::ApiKey { key, ..view }), created, replayed }
+/// A key that was made, with its secret; one that could be made has neither that nor what comes of it.
+fn made_key(view: views::ApiKey, new: Option<&MintedKey>, created: bool, replayed: bool) -> Outcome {
+    let key = match new {
+        Some(new) => views::ApiKey { key: Some(views::ShownOnce(new.key.expose_secret().to_owned())), ..view },
+        None => views::ApiKey { etag: None, create_time: None, ..view },
+    };
+    Outcome::KeyMade { key: Box::new(key), created: created && new.is_some(), replayed }
 }
 
 /// The answer to a request whose key made a key before.
@@ -670,7 +634,7 @@ fn replayed(
             format!("{} was made with this Idempotency-Key; its secret is not shown again", made::key_name(tenant, id));
         return Err(Refusal::new(ErrorCode::AlreadyExists, detail));
     }
-    Ok(made_key(key_view(core, tenant, id, kept), &new, true, true))
+    Ok(made_key(key_view(core, tenant, id, kept), Some(&new), true, true))
 }
 
 /// A key that the API made.
@@ -685,7 +649,7 @@ fn held_key(core: &Core, tenant: &TenantId, id: &str) -> Result<Kept<KeyRecord>,
 }
 
 async fn rotate_key(
-    core: &Core,
+    pen: Pen<'_>,
     caller: &Caller,
     (tenant, id): (&TenantId, &str),
     grace: Option<Span>,
@@ -695,6 +659,7 @@ async fn rotate_key(
     if grace > GRACE_MAX {
         return Err(invalid(vec![fault("/grace", "out-of-range", format!("longer than {}", Span(GRACE_MAX)), None)]));
     }
+    let core = pen.core;
     catch_up(core, condition, |snapshot| snapshot.made().key(tenant, id).map(|kept| kept.revision)).await?;
     let Kept { mut record, revision } = held_key(core, tenant, id)?;
     let snapshot = core.directory.load_full();
@@ -709,9 +674,9 @@ async fn rotate_key(
     let new = minted(core, id, &core.entropy);
     record.secrets = after_rotation(record.secrets, hex(&new.sha256), (core.clock.now(), grace))?;
     record.fingerprint = None;
-    let revision = write(core, &made::key_name(tenant, id), Some(text(&record)?), expect).await?;
-    let view = key_view(core, tenant, id, &Kept { record, revision });
-    Ok(made_key(view, &new, false, false))
+    let written = pen.write((&made::key_name(tenant, id), Some(revision)), Some(text(&record)?), expect).await?;
+    let view = key_view(core, tenant, id, &Kept { record, revision: written.unwrap_or_default() });
+    Ok(made_key(view, written.map(|_| &new), false, false))
 }
 
 /// The secrets of a key that gets another. Each former one is good until its end, or for the grace if that is sooner: the one
@@ -728,15 +693,16 @@ fn after_rotation(former: Vec<Secret>, new: String, (now, grace): (Time, Duratio
     Ok(std::iter::once(Secret { sha256: new, until: None }).chain(kept).collect())
 }
 
-async fn revoke_key(core: &Core, (tenant, id): (&TenantId, &str), condition: Condition) -> Result<Outcome, Refusal> {
+async fn revoke_key(pen: Pen<'_>, (tenant, id): (&TenantId, &str), condition: Condition) -> Result<Outcome, Refusal> {
+    let core = pen.core;
     catch_up(core, condition, |snapshot| snapshot.made().key(tenant, id).map(|kept| kept.revision)).await?;
-    held_key(core, tenant, id)?;
+    let held = held_key(core, tenant, id)?.revision;
     let expect = match condition {
         // Whatever it is, it shall end: a rotation between the look and the write does not save it.
         Condition::None => Expect::Present,
         condition => expect(condition, None, false)?,
     };
-    write(core, &made::key_name(tenant, id), None, expect).await?;
+    pen.write((&made::key_name(tenant, id), Some(held)), None, expect).await?;
     Ok(Outcome::Deleted)
 }
 
@@ -762,14 +728,21 @@ fn account_view(
     }
 }
 
-fn accounts(core: &Core, tenant: &TenantId, page: &PageRequest) -> Result<views::Page<views::ServiceAccount>, Refusal> {
+/// All service accounts in the order of their names.
+fn accounts(core: &Core, tenant: &TenantId) -> Result<Vec<views::ServiceAccount>, Refusal> {
     let snapshot = core.directory.load_full();
     snapshot.tenant(tenant).ok_or_else(Refusal::not_found)?;
     let made = snapshot.made().accounts.get(tenant).into_iter().flatten();
-    Ok(paged(made.map(|(name, kept)| account_view(core, tenant, name, kept)).collect(), page, |account| &account.name))
+    Ok(made.map(|(name, kept)| account_view(core, tenant, name, kept)).collect())
 }
 
-async fn create_account(core: &Core, caller: &Caller, tenant: &TenantId, wish: NewAccount) -> Result<Outcome, Refusal> {
+async fn create_account(
+    pen: Pen<'_>,
+    caller: &Caller,
+    tenant: &TenantId,
+    wish: NewAccount,
+) -> Result<Outcome, Refusal> {
+    let core = pen.core;
     let snapshot = core.directory.load_full();
     let settings = &snapshot.tenant(tenant).ok_or_else(Refusal::not_found)?.settings;
     let now = core.clock.now();
@@ -801,15 +774,19 @@ async fn create_account(core: &Core, caller: &Caller, tenant: &TenantId, wish: N
         create_time: now,
         created_by: caller.principal.clone(),
     };
-    let revision = write(core, &made::account_name(tenant, &wish.name), Some(text(&record)?), Expect::Absent).await?;
-    Ok(Outcome::AccountMade(Box::new(account_view(core, tenant, &wish.name, &Kept { record, revision }))))
+    let (name, held) = (made::account_name(tenant, &wish.name), snapshot.made().account(tenant, &wish.name));
+    let held = held.map(|kept| kept.revision);
+    let written = pen.write((&name, held), Some(text(&record)?), Expect::Absent).await?;
+    let view = account_view(core, tenant, &wish.name, &Kept { record, revision: written.unwrap_or_default() });
+    Ok(Outcome::AccountMade { account: Box::new(view), created: written.is_some() })
 }
 
 async fn delete_account(
-    core: &Core,
+    pen: Pen<'_>,
     (tenant, name): (&TenantId, &ProfileName),
     condition: Condition,
 ) -> Result<Outcome, Refusal> {
+    let core = pen.core;
     catch_up(core, condition, |snapshot| snapshot.made().account(tenant, name).map(|kept| kept.revision)).await?;
     let snapshot = core.directory.load_full();
     let made = snapshot.made();
@@ -818,7 +795,7 @@ async fn delete_account(
     let keys = made.keys.get(tenant).into_iter().flatten();
     let keys = keys.filter(|(_, key)| key.record.service_account.as_ref() == Some(name));
     let keys = keys.map(|(id, _)| made::key_name(tenant, id)).collect();
-    remove(core, keys, (made::account_name(tenant, name), expect)).await
+    remove(pen, keys, (made::account_name(tenant, name), kept.revision), expect).await
 }
 
 /// The document of a tenant in the short form of a create's body.

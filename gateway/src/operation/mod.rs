@@ -15,6 +15,7 @@ pub mod directory;
 pub mod policies;
 pub mod quotas;
 pub mod read;
+pub mod writing;
 
 use std::{
     sync::Arc,
@@ -98,8 +99,8 @@ pub enum Action {
     ListAdapters,
     /// Sizes on sale with prices.
     ListInstanceTypes(Option<RegionId>),
-    /// Tenants, keys and service accounts.
-    Directory(Box<DirectoryAction>),
+    /// Tenants, keys and service accounts; whether nothing is to be changed.
+    Directory(Box<DirectoryAction>, bool),
     /// Policies.
     Policies(Box<PolicyAction>),
 }
@@ -109,7 +110,7 @@ impl Action {
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
-            Self::Directory(action) => action.name(),
+            Self::Directory(action, _) => action.name(),
             Self::Policies(action) => action.name(),
             Self::CreateInstance(_) => "create-instance",
             Self::GetInstance(_) => "get-instance",
@@ -136,7 +137,7 @@ impl Action {
     #[must_use]
     pub const fn permission(&self) -> Permission {
         match self {
-            Self::Directory(action) => action.permission(),
+            Self::Directory(action, _) => action.permission(),
             Self::Policies(action) => action.permission(),
             Self::CreateInstance(_) => Permission::InstancesCreate,
             Self::GetInstance(_) | Self::ListInstances(_) | Self::ExplainInstance(_) => Permission::InstancesRead,
@@ -157,7 +158,7 @@ impl Action {
     #[must_use]
     pub fn place(&self) -> Place<'_> {
         let named = match self {
-            Self::Directory(action) => return action.place(),
+            Self::Directory(action, _) => return action.place(),
             Self::Policies(action) => return action.place(),
             Self::CreateInstance(create) => Some(&create.tenant),
             Self::GetInstance(i) | Self::ExplainInstance(i) => i.tenant.as_ref(),
@@ -379,6 +380,8 @@ pub enum Outcome {
     },
     /// API keys, without their secrets.
     Keys(views::Page<views::ApiKey>),
+    /// One API key, without its secret.
+    Key(Box<views::ApiKey>),
     /// A key with its new secret.
     KeyMade {
         /// The key.
@@ -390,10 +393,28 @@ pub enum Outcome {
     },
     /// Service accounts.
     Accounts(views::Page<views::ServiceAccount>),
-    /// A service account that was made.
-    AccountMade(Box<views::ServiceAccount>),
+    /// One service account.
+    Account(Box<views::ServiceAccount>),
+    /// A service account that was made, or could be.
+    AccountMade {
+        /// The account.
+        account: Box<views::ServiceAccount>,
+        /// It was made by this request.
+        created: bool,
+    },
     /// Who the caller is.
     WhoAmI(Box<views::WhoAmI>),
+    /// Policies.
+    Policies(views::Page<views::Policy>),
+    /// One policy.
+    Policy(Box<views::Policy>),
+    /// A policy as it is declared now, or would be.
+    PolicyWritten {
+        /// The policy.
+        policy: Box<views::Policy>,
+        /// It was made by this request.
+        created: bool,
+    },
     /// What policies would change.
     PolicyTest(Box<views::PolicyTest>),
     /// Any of the others, and what policies say of the request that they let pass.
@@ -516,8 +537,10 @@ fn at_once(core: &Core, admitted: &Admitted) -> Option<Result<Outcome, Refusal>>
 async fn perform(core: &Arc<Core>, admitted: Admitted) -> Result<Outcome, Refusal> {
     let Admitted { operation, reach, .. } = admitted;
     match operation.action {
-        Action::Directory(action) => directory::perform(core, operation.caller, reach, *action).await,
-        Action::Policies(action) => policies::perform(core, &operation.caller, &reach, *action).await,
+        Action::Directory(action, validate_only) => {
+            directory::perform(core, operation.caller, reach, (*action, validate_only)).await
+        }
+        Action::Policies(action) => policies::perform(core, operation.caller, reach, *action).await,
         Action::CreateInstance(create) => create::validate(core, *create).await,
         Action::DeleteInstance(wish) => delete::delete(core, reach.one()?, wish, operation.deadline).await,
         Action::ExplainInstance(wish) => read::explain(core, reach.one()?, &wish).await,

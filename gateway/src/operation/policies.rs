@@ -1,10 +1,13 @@
-//! Policies: tried on requests that were made before.
+//! Policies: what the API makes of them, says about them, and tries with them on requests that were made before.
+//!
+//! What a file declares is changed there. A policy is compiled before it is stored; every gateway compiles it again when it
+//! hears of it.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use meridian_model::{
     error::{ErrorCode, FieldError, Problem},
-    ids::{OperationId, TenantId},
+    ids::{OperationId, ProfileName, TenantId},
     operation::{IMPORTED, OperationRecord, PROJECT, REBUILT},
     quantity::Span,
 };
@@ -14,15 +17,20 @@ use meridian_policies::{
 };
 use serde_json::Value;
 
-use super::{Caller, Outcome, Place, Reach, Refusal, Scope, bounds::lineage, read_refusal};
+use super::{
+    Caller, Outcome, PageRequest, Place, Reach, Refusal, Scope,
+    bounds::{lineage, unknown_project},
+    read_refusal,
+    writing::{Condition, Pen, catch_up, declared_elsewhere, etag, expect, fault, paged, text},
+};
 use crate::{
-    config::quota::missing_project,
     core::Core,
-    directory::Snapshot,
+    directory::{Snapshot, Source, made::ManifestRecord},
     policies::{
         document,
         replay::{Recorded, Replay},
     },
+    views,
 };
 
 /// Most policies that are tried together.
@@ -35,9 +43,49 @@ const RECORDS_AT_ONCE: usize = 500;
 /// Before every operation of a tenant: a name has at least one character, and none is less than this.
 const LEAST_OPERATION: &str = "*";
 
+/// Most policies that the API makes of one tenant, and of the platform.
+const POLICIES_MAX: usize = 100;
+
+/// Whose policies are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Home {
+    /// The platform's, which judge everybody's requests.
+    Platform,
+    /// Those of a tenant and its projects; `None` for `-`.
+    Tenant(Option<TenantId>),
+}
+
 /// What is asked of policies.
 #[derive(Debug, Clone)]
 pub enum PolicyAction {
+    /// All of them.
+    List(Home, PageRequest),
+    /// One.
+    Get(Home, ProfileName),
+    /// Make it, or replace it.
+    Put {
+        /// Whose.
+        home: Home,
+        /// Which.
+        name: ProfileName,
+        /// The document that declares it.
+        manifest: Value,
+        /// What the writer has seen.
+        condition: Condition,
+        /// Only say what would happen.
+        validate_only: bool,
+    },
+    /// Remove it.
+    Delete {
+        /// Whose.
+        home: Home,
+        /// Which.
+        name: ProfileName,
+        /// What the writer has seen.
+        condition: Condition,
+        /// Only say what would happen.
+        validate_only: bool,
+    },
     /// What would policies change for requests that were made before?
     Test {
         /// Whose requests.
@@ -52,35 +100,83 @@ pub enum PolicyAction {
 impl PolicyAction {
     pub(super) const fn name(&self) -> &'static str {
         match self {
+            Self::List(..) => "list-policies",
+            Self::Get(..) => "get-policy",
+            Self::Put { .. } => "put-policy",
+            Self::Delete { .. } => "delete-policy",
             Self::Test { .. } => "test-policies",
         }
     }
 
     pub(super) const fn permission(&self) -> Permission {
         match self {
+            Self::List(home, _) | Self::Get(home, _) => match home {
+                Home::Platform => Permission::PlatformPoliciesRead,
+                Home::Tenant(_) => Permission::PoliciesRead,
+            },
+            Self::Put { home, .. } | Self::Delete { home, .. } => match home {
+                Home::Platform => Permission::PlatformPoliciesWrite,
+                Home::Tenant(_) => Permission::PoliciesWrite,
+            },
             Self::Test { .. } => Permission::PoliciesTest,
         }
     }
 
     pub(super) fn place(&self) -> Place<'_> {
-        match self {
-            Self::Test { tenant, .. } => tenant.as_ref().map_or(Place::Any, Place::Tenant),
-        }
+        let named = match self {
+            Self::List(Home::Platform, _)
+            | Self::Get(Home::Platform, _)
+            | Self::Put { home: Home::Platform, .. }
+            | Self::Delete { home: Home::Platform, .. } => return Place::Nowhere,
+            Self::List(Home::Tenant(tenant), _)
+            | Self::Get(Home::Tenant(tenant), _)
+            | Self::Put { home: Home::Tenant(tenant), .. }
+            | Self::Delete { home: Home::Tenant(tenant), .. }
+            | Self::Test { tenant, .. } => tenant,
+        };
+        named.as_ref().map_or(Place::Any, Place::Tenant)
     }
 }
 
-/// Does it.
+/// Does it. What changes something goes on when nobody waits for it any more, as with tenants and keys.
 ///
 /// # Errors
 /// What stands against it, or the store's.
 pub(super) async fn perform(
-    core: &Core,
-    caller: &Caller,
-    reach: &Reach,
+    core: &Arc<Core>,
+    caller: Arc<Caller>,
+    reach: Reach,
     action: PolicyAction,
 ) -> Result<Outcome, Refusal> {
     match action {
-        PolicyAction::Test { policies, window, .. } => test(core, caller, reach, policies, window).await,
+        PolicyAction::List(home, page) => Ok(Outcome::Policies(list(core, &reach, &home, &page))),
+        PolicyAction::Get(home, name) => {
+            let (snapshot, path) = (core.directory.load_full(), home.scope(&reach)?.path(&name));
+            let view = view(&snapshot, &path).ok_or_else(Refusal::not_found)?;
+            Ok(Outcome::Policy(Box::new(view)))
+        }
+        PolicyAction::Test { policies, window, .. } => test(core, &caller, &reach, policies, window).await,
+        PolicyAction::Put { .. } | PolicyAction::Delete { .. } => {
+            let own = Arc::clone(core);
+            let work = async move { change(&own, &reach, action).await };
+            core.driver.to_the_end(work).await.unwrap_or_else(|| {
+                Err(Refusal { outcome_unknown: true, ..Refusal::internal("a change of a policy panicked") })
+            })
+        }
+    }
+}
+
+async fn change(core: &Core, reach: &Reach, action: PolicyAction) -> Result<Outcome, Refusal> {
+    match action {
+        PolicyAction::Put { home, name, manifest, condition, validate_only } => {
+            put(Pen { core, dry: validate_only }, (home.scope(reach)?, name), manifest, condition).await
+        }
+        PolicyAction::Delete { home, name, condition, validate_only } => {
+            delete(Pen { core, dry: validate_only }, &home.scope(reach)?.path(&name), condition).await
+        }
+        PolicyAction::List(..) | PolicyAction::Get(..) | PolicyAction::Test { .. } => {
+            Err(Refusal::internal("what changes nothing came here"))
+        }
     }
 }
 
@@ -95,21 +191,60 @@ fn invalid(faults: Vec<FieldError>) -> Refusal {
     Problem::new(ErrorCode::InvalidArgument, detail).with_errors(faults).into()
 }
 
-fn fault(pointer: impl Into<String>, code: &str, detail: String, hint: Option<String>) -> FieldError {
-    FieldError { pointer: pointer.into(), code: code.to_owned(), detail, hint, ..FieldError::default() }
+impl Home {
+    fn scope(&self, reach: &Reach) -> Result<rules::Scope, Refusal> {
+        match self {
+            Self::Platform => Ok(rules::Scope::Platform),
+            Self::Tenant(_) => reach.one().map(|tenant| rules::Scope::Tenant(tenant.clone())),
+        }
+    }
 }
 
 // ---- reading
+
+fn view(snapshot: &Snapshot, path: &str) -> Option<views::Policy> {
+    let (policy, source) = snapshot.policies().get(path)?;
+    let kept = snapshot.made().policies.get(path).map(|(_, kept)| kept).filter(|_| *source == Source::Api);
+    Some(views::Policy {
+        etag: kept.map(|kept| etag(kept.revision)),
+        ..shown(policy, source, kept.and_then(|k| k.record.as_ref()))
+    })
+}
+
+fn shown(policy: &document::Policy, source: &Source, record: Option<&ManifestRecord>) -> views::Policy {
+    views::Policy {
+        name: policy.compiled.path().to_string(),
+        labels: policy.labels.clone(),
+        generation: record.map(|record| record.generation),
+        etag: None,
+        create_time: record.map(|record| record.create_time),
+        update_time: record.map(|record| record.update_time),
+        source: source.to_string(),
+        cost_max: policy.compiled.cost_max(),
+        spec: policy.spec.clone(),
+    }
+}
+
+fn list(core: &Core, reach: &Reach, home: &Home, page: &PageRequest) -> views::Page<views::Policy> {
+    let snapshot = core.directory.load_full();
+    let is_wanted = |scope: &rules::Scope| match (home, reach) {
+        (Home::Platform, _) => *scope == rules::Scope::Platform,
+        (Home::Tenant(_), Reach::Tenant(tenant)) => scope.tenant() == Some(tenant),
+        (Home::Tenant(_), Reach::All) => scope.tenant().is_some(),
+    };
+    let wanted = snapshot.policies().iter().filter(|(_, (policy, _))| is_wanted(policy.compiled.scope()));
+    let all = wanted.filter_map(|(path, _)| view(&snapshot, path)).collect();
+    paged(all, page, |policy| &policy.name)
+}
 
 /// Reads and compiles a document that was sent to a place; what it names must be there.
 fn compiled(snapshot: &Snapshot, body: &Value, of: Option<&rules::Scope>) -> Result<document::Policy, Vec<FieldError>> {
     let policy = document::read(body, of)?;
     if let rules::Scope::Project(tenant, project) = policy.compiled.scope()
         && let Some(entry) = snapshot.tenant(tenant)
-        && let Some(hint) = missing_project(&entry.settings.projects, project)
+        && let Some(fault) = unknown_project(&entry.settings, project, "/spec/scope/project".to_owned())
     {
-        let detail = format!("tenant {tenant} has no project {project}");
-        return Err(vec![fault("/spec/scope/project", "unknown-project", detail, Some(hint))]);
+        return Err(vec![fault]);
     }
     Ok(policy)
 }
@@ -120,6 +255,78 @@ fn too_costly(pointer: &str, rules: &RuleSet, tenant: Option<&TenantId>) -> Opti
     let detail = || format!("all rules of one request may cost {cost} units together, and {SET_COST_MAX} is the most");
     let hint = || Some("delete rules, or loop over less in them".to_owned());
     (cost > SET_COST_MAX).then(|| fault(pointer, "too-costly", detail(), hint()))
+}
+
+// ---- writing
+
+/// Refuses what is declared elsewhere than by the API.
+fn unless_declared(snapshot: &Snapshot, path: &str) -> Result<(), Refusal> {
+    match snapshot.policies().get(path) {
+        Some((_, source)) if *source != Source::Api => Err(declared_elsewhere(path, source)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn revision(snapshot: &Snapshot, path: &str) -> Option<u64> {
+    snapshot.made().policies.get(path).map(|(_, kept)| kept.revision)
+}
+
+async fn put(
+    pen: Pen<'_>,
+    (scope, name): (rules::Scope, ProfileName),
+    manifest: Value,
+    condition: Condition,
+) -> Result<Outcome, Refusal> {
+    let (core, path) = (pen.core, scope.path(&name));
+    catch_up(core, condition, |snapshot| revision(snapshot, &path)).await?;
+    let snapshot = core.directory.load_full();
+    if scope.tenant().is_some_and(|tenant| snapshot.tenant(tenant).is_none()) {
+        return Err(Refusal::not_found());
+    }
+    unless_declared(&snapshot, &path)?;
+    if manifest.pointer("/metadata/name").and_then(Value::as_str).is_some_and(|said| said != name.as_str()) {
+        let (detail, hint) = ("the name is not that of the path".to_owned(), Some(format!("write {name}")));
+        return Err(invalid(vec![fault("/metadata/name", "mismatch", detail, hint)]));
+    }
+    let held = snapshot.made().policies.get(&path).map(|(_, kept)| kept);
+    let of_home = |policy: &document::Policy| policy.compiled.scope().tenant() == scope.tenant();
+    let count = snapshot.made().policies.values().filter(|(policy, _)| of_home(policy)).count();
+    if held.is_none() && count >= POLICIES_MAX {
+        let detail = format!("the API makes at most {POLICIES_MAX} policies of one tenant or of the platform");
+        return Err(Refusal::new(ErrorCode::Conflict, detail));
+    }
+    let (known, body, of) = (Arc::clone(&snapshot), manifest.clone(), scope.clone());
+    let policy = aside(move || compiled(&known, &body, Some(&of))).await?.map_err(invalid)?;
+    let after = snapshot.rules().with(Arc::clone(&policy.compiled));
+    if let Some(fault) = too_costly("/spec/rules", &after, scope.tenant()) {
+        return Err(invalid(vec![fault]));
+    }
+    let expect = expect(condition, held.map(|kept| kept.revision), true)?;
+    let now = core.clock.now();
+    let before = held.and_then(|kept| kept.record.as_ref());
+    let record = ManifestRecord {
+        manifest,
+        generation: before.map_or(1, |record| record.generation + 1),
+        create_time: before.map_or(now, |record| record.create_time),
+        update_time: now,
+    };
+    let held = held.map(|kept| kept.revision);
+    let revision = pen.write((&path, held), Some(text(&record)?), expect).await?;
+    let policy = match revision {
+        Some(revision) => views::Policy { etag: Some(etag(revision)), ..shown(&policy, &Source::Api, Some(&record)) },
+        None => shown(&policy, &Source::Api, None),
+    };
+    Ok(Outcome::PolicyWritten { policy: Box::new(policy), created: held.is_none() && revision.is_some() })
+}
+
+async fn delete(pen: Pen<'_>, path: &str, condition: Condition) -> Result<Outcome, Refusal> {
+    catch_up(pen.core, condition, |snapshot| revision(snapshot, path)).await?;
+    let snapshot = pen.core.directory.load_full();
+    unless_declared(&snapshot, path)?;
+    let (_, kept) = snapshot.made().policies.get(path).ok_or_else(Refusal::not_found)?;
+    let expect = expect(condition, Some(kept.revision), true)?;
+    pen.write((path, Some(kept.revision)), None, expect).await?;
+    Ok(Outcome::Deleted)
 }
 
 // ---- trials
@@ -147,7 +354,7 @@ fn candidates(
                 let path = Arc::clone(policy.compiled.path());
                 if !paths.insert(Arc::clone(&path)) {
                     let pointer = format!("/policies/{i}/metadata/name");
-                    faults.push(fault(pointer, "duplicate", format!("there are two {path}"), None));
+                    faults.push(fault(&pointer, "duplicate", format!("there are two {path}"), None));
                 }
                 all.push(policy.compiled);
             }

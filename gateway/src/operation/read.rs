@@ -14,10 +14,11 @@ use tokio::time::Instant;
 use super::{
     InstanceRef, ListConsumers, ListInstances, Outcome, PageRequest, Reach, Refusal,
     across::{self, Across},
-    directory::etag,
     quota_view, quotas as trees, read_refusal,
+    writing::etag,
 };
 use crate::{
+    config,
     core::Core,
     directory::Source,
     journal::NOTED_WITHIN,
@@ -319,9 +320,21 @@ async fn known_quota(core: &Core, tenant: &TenantId) -> views::Quota {
 pub async fn tenant(core: &Core, tenant: &TenantId) -> Result<views::Tenant, Refusal> {
     let snapshot = core.directory.load_full();
     let entry = snapshot.tenant(tenant).ok_or_else(Refusal::not_found)?;
-    let (regions, providers) = entry.places();
     let kept = snapshot.made().tenants.get(tenant).map(|(_, kept)| kept).filter(|_| entry.source == Source::Api);
-    let mut spec = serde_json::to_value(&*entry.settings).unwrap_or_default();
+    let shown = declared_tenant(&entry.settings, known_quota(core, tenant).await);
+    Ok(views::Tenant {
+        generation: kept.map(|kept| kept.record.generation),
+        etag: kept.map(|kept| etag(kept.revision)),
+        create_time: kept.map(|kept| kept.record.create_time),
+        update_time: kept.map(|kept| kept.record.update_time),
+        source: entry.source.to_string(),
+        ..shown
+    })
+}
+
+/// What a tenant is declared to be, as the API would declare it.
+pub(super) fn declared_tenant(settings: &config::Tenant, quota: views::Quota) -> views::Tenant {
+    let mut spec = serde_json::to_value(settings).unwrap_or_default();
     if let Some(spec) = spec.as_object_mut() {
         // What is the resource's own, and what are resources of their own.
         for elsewhere in ["name", "labels", "keys"] {
@@ -329,19 +342,19 @@ pub async fn tenant(core: &Core, tenant: &TenantId) -> Result<views::Tenant, Ref
         }
         spec.retain(|_, value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty()));
     }
-    Ok(views::Tenant {
-        name: format!("tenants/{tenant}"),
-        labels: entry.settings.labels.clone(),
-        generation: kept.map(|kept| kept.record.generation),
-        etag: kept.map(|kept| etag(kept.revision)),
-        create_time: kept.map(|kept| kept.record.create_time),
-        update_time: kept.map(|kept| kept.record.update_time),
-        source: entry.source.to_string(),
-        quota: known_quota(core, tenant).await,
-        regions,
-        providers,
+    views::Tenant {
+        name: format!("tenants/{}", settings.name),
+        labels: settings.labels.clone(),
+        generation: None,
+        etag: None,
+        create_time: None,
+        update_time: None,
+        source: Source::Api.to_string(),
+        quota,
+        regions: settings.regions.clone(),
+        providers: settings.providers.clone(),
         spec,
-    })
+    }
 }
 
 /// The tenants that the caller may see, in the order of their names.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use meridian_model::{error::FieldError, ids::ProfileName, instance::Labels, validate};
 use meridian_policies::rules::{self, Finding, Findings, PolicySpec, Scope};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     dialects::rest::body::{fault, parse_typed},
@@ -58,7 +58,7 @@ pub fn read(body: &Value, of: Option<&Scope>) -> Result<Policy, Vec<FieldError>>
     // Without its scope a policy is compiled all the same, so that every fault is told at once.
     match rules::Policy::load(scope.clone().unwrap_or(Scope::Platform), &name, says) {
         Ok(compiled) if faults.is_empty() => {
-            let spec = body.get("spec").cloned().unwrap_or_default();
+            let spec = whole(body.get("spec"), compiled.scope());
             Ok(Policy { compiled: Arc::new(compiled), labels, spec })
         }
         compiled => {
@@ -67,6 +67,34 @@ pub fn read(body: &Value, of: Option<&Scope>) -> Result<Policy, Vec<FieldError>>
             Err(faults)
         }
     }
+}
+
+/// The spec with its scope, wherever that was said.
+fn whole(spec: Option<&Value>, scope: &Scope) -> Value {
+    let mut spec = spec.cloned().unwrap_or_default();
+    if let Some(spec) = spec.as_object_mut() {
+        spec.entry("scope").or_insert_with(|| match scope {
+            Scope::Platform => Value::from("platform"),
+            Scope::Tenant(tenant) => json!({ "tenant": tenant }),
+            Scope::Project(tenant, project) => json!({ "tenant": tenant, "project": project }),
+        });
+    }
+    spec
+}
+
+/// What stands for a policy that is there and cannot be read: nobody knows what it says, so it denies every create of
+/// its scope.
+pub(crate) fn unreadable(scope: Scope, name: &ProfileName) -> Option<Policy> {
+    let rule = json!({
+        "id": "unreadable",
+        // Every instance has a name.
+        "expression": "object.name == ''",
+        "message": format!("this gateway cannot read the policy {}", scope.path(name)),
+        "hint": "ask who looks after the gateways: a newer version may have written it",
+    });
+    let spec = json!({ "rules": [rule] });
+    let compiled = rules::Policy::load(scope, name, serde_json::from_value(spec.clone()).ok()?).ok()?;
+    Some(Policy { spec: whole(Some(&spec), compiled.scope()), compiled: Arc::new(compiled), labels: Labels::new() })
 }
 
 /// The scope that a document and its place come to.

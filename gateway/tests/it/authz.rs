@@ -126,15 +126,19 @@ fn body_of(operation: &str) -> Value {
     let spec = json!({ "containers": [{ "name": "app", "image": "nginx:1.27" }] });
     let tenant =
         |name: &str| json!({ "apiVersion": "meridian.dev/v1", "kind": "Tenant", "metadata": { "name": name } });
+    let policy = |scope: &Value| {
+        json!({ "apiVersion": "meridian.dev/v1", "kind": "Policy", "metadata": { "name": "policy" },
+            "spec": { "scope": scope, "mutations": { "capacityType": "spot" } } })
+    };
     match operation {
         "createInstance" => json!({ "name": "web", "spec": spec }),
         "createTenant" => tenant("newcomer"),
         "putTenant" => tenant("acme"),
+        "patchTenant" => json!({ "labels": { "team": "ops" } }),
         "createKey" => json!({ "role": "viewer" }),
-        "testPolicies" => json!({ "policies": [{
-            "apiVersion": "meridian.dev/v1", "kind": "Policy", "metadata": { "name": "p" },
-            "spec": { "scope": { "tenant": "acme" }, "mutations": { "capacityType": "spot" } },
-        }] }),
+        "testPolicies" => json!({ "policies": [policy(&json!({ "tenant": "acme" }))] }),
+        "putPolicy" => policy(&json!({ "tenant": "acme" })),
+        "putPlatformPolicy" => policy(&json!("platform")),
         "createServiceAccount" => json!({ "name": "ci", "role": "viewer" }),
         _ => Value::Null,
     }
@@ -375,4 +379,205 @@ async fn a_tenant_is_made_changed_and_removed() {
     let acme = world.send(&admin, "DELETE", "/v1/tenants/acme", &Value::Null).await;
     assert_eq!(acme.code(), "conflict");
     assert!(acme.json()["detail"].as_str().unwrap().contains("the configuration"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::too_many_lines, reason = "one world and one life in it: to start a world takes longer")]
+async fn a_policy_is_made_judges_and_goes() {
+    let world = World::start().await;
+    let send = async |who: &str, line: &str, condition: Option<(&str, &str)>, body: &Value| {
+        let bearer = format!("Bearer {}", world.keys[who]);
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let headers: Vec<_> = headers.into_iter().chain(condition).collect();
+        let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        raw(world.process.api(), line, &headers, &bytes).await
+    };
+    let document = |expression: &str| {
+        json!({ "apiVersion": "meridian.dev/v1", "kind": "Policy", "metadata": { "name": "names", "labels": { "team": "ops" } },
+            "spec": { "rules": [{ "id": "named", "expression": expression, "pointer": "/name" }] } })
+    };
+    let own = "/v1/tenants/acme/policies/names";
+    let put = format!("PUT {own}");
+    let absent = Some(("if-none-match", "*"));
+    // What is wrong is told by field, line and column; nothing is stored, and nothing by a dry run.
+    let mistaken = send("admin", &put, absent, &document("object.name.startsWith('a') &&\n  object.nme == 'b'")).await;
+    let fault = &mistaken.json()["errors"][0];
+    assert_eq!(
+        (&fault["pointer"], &fault["line"], &fault["column"]),
+        (&json!("/spec/rules/0/expression"), &json!(2), &json!(10))
+    );
+    assert_eq!(fault["hint"], "did you mean `name`?");
+    let dry = send("admin", &format!("{put}?validateOnly=true"), absent, &document("object.name != 'web'")).await;
+    assert_eq!((dry.status, &dry.json()["etag"]), (200, &Value::Null));
+    assert_eq!(send("admin", &format!("GET {own}"), None, &Value::Null).await.status, 404);
+    assert_eq!(send("operator", &put, absent, &document("object.name != 'web'")).await.status, 403);
+
+    let made = send("admin", &put, absent, &document("object.name != 'web'")).await;
+    assert_eq!((made.status, made.header("location")), (201, Some(own)));
+    let tag = made.header("etag").unwrap().to_owned();
+    let shown = send("viewer", &format!("GET {own}"), None, &Value::Null).await.json();
+    assert_eq!(shown["spec"]["scope"], json!({ "tenant": "acme" }), "it says whose it is, wherever it was said");
+    assert_eq!(
+        (&shown["source"], &shown["generation"], &shown["labels"]["team"]),
+        (&json!("the API"), &json!(1), &json!("ops"))
+    );
+    let body = |name: &str| json!({ "name": name, "spec": { "containers": [{ "name": "a", "image": "b" }] } });
+    // The policies that deny; a tenant's own settings may deny as well.
+    let denied_by = async |tenant: &str, who: &str, name: &str| -> Vec<String> {
+        let line = format!("POST /v1/tenants/{tenant}/instances?validateOnly=true");
+        let reply = send(who, &line, None, &body(name)).await.json();
+        let errors = reply["errors"].as_array().cloned().unwrap_or_default();
+        errors.iter().filter_map(|e| e["policy"].as_str()).map(str::to_owned).collect()
+    };
+    let (of_acme, of_all, none) = (["tenants/acme/policies/names"], ["policies/names"], [""; 0]);
+    assert_eq!(denied_by("acme", "operator", "web").await, of_acme);
+    assert_eq!(denied_by("acme", "operator", "job").await, none);
+    assert_eq!(denied_by("lab", "lab-admin", "web").await, none, "another tenant's is not lab's");
+
+    // Nobody's change is lost.
+    assert_eq!(send("admin", &put, absent, &document("object.name != 'x'")).await.code(), "already-exists");
+    assert_eq!(send("admin", &put, None, &document("object.name != 'x'")).await.code(), "precondition-required");
+    let old = Some(("if-match", "\"r0\""));
+    for line in [put.clone(), format!("{put}?validateOnly=true")] {
+        assert_eq!(send("admin", &line, old, &document("object.name != 'x'")).await.code(), "etag-mismatch");
+    }
+    let changed = send("admin", &put, Some(("if-match", &tag)), &document("object.name != 'job'")).await;
+    assert_eq!((changed.status, &changed.json()["generation"]), (200, &json!(2)));
+    assert_eq!(denied_by("acme", "operator", "job").await, of_acme);
+
+    // The platform's stand elsewhere and judge everybody.
+    let all = "/v1/policies/names";
+    assert_eq!(send("admin", &format!("GET {all}"), None, &Value::Null).await.status, 403);
+    let wrong = json!({ "tenant": "acme" });
+    let mut misplaced = document("object.name != 'web'");
+    misplaced["spec"]["scope"] = wrong;
+    let refused = send("platform-admin", &format!("PUT {all}"), absent, &misplaced).await.json();
+    assert_eq!(refused["errors"][0]["pointer"], "/spec/scope");
+    let made = send("platform-admin", &format!("PUT {all}"), absent, &document("object.name != 'web'")).await;
+    assert_eq!(made.status, 201);
+    assert_eq!(denied_by("lab", "lab-admin", "web").await, of_all);
+    let names = async |who: &str, path: &str| -> Vec<String> {
+        let list = send(who, &format!("GET {path}"), None, &Value::Null).await.json();
+        list["items"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names("viewer", "/v1/tenants/acme/policies").await, ["tenants/acme/policies/names"]);
+    assert_eq!(names("platform-viewer", "/v1/tenants/-/policies").await, ["tenants/acme/policies/names"]);
+    assert_eq!(names("platform-viewer", "/v1/policies").await, ["policies/names"]);
+
+    let tag = made.header("etag").unwrap();
+    assert_eq!(
+        send("platform-admin", &format!("DELETE {all}"), None, &Value::Null).await.code(),
+        "precondition-required"
+    );
+    let dry =
+        send("platform-admin", &format!("DELETE {all}?validateOnly=true"), Some(("if-match", tag)), &Value::Null).await;
+    assert_eq!(dry.status, 204);
+    assert_eq!(denied_by("lab", "lab-admin", "web").await, of_all, "nothing was removed");
+    assert_eq!(
+        send("platform-admin", &format!("DELETE {all}"), Some(("if-match", tag)), &Value::Null).await.status,
+        204
+    );
+    assert_eq!(denied_by("lab", "lab-admin", "web").await, none);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::too_many_lines, reason = "one world and one life in it: to start a world takes longer")]
+async fn what_is_only_asked_for_changes_nothing_and_a_patch_changes_what_it_says() {
+    let world = World::start().await;
+    let admin = world.keys["platform-admin"].clone();
+    let ask = async |line: &str, body: &Value| {
+        let (method, path) = line.split_once(' ').unwrap();
+        world.send(&admin, method, path, body).await
+    };
+    let document = json!({ "apiVersion": "meridian.dev/v1", "kind": "Tenant",
+        "metadata": { "name": "ops", "labels": { "team": "a", "old": "x" } },
+        "spec": { "quota": { "instances": 3, "gpu": 1 }, "projects": { "nodes": [{ "name": "shop" }] } } });
+    let dry = ask("POST /v1/tenants?validateOnly=true", &document).await;
+    assert_eq!((dry.status, &dry.json()["spec"]["quota"]["gpu"], &dry.json()["etag"]), (200, &json!(1), &Value::Null));
+    assert_eq!(ask("GET /v1/tenants/ops", &Value::Null).await.status, 404);
+    assert_eq!(ask("POST /v1/tenants", &document).await.status, 201);
+    assert_eq!(ask("POST /v1/tenants?validateOnly=true", &document).await.code(), "already-exists");
+
+    let patch = async |query: &str, condition: (&str, &str), body: &Value| {
+        let bearer = format!("Bearer {admin}");
+        let kind = ("content-type", "application/merge-patch+json");
+        let line = format!("PATCH /v1/tenants/ops{query}");
+        raw(world.process.api(), &line, &[("authorization", &bearer), kind, condition], body.to_string().as_bytes())
+            .await
+    };
+    let none = ("x-none", "x");
+    let change = json!({ "labels": { "team": "b", "old": null }, "spec": { "quota": { "gpu": null, "instances": 5 }, "weight": 2 } });
+    for query in ["?validateOnly=true", ""] {
+        let patched = patch(query, none, &change).await;
+        assert_eq!(patched.status, 200, "{}", String::from_utf8_lossy(&patched.body));
+        let patched = patched.json();
+        assert_eq!((&patched["labels"], &patched["spec"]["weight"]), (&json!({ "team": "b" }), &json!(2)));
+        assert_eq!(patched["spec"]["quota"], json!({ "instances": 5 }));
+        assert_eq!(patched["spec"]["projects"]["nodes"][0]["name"], "shop", "what is not named stays");
+        let shown = ask("GET /v1/tenants/ops", &Value::Null).await.json();
+        assert_eq!(shown["generation"], if query.is_empty() { 2 } else { 1 }, "{query}");
+    }
+    assert_eq!(patch("", ("if-match", "\"r0\""), &change).await.code(), "etag-mismatch");
+    let unknown = patch("", none, &json!({ "metadata": {}, "sepc": {} })).await.json();
+    assert_eq!(
+        (&unknown["errors"][0]["pointer"], &unknown["errors"][1]["hint"]),
+        (&json!("/metadata"), &json!("did you mean spec?"))
+    );
+    let faulty = patch("", none, &json!({ "spec": { "regions": ["nowhere"] } })).await.json();
+    assert_eq!(faulty["errors"][0]["pointer"], "/spec/regions/0");
+
+    // A credential is bound to a project that is there, and the project stays as long.
+    for (path, wish) in [
+        ("keys", json!({ "project": "shpo" })),
+        ("serviceAccounts", json!({ "name": "ci", "role": "viewer", "project": "shpo" })),
+    ] {
+        let refused = ask(&format!("POST /v1/tenants/ops/{path}"), &wish).await.json();
+        let fault = &refused["errors"][0];
+        assert_eq!((&fault["pointer"], &fault["hint"]), (&json!("/project"), &json!("did you mean shop?")), "{path}");
+    }
+    let wish = json!({ "role": "viewer", "project": "shop" });
+    let dry = ask("POST /v1/tenants/ops/keys?validateOnly=true", &wish).await;
+    assert_eq!((dry.status, &dry.json()["key"], &dry.json()["project"]), (200, &Value::Null, &json!("shop")));
+    assert_eq!(ask("GET /v1/tenants/ops/keys", &Value::Null).await.json()["items"], json!([]));
+    let made = ask("POST /v1/tenants/ops/keys", &wish).await.json();
+    let (path, key) = (format!("/v1/{}", made["name"].as_str().unwrap()), made["key"].as_str().unwrap());
+    let refused = patch("", none, &json!({ "spec": { "projects": null } })).await.json();
+    assert_eq!(refused["errors"][0]["code"], "in-use", "{refused}");
+
+    // One key, one service account; what may be done with them is asked before.
+    let one = ask(&format!("GET {path}"), &Value::Null).await;
+    assert_eq!(
+        (one.header("etag").is_some(), &one.json()["key"], &one.json()["project"]),
+        (true, &Value::Null, &json!("shop"))
+    );
+    let account = json!({ "name": "ci", "role": "viewer" });
+    let accounts = "/v1/tenants/ops/serviceAccounts";
+    assert_eq!(ask(&format!("POST {accounts}?validateOnly=true"), &account).await.status, 200);
+    assert_eq!(ask(&format!("GET {accounts}/ci"), &Value::Null).await.status, 404);
+    assert_eq!(ask(&format!("POST {accounts}"), &account).await.status, 201);
+    assert_eq!(ask(&format!("GET {accounts}/ci"), &Value::Null).await.json()["role"], "viewer");
+    for line in [
+        format!("POST {path}:rotate?validateOnly=true"),
+        format!("DELETE {path}?validateOnly=true"),
+        format!("DELETE {accounts}/ci?validateOnly=true"),
+    ] {
+        let reply = ask(&line, &Value::Null).await;
+        assert!(reply.status < 300 && !String::from_utf8_lossy(&reply.body).contains("mrd_"), "{line}: {reply:?}");
+    }
+    assert_eq!(world.send(key, "GET", "/v1/whoami", &Value::Null).await.status, 200, "nothing has changed");
+    assert_eq!(ask(&format!("GET {accounts}/ci"), &Value::Null).await.status, 200);
+    assert_eq!(ask(&format!("DELETE {path}"), &Value::Null).await.status, 204);
+    assert_eq!(
+        patch("", none, &json!({ "spec": { "projects": null } })).await.status,
+        200,
+        "nobody is bound to it any more"
+    );
+
+    // Whoever audits the platform sees credentials and who did what, and changes nothing.
+    for (path, viewer) in [("keys", 403), ("audit", 403), ("serviceAccounts", 403)] {
+        let path = format!("/v1/tenants/acme/{path}");
+        assert_eq!(world.as_("platform-viewer", "GET", &path, &Value::Null).await.status, 200, "{path}");
+        assert_eq!(world.as_("viewer", "GET", &path, &Value::Null).await.status, viewer, "{path}");
+    }
+    assert_eq!(world.as_("platform-viewer", "POST", "/v1/tenants/acme/keys", &json!({})).await.status, 403);
 }

@@ -17,8 +17,8 @@ use meridian_gateway::{
     directory::keys::Denied,
     journal::intent::NoIntents,
     operation::{
-        self, Action, Caller, Operation, Outcome, PageRequest, Refusal, Scope,
-        directory::{Condition, DirectoryAction},
+        self, Action, Caller, Operation, Outcome, PageRequest, Refusal, Scope, directory::DirectoryAction,
+        writing::Condition,
     },
     telemetry::core::CoreMetrics,
     views,
@@ -151,7 +151,7 @@ impl Gateway {
     }
 
     async fn ask(&self, action: DirectoryAction) -> Result<Outcome, Refusal> {
-        self.ask_as(platform(), Action::Directory(Box::new(action))).await
+        self.ask_as(platform(), Action::Directory(Box::new(action), false)).await
     }
 
     async fn make_as(&self, caller: Caller, tenant: &str, key: Option<&str>, wish: Value) -> Result<Made, Refusal> {
@@ -161,7 +161,7 @@ impl Gateway {
             wish: serde_json::from_value(wish).unwrap(),
             key: key.map(str::to_owned),
         };
-        self.ask_as(caller, Action::Directory(Box::new(wish))).await.map(made)
+        self.ask_as(caller, Action::Directory(Box::new(wish), false)).await.map(made)
     }
 
     async fn make(&self, tenant: &str, key: Option<&str>, wish: Value) -> Result<Made, Refusal> {
@@ -426,13 +426,14 @@ async fn a_credential_hands_on_its_project_and_its_end_and_creates_nowhere_else(
     // Whoever rotates a key gets it, and an account's keys are whatever it is.
     let unbound = gateway.make("acme", None, json!({})).await.unwrap();
     let rotation = DirectoryAction::RotateKey(None, unbound.id, None, Condition::None);
-    let refused = gateway.ask_as(maker(), Action::Directory(Box::new(rotation))).await;
+    let refused = gateway.ask_as(maker(), Action::Directory(Box::new(rotation), false)).await;
     assert_eq!(code(refused), ErrorCode::PermissionDenied);
     let account = serde_json::from_value(json!({ "name": "ci", "role": "viewer" })).unwrap();
-    let made =
-        gateway.ask_as(maker(), Action::Directory(Box::new(DirectoryAction::CreateAccount(None, account)))).await;
+    let made = gateway
+        .ask_as(maker(), Action::Directory(Box::new(DirectoryAction::CreateAccount(None, account)), false))
+        .await;
     match made {
-        Ok(Outcome::AccountMade(account)) => {
+        Ok(Outcome::AccountMade { account, .. }) => {
             assert_eq!((account.project.as_deref(), account.expires), (Some("web"), hour));
         }
         other => panic!("{other:?}"),

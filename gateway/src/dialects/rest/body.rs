@@ -46,8 +46,25 @@ pub(crate) fn fault(pointer: impl Into<String>, code: &str, detail: impl Into<St
     FieldError { pointer: pointer.into(), code: code.to_owned(), detail: detail.into(), ..FieldError::default() }
 }
 
+/// Media types of JSON bodies, and of those that change a resource (RFC 7396).
+const JSON: &[&str] = &["application/json"];
+const PATCH: &[&str] = &["application/merge-patch+json", "application/json"];
+
+/// Reads a merge patch.
+///
+/// # Errors
+/// As of [`read`] and [`parse_tree`], and for another media type.
+pub(super) async fn patch(headers: &HeaderMap, body: Incoming, limits: BodyLimits) -> Result<Value, Rejection> {
+    check_type(headers, PATCH)?;
+    parse_tree(&read(body, limits).await?)
+}
+
 /// Checks that the body is JSON by its media type.
 pub(super) fn check_media_type(headers: &HeaderMap) -> Result<(), Rejection> {
+    check_type(headers, JSON)
+}
+
+fn check_type(headers: &HeaderMap, known: &[&str]) -> Result<(), Rejection> {
     if let Some(encoding) = headers.get(CONTENT_ENCODING) {
         let detail = format!("the body must not be encoded; the Content-Encoding is {encoding:?}");
         return Err(Rejection::new(ErrorCode::UnsupportedMediaType, detail));
@@ -56,11 +73,12 @@ pub(super) fn check_media_type(headers: &HeaderMap) -> Result<(), Rejection> {
     let (kind, parameters) = value.split_once(';').unwrap_or((value, ""));
     let charset = parameters.split(';').find_map(|p| p.trim().strip_prefix("charset="));
     let utf8 = charset.is_none_or(|c| c.trim_matches('"').eq_ignore_ascii_case("utf-8"));
-    if kind.trim().eq_ignore_ascii_case("application/json") && utf8 {
+    if known.iter().any(|known| kind.trim().eq_ignore_ascii_case(known)) && utf8 {
         return Ok(());
     }
     let found = if value.is_empty() { "none".to_owned() } else { format!("{value:?}") };
-    let detail = format!("the body must be application/json in UTF-8; the Content-Type is {found}");
+    let known = known.join(" or ");
+    let detail = format!("the body must be {known} in UTF-8; the Content-Type is {found}");
     Err(Rejection::new(ErrorCode::UnsupportedMediaType, detail))
 }
 

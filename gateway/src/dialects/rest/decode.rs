@@ -82,16 +82,27 @@ impl Rest {
             Endpoint::CreateInstance => self.create(&reading, body, limits).await,
             Endpoint::CreateTenant
             | Endpoint::PutTenant
+            | Endpoint::PatchTenant
             | Endpoint::DeleteTenant
             | Endpoint::ListKeys
+            | Endpoint::GetKey
             | Endpoint::CreateKey
             | Endpoint::RotateKey
             | Endpoint::RevokeKey
             | Endpoint::ListServiceAccounts
+            | Endpoint::GetServiceAccount
             | Endpoint::CreateServiceAccount
             | Endpoint::DeleteServiceAccount
             | Endpoint::WhoAmI => self.directory(&reading, body, limits).await,
-            Endpoint::TestPolicies => self.policies(&reading, body, limits).await,
+            Endpoint::ListPolicies
+            | Endpoint::GetPolicy
+            | Endpoint::PutPolicy
+            | Endpoint::DeletePolicy
+            | Endpoint::ListPlatformPolicies
+            | Endpoint::GetPlatformPolicy
+            | Endpoint::PutPlatformPolicy
+            | Endpoint::DeletePlatformPolicy
+            | Endpoint::TestPolicies => self.policies(&reading, body, limits).await,
             Endpoint::NotFound => Err(Refusal::not_found().into()),
             Endpoint::MethodNotAllowed(allow) => {
                 let detail = format!("{} is not offered here; use {allow}", parts.method);

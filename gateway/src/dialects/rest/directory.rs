@@ -9,10 +9,11 @@ use serde_json::Value;
 
 use super::{Endpoint, Rest, body, decode::Reading, key::idempotency_key, query::Query};
 use crate::{
-    dialects::{AnswerPlan, BodyLimits, Decoded},
+    dialects::{AnswerPlan, BodyLimits, Class, Decoded},
     operation::{
         Action, Refusal,
-        directory::{Condition, DirectoryAction, NewAccount, NewKey},
+        directory::{DirectoryAction, NewAccount, NewKey},
+        writing::Condition,
     },
     refusal::Rejection,
 };
@@ -32,13 +33,18 @@ impl Rest {
         limits: BodyLimits,
     ) -> Result<Decoded, Rejection> {
         let mut plan = AnswerPlan::default();
-        let paged = ["pageSize", "pageToken"];
-        let known: &[&str] = match r.meta.route.endpoint {
-            Endpoint::ListKeys | Endpoint::ListServiceAccounts => &paged,
+        let known: &[&str] = match (r.meta.route.endpoint, r.meta.route.class) {
+            (Endpoint::ListKeys | Endpoint::ListServiceAccounts, _) => &["pageSize", "pageToken"],
+            (_, Class::Change) => &["validateOnly"],
             _ => &[],
         };
         let query = Query::parse(r.query, known)?;
+        plan.validate_only = query.flag("validateOnly", false)?;
         let condition = condition(r.headers)?;
+        let account = || {
+            let name = ProfileName::new(r.param(1)?).map_err(|_| Refusal::not_found())?;
+            Ok::<_, Rejection>(name)
+        };
         let action = match r.meta.route.endpoint {
             Endpoint::CreateTenant => {
                 let (_, tree) = document(r.headers, incoming, limits).await?;
@@ -53,10 +59,15 @@ impl Rest {
                 let (_, tree) = document(r.headers, incoming, limits).await?;
                 DirectoryAction::PutTenant(name, tree, condition)
             }
+            Endpoint::PatchTenant => {
+                let patch = body::patch(r.headers, incoming, limits).await?;
+                DirectoryAction::PatchTenant(r.tenant_or_all()?, patch, condition)
+            }
             Endpoint::DeleteTenant => DirectoryAction::DeleteTenant(r.tenant_or_all()?, condition),
             Endpoint::ListKeys => {
                 DirectoryAction::ListKeys(r.tenant_or_all()?, self.page(r, &query, &mut plan, &["keys"])?)
             }
+            Endpoint::GetKey => DirectoryAction::GetKey(r.tenant_or_all()?, r.param(1)?.into_owned()),
             Endpoint::CreateKey => {
                 let key = idempotency_key(r.headers)?;
                 let (bytes, tree) = document(r.headers, incoming, limits).await?;
@@ -76,19 +87,24 @@ impl Rest {
             Endpoint::ListServiceAccounts => {
                 DirectoryAction::ListAccounts(r.tenant_or_all()?, self.page(r, &query, &mut plan, &["accounts"])?)
             }
+            Endpoint::GetServiceAccount => DirectoryAction::GetAccount(r.tenant_or_all()?, account()?),
             Endpoint::CreateServiceAccount => {
                 let (bytes, _) = document(r.headers, incoming, limits).await?;
                 DirectoryAction::CreateAccount(r.tenant_or_all()?, typed::<NewAccount>(&bytes)?)
             }
-            Endpoint::DeleteServiceAccount => {
-                let name = ProfileName::new(r.param(1)?).map_err(|_| Refusal::not_found())?;
-                DirectoryAction::DeleteAccount(r.tenant_or_all()?, name, condition)
-            }
+            Endpoint::DeleteServiceAccount => DirectoryAction::DeleteAccount(r.tenant_or_all()?, account()?, condition),
             Endpoint::WhoAmI => DirectoryAction::WhoAmI,
             _ => return Err(Refusal::internal("a route without a decoder").into()),
         };
-        Ok(Decoded::Action(Action::Directory(Box::new(action)), plan))
+        let validate_only = plan.validate_only;
+        Ok(Decoded::Action(Action::Directory(Box::new(action), validate_only), plan))
     }
+}
+
+/// `validateOnly`, the only parameter of a change.
+pub(super) fn validate_only(r: &Reading<'_>, plan: &mut AnswerPlan) -> Result<bool, Rejection> {
+    plan.validate_only = Query::parse(r.query, &["validateOnly"])?.flag("validateOnly", false)?;
+    Ok(plan.validate_only)
 }
 
 pub(super) async fn document(
@@ -112,7 +128,7 @@ pub(super) fn typed<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Rejection> 
 }
 
 /// `If-Match` or `If-None-Match: *`.
-fn condition(headers: &HeaderMap) -> Result<Condition, Rejection> {
+pub(super) fn condition(headers: &HeaderMap) -> Result<Condition, Rejection> {
     let text = |name: HeaderName| headers.get(name).map(|v| v.to_str().unwrap_or_default().trim().to_owned());
     match (text(header::IF_MATCH), text(header::IF_NONE_MATCH)) {
         (None, None) => Ok(Condition::None),

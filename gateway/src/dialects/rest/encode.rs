@@ -81,9 +81,7 @@ impl Rest {
         let mut reply = match outcome {
             Outcome::Instance(rendered, ledger) => return Ok(instance(&rendered, ledger.as_ref(), plan)),
             Outcome::Created { instance, key, replayed, revision, .. } => {
-                let mut reply = created(&instance, &key, replayed)?;
-                set(&mut reply, REVISION, &revision.to_string());
-                reply
+                created(&instance, (&*key, replayed), revision)?
             }
             Outcome::Accepted { operation, key } => accepted(&operation, key.as_deref())?,
             Outcome::Deleted => {
@@ -103,6 +101,11 @@ impl Rest {
                 let items = page.items.iter().map(operation_json).collect::<Result<Vec<_>, _>>()?;
                 self.collection(views::Page { items, next_after: page.next_after }, plan)?
             }
+            Outcome::Policies(page) => self.collection(page, plan)?,
+            Outcome::Policy(policy) => tagged(StatusCode::OK, &*policy, policy.etag.as_deref())?,
+            Outcome::PolicyWritten { policy, created } => {
+                made(&*policy, &policy.name, policy.etag.as_deref(), created)?
+            }
             Outcome::PolicyTest(report) => json(StatusCode::OK, &report)?,
             Outcome::Quota(quota) => json(StatusCode::OK, &quota)?,
             Outcome::Quotas(page) => self.collection(page, plan)?,
@@ -117,17 +120,14 @@ impl Rest {
                 made(&*tenant, &tenant.name, tenant.etag.as_deref(), created)?
             }
             Outcome::Keys(page) => self.collection(page, plan)?,
-            Outcome::KeyMade { key, created, replayed } => {
-                let mut reply = made(&*key, &key.name, key.etag.as_deref(), created)?;
-                // It holds a secret: not even the caller's own cache keeps it.
-                reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-                if replayed {
-                    reply.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
-                }
-                reply
-            }
+            Outcome::Key(key) => tagged(StatusCode::OK, &*key, key.etag.as_deref())?,
+            Outcome::KeyMade { key, created, replayed } => key_made(&key, created, replayed)?,
             Outcome::Accounts(page) => self.collection(page, plan)?,
-            Outcome::AccountMade(account) => made(&*account, &account.name, Some(&account.etag), true)?,
+            Outcome::Account(account) => tagged(StatusCode::OK, &*account, Some(&account.etag))?,
+            Outcome::AccountMade { account, created: true } => {
+                made(&*account, &account.name, Some(&account.etag), true)?
+            }
+            Outcome::AccountMade { account, created: false } => json(StatusCode::OK, &account)?,
             Outcome::WhoAmI(who) => json(StatusCode::OK, &who)?,
             Outcome::Regions(page) => self.collection(page, plan)?,
             Outcome::Region(region) if plan.view == View::Zones => {
@@ -258,8 +258,20 @@ fn instance(rendered: &views::Rendered, ledger: Option<&views::LedgerFreshness>,
     reply
 }
 
-fn created(instance: &views::Instance, key: &str, replayed: bool) -> Result<Reply, Rejection> {
+/// A key that was made or given another secret.
+fn key_made(key: &views::ApiKey, created: bool, replayed: bool) -> Result<Reply, Rejection> {
+    let mut reply = made(key, &key.name, key.etag.as_deref(), created)?;
+    // It holds a secret: not even the caller's own cache keeps it.
+    reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if replayed {
+        reply.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(reply)
+}
+
+fn created(instance: &views::Instance, (key, replayed): (&str, bool), revision: u64) -> Result<Reply, Rejection> {
     let mut reply = json(StatusCode::CREATED, instance)?;
+    set(&mut reply, REVISION, &revision.to_string());
     set(&mut reply, header::LOCATION, &format!("/v1/{}", instance.name));
     set(&mut reply, IDEMPOTENCY_KEY, &key::shown(key));
     if let Some(tag) = etag(&instance.etag) {

@@ -37,6 +37,7 @@ enum Answer {
 use Answer::{Any, List, None as Nothing, One};
 
 const PAGED: &[&str] = &["pageSize", "pageToken"];
+const DRY: &[&str] = &["validateOnly"];
 
 #[expect(clippy::too_many_lines, reason = "a table, one row per endpoint")]
 fn doc(endpoint: Endpoint) -> Doc {
@@ -126,17 +127,28 @@ fn doc(endpoint: Endpoint) -> Doc {
             ],
             &[("200", "A page of the log of the gateway that answers.", One("AuditPage"))],
         ),
-        Endpoint::CreateTenant => doc("createTenant", "Make a tenant", &[], &[("201", "It is there.", One("Tenant"))]),
+        Endpoint::CreateTenant => doc(
+            "createTenant",
+            "Make a tenant",
+            DRY,
+            &[("201", "It is there.", One("Tenant")), ("200", "With `validateOnly`: it could be.", One("Tenant"))],
+        ),
+        Endpoint::PatchTenant => doc(
+            "patchTenant",
+            "Change a tenant's labels and spec by a merge patch (RFC 7396)",
+            DRY,
+            &[("200", "It was changed, or could be.", One("Tenant"))],
+        ),
         Endpoint::PutTenant => doc(
             "putTenant",
             "Make a tenant, or replace what is declared of it",
-            &[],
+            DRY,
             &[("200", "It was replaced.", One("Tenant")), ("201", "It was made.", One("Tenant"))],
         ),
         Endpoint::DeleteTenant => doc(
             "deleteTenant",
-            "Remove a tenant that has no instances, with its keys and service accounts",
-            &[],
+            "Remove a tenant that has no instances, with its keys, service accounts and policies",
+            DRY,
             &[("204", "It is gone.", Nothing)],
         ),
         Endpoint::ListKeys => {
@@ -145,19 +157,23 @@ fn doc(endpoint: Endpoint) -> Doc {
         Endpoint::CreateKey => doc(
             "createKey",
             "Make an API key",
-            &[],
-            &[("201", "The key with its secret, which is not shown again.", One("ApiKey"))],
+            DRY,
+            &[
+                ("201", "The key with its secret, which is not shown again.", One("ApiKey")),
+                ("200", "With `validateOnly`: the key that could be made, without a secret.", One("ApiKey")),
+            ],
         ),
+        Endpoint::GetKey => doc("getKey", "Read an API key", &[], &[("200", "It, without its secret.", One("ApiKey"))]),
         Endpoint::RotateKey => doc(
             "rotateKey",
             "Give a key another secret; the former one is good for a grace",
-            &[],
+            DRY,
             &[("200", "The key with its new secret, which is not shown again.", One("ApiKey"))],
         ),
         Endpoint::RevokeKey => doc(
             "revokeKey",
             "End a key, at every gateway within a second",
-            &[],
+            DRY,
             &[("204", "It opens nothing.", Nothing)],
         ),
         Endpoint::ListServiceAccounts => doc(
@@ -169,16 +185,49 @@ fn doc(endpoint: Endpoint) -> Doc {
         Endpoint::CreateServiceAccount => doc(
             "createServiceAccount",
             "Make a service account",
+            DRY,
+            &[
+                ("201", "It may have keys.", One("ServiceAccount")),
+                ("200", "With `validateOnly`: the account that could be made.", One("ServiceAccount")),
+            ],
+        ),
+        Endpoint::GetServiceAccount => doc(
+            "getServiceAccount",
+            "Read a service account",
             &[],
-            &[("201", "It may have keys.", One("ServiceAccount"))],
+            &[("200", "The service account.", One("ServiceAccount"))],
         ),
         Endpoint::DeleteServiceAccount => doc(
             "deleteServiceAccount",
             "Remove a service account; its keys open nothing from then on",
-            &[],
+            DRY,
             &[("204", "It is gone.", Nothing)],
         ),
         Endpoint::WhoAmI => doc("whoAmI", "Say who the credential speaks for", &[], &[("200", "Who.", One("WhoAmI"))]),
+        Endpoint::ListPolicies => {
+            doc("listPolicies", "List a tenant's policies", PAGED, &[("200", "A page.", List("Policy"))])
+        }
+        Endpoint::ListPlatformPolicies => {
+            doc("listPlatformPolicies", "List the platform's policies", PAGED, &[("200", "A page.", List("Policy"))])
+        }
+        Endpoint::GetPolicy => {
+            doc("getPolicy", "Read a tenant's policy", &[], &[("200", "The policy.", One("Policy"))])
+        }
+        Endpoint::GetPlatformPolicy => {
+            doc("getPlatformPolicy", "Read a policy of the platform", &[], &[("200", "The policy.", One("Policy"))])
+        }
+        Endpoint::PutPolicy | Endpoint::PutPlatformPolicy => doc(
+            if endpoint == Endpoint::PutPolicy { "putPolicy" } else { "putPlatformPolicy" },
+            "Make a policy, or replace it; it judges at every gateway within a second",
+            DRY,
+            &[("200", "It was replaced, or could be.", One("Policy")), ("201", "It was made.", One("Policy"))],
+        ),
+        Endpoint::DeletePolicy | Endpoint::DeletePlatformPolicy => doc(
+            if endpoint == Endpoint::DeletePolicy { "deletePolicy" } else { "deletePlatformPolicy" },
+            "Remove a policy",
+            DRY,
+            &[("204", "It judges no more, or could be removed.", Nothing)],
+        ),
         Endpoint::TestPolicies => doc(
             "testPolicies",
             "Say what policies would change for requests that were made before",
@@ -308,11 +357,10 @@ fn headers(endpoint: Endpoint, class: Class) -> Vec<Value> {
                 ));
             }
             if !matches!(endpoint, Endpoint::CreateTenant | Endpoint::CreateKey | Endpoint::CreateServiceAccount) {
-                let what =
-                    "The `ETag` of what is to be changed: 412 when it has changed since. Required to replace a tenant.";
+                let what = "The `ETag` of what is to be changed: 412 when it has changed since. Required to replace a tenant, and for policies.";
                 all.push(header("If-Match", text(), what));
             }
-            if endpoint == Endpoint::PutTenant {
+            if matches!(endpoint, Endpoint::PutTenant | Endpoint::PutPolicy | Endpoint::PutPlatformPolicy) {
                 all.push(header("If-None-Match", text(), "`*` makes it only when it is not there."));
             }
         }
@@ -369,15 +417,17 @@ fn operation(path: &str, endpoint: Endpoint, class: Class) -> Value {
     let body = match endpoint {
         Endpoint::CreateInstance => Some(("CreateRequest", true)),
         Endpoint::CreateTenant | Endpoint::PutTenant => Some(("TenantDocument", true)),
+        Endpoint::PatchTenant => Some(("TenantPatch", true)),
         Endpoint::CreateKey => Some(("NewApiKey", true)),
         Endpoint::RotateKey => Some(("Rotation", false)),
         Endpoint::CreateServiceAccount => Some(("NewServiceAccount", true)),
+        Endpoint::PutPolicy | Endpoint::PutPlatformPolicy => Some(("PolicyDocument", true)),
         Endpoint::TestPolicies => Some(("PolicyTrial", true)),
         _ => None,
     };
     if let Some((name, required)) = body {
-        operation["requestBody"] =
-            json!({ "required": required, "content": { "application/json": { "schema": reference(name) } } });
+        let kind = if endpoint == Endpoint::PatchTenant { "application/merge-patch+json" } else { "application/json" };
+        operation["requestBody"] = json!({ "required": required, "content": { kind: { "schema": reference(name) } } });
     }
     operation
 }
@@ -478,6 +528,13 @@ fn given() -> Map<String, Value> {
         }),
         json!(["apiVersion", "kind", "metadata"]),
     );
+    let tenant_patch = object(
+        json!({
+            "labels": { "type": "object", "additionalProperties": { "type": ["string", "null"] } },
+            "spec": { "type": "object", "description": "What changes of it; null removes." },
+        }),
+        json!([]),
+    );
     let key = object(
         json!({
             "displayName": text(), "role": role(), "project": text(), "serviceAccount": text(), "expires": time(),
@@ -517,6 +574,7 @@ fn given() -> Map<String, Value> {
         ("InstanceList", list),
         ("Problem", problem),
         ("TenantDocument", tenant),
+        ("TenantPatch", tenant_patch),
         ("NewApiKey", key),
         ("NewServiceAccount", account),
         ("PolicyDocument", policy),
@@ -526,7 +584,7 @@ fn given() -> Map<String, Value> {
     given.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect()
 }
 
-const ROOTS: [&str; 24] = [
+const ROOTS: [&str; 26] = [
     "Instance",
     "InstanceName",
     "InstanceSpec",
@@ -540,6 +598,7 @@ const ROOTS: [&str; 24] = [
     "ApiKey",
     "ServiceAccount",
     "WhoAmI",
+    "Policy",
     "PolicyTest",
     "Region",
     "Zone",
