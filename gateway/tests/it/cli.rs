@@ -6,6 +6,7 @@ mod demo;
 mod directory;
 mod examples;
 mod harness;
+mod identity;
 mod ledger;
 mod policy;
 mod secrets;

@@ -24,6 +24,7 @@ mod rebuild;
 mod reconcile;
 mod recorded;
 mod replicas;
+mod revocation;
 mod server;
 mod sharing;
 mod support;
