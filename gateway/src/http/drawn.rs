@@ -229,7 +229,7 @@ pub(crate) mod tests {
 
     /// Counts its members and grants nothing.
     #[derive(Debug)]
-    pub(crate) struct Silent(pub(crate) MemoryShared);
+    pub(crate) struct Silent(pub(crate) Arc<dyn Shared>);
 
     impl Shared for Silent {
         fn lead<'a>(&'a self, task: &'a str, owner: &'a str, lease: Duration) -> LedgerFuture<'a, Lead> {
@@ -257,7 +257,7 @@ pub(crate) mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_the_store_each_gateway_has_its_part() {
-        let shared: Arc<dyn Shared> = Arc::new(Silent(MemoryShared::new()));
+        let shared: Arc<dyn Shared> = Arc::new(Silent(Arc::new(MemoryShared::new())));
         let span = Duration::from_secs(10);
         let served = hammer([Arc::clone(&shared), shared], span).await;
         assert!((QUOTA * 8..=QUOTA * 10 + BURST).contains(&served), "{served}");

@@ -45,11 +45,15 @@ pub const WAIT_MAX: Duration = Duration::from_secs(30);
 /// where calls wait. With it a gateway that is busy alone among two has nine tenths of the rate.
 const OWN_PART: u32 = 200;
 
+/// So much more than the rate, in thousandths, all gateways together may send while some have lost the store and others
+/// draw all that is common: with the four fifths that are used of a published rate that is what the vendor allows.
+const EXCESS_PART: u32 = 250;
+
 /// The common bucket holds this part of a second's worth: with what each gateway may hold, which is half a second's in
 /// all, and the fifth that is left of the published rate, a vendor that counts by the second sees no excess.
 const COMMON_BURST_DIVISOR: u64 = 4;
 
-/// Longest wait for one answer of the shared store; then each gateway has its even part.
+/// Longest wait for one answer of the shared store; then each gateway goes on by itself.
 const DRAW_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Time between two draws while the store does not answer, and shortest one while it has nothing.
@@ -116,7 +120,8 @@ impl Common {
         match of {
             0 | 1 => Part::WHOLE,
             of if draws => Part { own: OWN_PART / of, of },
-            of => Part { own: 1000 / of, of },
+            // As if only one of the others still drew: its own part, the whole common one, and this for all the rest.
+            of => Part { own: (OWN_PART + EXCESS_PART - OWN_PART / of) / (of - 1), of },
         }
     }
 }
@@ -186,12 +191,10 @@ struct State {
 
 impl State {
     /// Tells every call whose turn it is.
-    fn grant(&mut self, now: Duration, metrics: &BudgetMetrics, key: &LaneKey) {
+    fn grant(&mut self, now: Duration) {
         while let Some(waiter) = self.lane.grant(now) {
             // Who is gone without having taken its name out drops its end only.
-            if self.told.remove(&waiter.id).is_some_and(|tell| tell.send(()).is_ok()) {
-                metrics.left(key, waiter.purpose.class, now.saturating_sub(waiter.since));
-            } else {
+            if self.told.remove(&waiter.id).is_none_or(|tell| tell.send(()).is_err()) {
                 self.lane.give_back();
             }
         }
@@ -202,6 +205,8 @@ impl State {
 #[derive(Debug)]
 pub struct Permit {
     lane: Arc<VendorLane>,
+    purpose: Purpose,
+    waited: Duration,
     used: AtomicBool,
 }
 
@@ -210,7 +215,7 @@ impl Permit {
     #[must_use]
     pub fn leave(&self) -> Left {
         self.used.store(true, Ordering::Relaxed);
-        Left { lane: Arc::clone(&self.lane), at: self.lane.common.now() }
+        self.lane.leaves(self.purpose.clone(), self.waited)
     }
 }
 
@@ -223,16 +228,30 @@ impl Drop for Permit {
     }
 }
 
-/// A call that left: its answer tells how fast others may.
+/// A call that left: its answer tells how fast others may. It is counted for its payer when it ends, however it does.
 #[derive(Debug)]
 pub struct Left {
     lane: Arc<VendorLane>,
+    purpose: Purpose,
+    waited: Duration,
     at: Duration,
+    did: bool,
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        if self.did {
+            let lane = &self.lane;
+            lock(&lane.state).lane.left(&self.purpose, self.waited, lane.common.now());
+            lane.common.metrics.left(&lane.key, self.purpose.class, self.waited);
+        }
+    }
 }
 
 impl Left {
     /// It did not leave after all.
-    pub fn never(self) {
+    pub fn never(mut self) {
+        self.did = false;
         lock(&self.lane.state).lane.give_back();
         self.lane.wake.notify_one();
     }
@@ -298,7 +317,8 @@ impl VendorLane {
     /// # Cancel safety
     /// A call that is dropped has no turn.
     pub async fn turn(self: &Arc<Self>, purpose: &Purpose) -> Result<Permit, AdapterError> {
-        let deadline = Instant::now() + WAIT_MAX;
+        let asked = Instant::now();
+        let deadline = asked + WAIT_MAX;
         let weight = self.common.weight(&purpose.payer);
         let (mut heard, mut waiting) = {
             let mut state = lock(&self.state);
@@ -313,8 +333,7 @@ impl VendorLane {
                         self.own();
                         self.wake.notify_one();
                     }
-                    self.common.metrics.left(&self.key, purpose.class, Duration::ZERO);
-                    return Ok(self.permit());
+                    return Ok(self.permit(purpose, Duration::ZERO));
                 }
                 Ok(Turn::Waits(id)) => {
                     let (tell, heard) = oneshot::channel();
@@ -335,7 +354,7 @@ impl VendorLane {
             told = &mut heard => {
                 waiting.told = told.is_ok();
                 if waiting.told {
-                    return Ok(self.permit());
+                    return Ok(self.permit(purpose, asked.elapsed()));
                 }
             }
             () = tokio::time::sleep_until(deadline) => {}
@@ -347,10 +366,12 @@ impl VendorLane {
     /// A call that must not wait leaves: others wait the longer.
     #[must_use]
     pub fn charge(self: &Arc<Self>, purpose: &Purpose) -> Left {
-        let now = self.common.now();
-        lock(&self.state).lane.charge(purpose, now);
-        self.common.metrics.left(&self.key, purpose.class, Duration::ZERO);
-        Left { lane: Arc::clone(self), at: now }
+        lock(&self.state).lane.charge(self.common.now());
+        self.leaves(purpose.clone(), Duration::ZERO)
+    }
+
+    fn leaves(self: &Arc<Self>, purpose: Purpose, waited: Duration) -> Left {
+        Left { lane: Arc::clone(self), purpose, waited, at: self.common.now(), did: true }
     }
 
     /// For how much longer the vendor asked to be left alone.
@@ -371,8 +392,8 @@ impl VendorLane {
         lock(&self.state).lane.payers().map(|(payer, spent)| (payer.clone(), *spent)).collect()
     }
 
-    fn permit(self: &Arc<Self>) -> Permit {
-        Permit { lane: Arc::clone(self), used: AtomicBool::new(false) }
+    fn permit(self: &Arc<Self>, purpose: &Purpose, waited: Duration) -> Permit {
+        Permit { lane: Arc::clone(self), purpose: purpose.clone(), waited, used: AtomicBool::new(false) }
     }
 
     fn refusal(&self, refused: Refused) -> AdapterError {
@@ -462,7 +483,7 @@ impl VendorLane {
         let now = self.common.now();
         let part = self.common.part(state.draws);
         state.lane.set_part(part, now);
-        state.grant(now, &self.common.metrics, &self.key);
+        state.grant(now);
         let want = if part.of > 1 && may_draw { state.lane.wish(now) } else { 0 };
         let drawn = self.common.others.get().filter(|_| want > 0).zip(common_limit(state.lane.tap().rate()));
         let draw = drawn.map(|(others, limit)| (Arc::clone(&others.shared), limit, want));

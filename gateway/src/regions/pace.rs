@@ -103,8 +103,8 @@ impl Pace {
     /// # Errors
     /// The turn would come too late; nothing was sent.
     pub async fn create_turn(&self, purpose: &Purpose) -> Result<CreateTurn, AdapterError> {
-        let permit = self.turn(CREATE, purpose).await?.map(Arc::new);
-        Ok(CreateTurn { permit, _place: self.place(CREATE, Class::Create).await? })
+        let (permit, place) = self.turn_and_place(CREATE, purpose).await?;
+        Ok(CreateTurn { permit: permit.map(Arc::new), _place: place })
     }
 
     /// Waits for the turn of one call of a verb; none for a verb that sends nothing.
@@ -118,17 +118,34 @@ impl Pace {
         }
     }
 
-    /// A place among the calls under way: no delete waits for the answer to a create, nor the reads of a delete for that
-    /// to others.
-    async fn place(&self, verb: &'static str, class: Class) -> Result<OwnedSemaphorePermit, AdapterError> {
-        let places = match (verb, class) {
+    /// Waits for the turn of a call and for its place among those under way. The turn comes first, so that a place is had
+    /// by who goes next. Where there is none the turn goes back: calls that wait for a slow vendor's answers must not
+    /// leave in one instant when these come.
+    async fn turn_and_place(
+        &self,
+        verb: &'static str,
+        purpose: &Purpose,
+    ) -> Result<(Option<Permit>, OwnedSemaphorePermit), AdapterError> {
+        let turn = self.turn(verb, purpose).await?;
+        let places = self.places(verb, purpose.class);
+        if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+            return Ok((turn, place));
+        }
+        drop(turn);
+        let place = Arc::clone(places).acquire_owned().await.map_err(|_| {
+            AdapterError::new(FaultKind::Throttled, Effect::NotApplied, "meridian.closing", "the gateway is closing")
+        })?;
+        Ok((self.turn(verb, purpose).await?, place))
+    }
+
+    /// The places of calls under way: no delete waits for the answer to a create, nor the reads of a delete for that to
+    /// others.
+    fn places(&self, verb: &'static str, class: Class) -> &Arc<Semaphore> {
+        match (verb, class) {
             (CREATE, _) => &self.creates,
             (_, Class::Delete) => &self.deletes,
             _ => &self.reads,
-        };
-        Arc::clone(places).acquire_owned().await.map_err(|_| {
-            AdapterError::new(FaultKind::Throttled, Effect::NotApplied, "meridian.closing", "the gateway is closing")
-        })
+        }
     }
 
     /// How much longer creates are held back because the vendor asked for it.
@@ -194,9 +211,7 @@ where
             let (left, _place) = if verb == CREATE {
                 (pace.leaves(verb, &purpose, turn.as_deref()), None)
             } else {
-                // The turn comes first: places are given in the order in which they were asked for.
-                let turn = pace.turn(verb, &purpose).await?;
-                let place = pace.place(verb, purpose.class).await?;
+                let (turn, place) = pace.turn_and_place(verb, &purpose).await?;
                 (turn.map(|turn| turn.leave()), Some(place))
             };
             let result = ready.call(call).await;

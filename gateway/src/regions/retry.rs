@@ -92,15 +92,17 @@ impl<S> Layer<S> for RetryLayer {
     }
 }
 
-/// The vendor's own wish within reason, else a doubling wait; a throttle deserves more patience than a slip.
+/// The vendor's own wish, else a doubling wait; a throttle deserves more patience than a slip.
 fn wait(error: &AdapterError, tries: u32) -> Duration {
     let first = if error.kind == FaultKind::Throttled { THROTTLED_WAIT } else { WAIT };
     error.retry_after.unwrap_or(first * 2_u32.pow(tries)).min(WAIT_MAX)
 }
 
-/// Nothing happened, and the same call may well succeed in a moment.
+/// Nothing happened, and the same call may well succeed in a moment: no sooner than the vendor asks for.
 fn worth_repeating(error: &AdapterError) -> bool {
-    error.effect == Effect::NotApplied && matches!(error.kind, FaultKind::Throttled | FaultKind::Temporary)
+    error.effect == Effect::NotApplied
+        && matches!(error.kind, FaultKind::Throttled | FaultKind::Temporary)
+        && error.retry_after.is_none_or(|asked| asked <= WAIT_MAX)
 }
 
 impl<S> Service<Envelope> for Retry<S>
@@ -154,5 +156,20 @@ where
                 std::future::poll_fn(|cx| ready.poll_ready(cx)).await?;
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_is_not_repeated_before_the_vendor_wants_it() {
+        let seconds = Duration::from_secs;
+        for (asked, waits) in [(None, Some(THROTTLED_WAIT)), (Some(2), Some(seconds(2))), (Some(10), None)] {
+            let mut error = AdapterError::new(FaultKind::Throttled, Effect::NotApplied, "Throttling", "slower");
+            error.retry_after = asked.map(seconds);
+            assert_eq!(worth_repeating(&error).then(|| wait(&error, 0)), waits, "{asked:?}");
+        }
     }
 }

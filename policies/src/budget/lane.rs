@@ -109,7 +109,6 @@ impl Lane {
         now: Duration,
     ) -> Result<Turn, Refused> {
         if self.queue.is_empty() && self.tap.take(now) {
-            self.meter.count(&purpose.payer, purpose.class, Duration::ZERO, now);
             return Ok(Turn::Now);
         }
         let ahead = self.queue.ahead(purpose, weight) as u64;
@@ -137,8 +136,6 @@ impl Lane {
                 self.refused += 1;
                 continue;
             }
-            let waited = now.saturating_sub(waiter.since);
-            self.meter.count(&waiter.purpose.payer, waiter.purpose.class, waited, now);
             return Some(waiter);
         }
         None
@@ -161,9 +158,13 @@ impl Lane {
     }
 
     /// A call leaves without having waited: what must not wait makes others wait.
-    pub fn charge(&mut self, purpose: &Purpose, now: Duration) {
+    pub fn charge(&mut self, now: Duration) {
         self.tap.charge(now);
-        self.meter.count(&purpose.payer, purpose.class, Duration::ZERO, now);
+    }
+
+    /// A call left, after it had waited so long: only that is anybody's use.
+    pub fn left(&mut self, purpose: &Purpose, waited: Duration, now: Duration) {
+        self.meter.count(&purpose.payer, purpose.class, waited, now);
     }
 
     /// A call that left at `sent` was answered.

@@ -162,6 +162,11 @@ impl Flows {
     }
 }
 
+/// Whether a class never goes while a delete waits.
+const fn yields(class: Class) -> bool {
+    matches!(class, Class::Failover | Class::Create)
+}
+
 impl Queue {
     /// Calls that wait.
     #[must_use]
@@ -181,12 +186,20 @@ impl Queue {
         self.flows(class).waiting
     }
 
-    /// About how many calls leave before one of this purpose that comes now: those of classes that go before it, and of
-    /// its own class what fairness lets go first.
+    /// About how many calls leave before one of this purpose that comes now: of its own class what fairness lets go first,
+    /// of the classes before it no more than leaves its class its share; only deletes go before a create or a failover
+    /// whatever their number.
     #[must_use]
     pub fn ahead(&self, purpose: &Purpose, weight: Weight) -> usize {
-        let before = Class::ALL.into_iter().filter(|class| *class < purpose.class).map(|class| self.waiting(class));
-        before.sum::<usize>() + self.flows(purpose.class).ahead(&purpose.payer, weight)
+        let class = purpose.class;
+        let own = self.flows(class).ahead(&purpose.payer, weight);
+        let above = Class::ALL.into_iter().filter(|above| *above < class);
+        let (strict, shared): (Vec<Class>, Vec<Class>) =
+            above.partition(|above| yields(class) && *above == Class::Delete);
+        let waiting = |classes: &[Class]| classes.iter().map(|class| self.waiting(*class)).sum::<usize>();
+        let share = usize::try_from(class.share()).unwrap_or(1).max(1);
+        let most = (own + 1) * 1000_usize.saturating_sub(share) / share;
+        own + waiting(&strict) + waiting(&shared).min(most)
     }
 
     /// Lets a call wait.
@@ -218,9 +231,7 @@ impl Queue {
 
     fn next_class(&self) -> Option<Class> {
         let deletes_wait = self.waiting(Class::Delete) > 0;
-        let may_go = |class: &Class| {
-            self.waiting(*class) > 0 && !(deletes_wait && matches!(class, Class::Failover | Class::Create))
-        };
+        let may_go = |class: &Class| self.waiting(*class) > 0 && !(deletes_wait && yields(*class));
         let below_share = Class::ALL.into_iter().filter(may_go).find(|class| self.credit(*class) > 0);
         below_share.or_else(|| Class::ALL.into_iter().find(may_go))
     }

@@ -87,7 +87,7 @@ const COUNT_MAX: Duration = Duration::from_secs(60);
 /// vendor that stays as it is sees a throttled call every two hours.
 const TRY_WAIT: (Duration, Duration) = (Duration::from_secs(600), Duration::from_secs(7200));
 
-/// How long a higher level has to hold before one that is higher by twice as much is tried.
+/// How long a higher level has to hold under load before one that is higher by twice as much is tried.
 const TRIED_WAIT: Duration = Duration::from_secs(60);
 
 /// What was accepted since a throttle answer, at which the vendor had nothing left.
@@ -375,8 +375,10 @@ impl Tap {
         self.credit = self.credit.saturating_add(inflow);
         if self.credit >= burst {
             self.credit = burst;
-            // Less was sent than the vendor allows: from here on counting tells nothing of its rate.
+            // Less was sent than the vendor allows: from here on counting tells nothing of its rate, and a level that
+            // nobody used was not held by it.
             self.count = None;
+            self.trial.at = self.trial.at.max(now + TRIED_WAIT);
         }
         self.climb(nanos, now);
     }

@@ -137,6 +137,27 @@ fn a_level_is_remembered_and_a_higher_one_tried_after_minutes() {
 }
 
 #[test]
+fn a_level_that_nobody_uses_is_not_taken_for_held() {
+    let mut tap = Tap::new(CallRate::per_second(16), Duration::ZERO);
+    let mut vendor = Vendor::new(10.0);
+    saturate(&mut tap, &mut vendor, Duration::ZERO, ms(120_000));
+    let learned = tap.learned().unwrap();
+    let mut now = ms(120_000);
+    // Two sweeps a minute, all night.
+    while now < Duration::from_secs(10 * 3600) {
+        now += ms(30_000);
+        assert!(tap.take(now) && vendor.takes(now));
+        tap.accepted(now);
+    }
+    assert_eq!(tap.learned(), Some(learned));
+    let (_, throttled) = saturate(&mut tap, &mut vendor, now, now + ms(50_000));
+    assert_eq!(throttled, [], "the morning's first rush");
+    // Under load more is tried, as ever, and what was learned is remembered.
+    let (_, throttled) = saturate(&mut tap, &mut vendor, now + ms(50_000), now + ms(600_000));
+    assert!((1..=2).contains(&throttled.len()) && tap.learned() == Some(learned), "{throttled:?} {:?}", tap.learned());
+}
+
+#[test]
 fn an_hour_of_throttles_is_mended_in_seconds() {
     let (mut tap, mut vendor) = (Tap::new(CallRate::per_second(20), Duration::ZERO), Vendor::new(0.0));
     saturate(&mut tap, &mut vendor, Duration::ZERO, ms(3_600_000));
@@ -167,6 +188,20 @@ fn full_queues_and_hopeless_deadlines_are_refused_at_once() {
     }
     assert_eq!(lane.ask(&of, weight, LONG, ms(100)), Err(Refused::Full));
     assert_eq!(lane.view(ms(100)).refused, 2);
+}
+
+/// A sweep is told by its share, not by the thousand deletes that it proves.
+#[test]
+fn a_read_is_taken_while_deletes_fill_the_queue() {
+    let mut lane = Lane::new(CallRate::per_second(16), Duration::ZERO);
+    let (deletes, sweep) = (purpose(1, Class::Delete), Purpose::gateway(Class::Read));
+    let deadline = ms(30_000);
+    let mut ask = |purpose: &Purpose| lane.ask(purpose, Weight::default(), deadline, Duration::ZERO);
+    while ask(&deletes).is_ok() {}
+    let Ok(Turn::Waits(id)) = ask(&sweep) else { panic!("it has a fifth of the calls") };
+    assert!(lane.view(Duration::ZERO).waiting[0] > 470, "{:?}", lane.view(Duration::ZERO).waiting);
+    let left = (1..30_000).map(ms).find(|now| std::iter::from_fn(|| lane.grant(*now)).any(|waiter| waiter.id == id));
+    assert!(left.is_some_and(|at| at <= ms(500)), "{left:?}");
 }
 
 #[test]
@@ -348,6 +383,26 @@ proptest! {
                 }
             }
         }
+    }
+
+    /// What is said of a wait is about so: for creates while no reads take their share.
+    #[test]
+    fn a_call_leaves_after_about_as_many_as_was_said(
+        waiting in prop::array::uniform4(0_usize..60), class in prop::sample::select(vec![Class::Create, Class::Read]),
+    ) {
+        let mut queue = Queue::default();
+        let mut id = 0;
+        let others = Class::ALL.into_iter().zip(waiting).filter(|(other, _)| *other <= class);
+        for (other, payer) in others.flat_map(|(other, n)| (0..n).map(move |payer| (other, payer))) {
+            id += 1;
+            queue.push(waiter(id, purpose(payer, other)), Weight::default()).unwrap();
+        }
+        // Last of those that came at the same virtual time.
+        let new = Purpose::tenant(&TenantId::new("z").unwrap(), class);
+        let said = queue.ahead(&new, Weight::default());
+        queue.push(waiter(0, new), Weight::default()).unwrap();
+        let before = std::iter::from_fn(|| queue.pop()).take_while(|popped| popped.id != TicketId(0)).count();
+        prop_assert!(said.abs_diff(before) <= 8, "said {said}, {before} left before: {waiting:?} {class:?}");
     }
 
     /// Calls that are cancelled in between leave a whole queue.
