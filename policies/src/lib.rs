@@ -6,6 +6,7 @@
 pub mod access;
 pub mod admit;
 pub mod budget;
+mod calendar;
 pub mod expr;
 pub mod health;
 pub mod image;

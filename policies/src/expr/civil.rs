@@ -1,6 +1,7 @@
-//! Dates of the proleptic Gregorian calendar from Unix time, at a fixed offset.
+//! Parts of a time, at a fixed offset.
 
 use super::node::TimePart;
+use crate::calendar::date;
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -24,20 +25,6 @@ pub(super) fn part(part: TimePart, ms: i64) -> i64 {
             }
         }
     }
-}
-
-/// Year, month and day of a day since 1970, after H. Hinnant's `civil_from_days` (2013): years begin in March, so that
-/// the leap day is the last of a year, and 400 years are one era.
-fn date(days: i64) -> (i64, i64, i64) {
-    let shifted = days.saturating_add(719_468);
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 /// An offset from UTC such as `UTC`, `+08:00` or `-05:30`, in milliseconds.

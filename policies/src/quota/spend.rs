@@ -17,7 +17,9 @@ use meridian_model::{error::QuotaShortage, ids::ProjectName, quantity::PricePerH
 use serde::{Deserialize, Serialize};
 
 use super::{parts::Pots, tree::Tree};
+use crate::calendar;
 
+const DAY_S: u64 = 86_400;
 /// Seconds of the hour that prices are for.
 pub const HOUR_S: u64 = 3600;
 /// Greatest rate of a tenant, millionths of the currency unit per hour: what it costs in a month stays below 2^53, where
@@ -50,8 +52,8 @@ impl Moment {
     #[must_use]
     pub fn of(time: Time) -> Self {
         let now = u64::try_from(time.unix_ms().div_euclid(1000)).unwrap_or_default();
-        let (year, month) = civil(now / 86_400);
-        let index = year * 12 + month - 1;
+        let (year, month, _) = calendar::date(i64::try_from(now / DAY_S).unwrap_or(i64::MAX));
+        let index = u64::try_from(year * 12 + month - 1).unwrap_or_default();
         let (start, end, before) = (month_start(index), month_start(index + 1), month_start(index.saturating_sub(1)));
         Self { now, month: index, start, end, before }
     }
@@ -65,32 +67,9 @@ impl Moment {
 
 /// When a month began, counted like [`Moment::month`]; those before 1970 then.
 #[must_use]
-pub const fn month_start(month: u64) -> u64 {
-    let month = if month < 1970 * 12 { 1970 * 12 } else { month };
-    days(month / 12, month % 12 + 1) * 86_400
-}
-
-/// Year and month (from 1) of a day since 1970 (Howard Hinnant, `civil_from_days`).
-const fn civil(day: u64) -> (u64, u64) {
-    let z = day + 719_468;
-    let era = z / 146_097;
-    let doe = z % 146_097;
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400;
-    (if month <= 2 { year + 1 } else { year }, month)
-}
-
-/// The first day of a month since 1970 (`days_from_civil`).
-const fn days(year: u64, month: u64) -> u64 {
-    let y = if month <= 2 { year - 1 } else { year };
-    let (era, yoe) = (y / 400, y % 400);
-    let mp = if month > 2 { month - 3 } else { month + 9 };
-    let doy = (153 * mp + 2) / 5;
-    let doe = yoe * 365 + yoe / 4 - yoe / 100 + doy;
-    (era * 146_097 + doe).saturating_sub(719_468)
+pub fn month_start(month: u64) -> u64 {
+    let month = i64::try_from(month.max(1970 * 12)).unwrap_or(i64::MAX);
+    u64::try_from(calendar::month_start(month / 12, month % 12 + 1)).unwrap_or_default() * DAY_S
 }
 
 /// What a project spends.
