@@ -28,6 +28,10 @@ const SAMPLES_MAX: usize = 60;
 /// place; of tenants beyond that nothing is foretold.
 const TENANTS_MAX: usize = 4096;
 
+/// Which budget is passed.
+const SOFT: &str = "soft";
+const HARD: &str = "hard";
+
 /// What a tenant used at a moment, by project and place.
 pub type Sample = (Time, Arc<Pots>);
 
@@ -97,15 +101,18 @@ impl QuotaWatch {
             quotas.into_iter().filter(|(_, quota)| is_limited(quota)).map(|(tenant, _)| tenant).collect()
         };
         locked(&self.seen).retain(|tenant, _| limited.binary_search(tenant).is_ok());
-        let (mut soft, mut hard, mut passed) = (0, 0, BTreeSet::new());
+        let mut passed = BTreeSet::new();
         for tenant in limited {
-            // A ledger that is away is asked again in a minute.
-            let Ok(books) = self.ledger.books(&tenant).await else { continue };
+            let Ok(books) = self.ledger.books(&tenant).await else {
+                // A ledger that is away is asked again in a minute; until then what was said of the tenant stands.
+                let of_it =
+                    |what: &&String| what.strip_prefix(tenant.as_str()).is_some_and(|rest| rest.starts_with('/'));
+                passed.extend(locked(&self.said).iter().filter(of_it).cloned());
+                continue;
+            };
             let now = self.clock.now();
             let (softly, hardly) = quotas::passed(&books, now);
-            soft += softly.len();
-            hard += hardly.len();
-            for (nodes, which) in [(softly, "soft"), (hardly, "hard")] {
+            for (nodes, which) in [(softly, SOFT), (hardly, HARD)] {
                 passed.extend(nodes.into_iter().map(|node| {
                     let project = node.map(String::from).unwrap_or_default();
                     format!("{tenant}/{project}/{which}")
@@ -113,7 +120,8 @@ impl QuotaWatch {
             }
             self.keep(tenant, books, now);
         }
-        self.metrics.budgets_passed(soft, hard);
+        let of = |which| passed.iter().filter(|what| what.rsplit('/').next() == Some(which)).count();
+        self.metrics.budgets_passed(of(SOFT), of(HARD));
         self.say(passed);
     }
 
@@ -168,6 +176,8 @@ mod tests {
     use meridian_ledger::{
         Step, Stepped,
         conformance::{MemoryLedger, claim_new, placed, sample_claim},
+        embedded::SealKey,
+        redis::{LeaseTime, LedgerOptions, Options, Redis, RedisLedger},
     };
     use meridian_model::{operation::Charge, quantity::PricePerHour};
 
@@ -269,6 +279,30 @@ mod tests {
         assert_eq!((world.gauges(), world.warned("shop").len()), ((false, false), 0));
         world.after(3600).await;
         assert_eq!(world.gauges(), (false, true));
+    }
+
+    #[tokio::test]
+    async fn what_was_said_of_a_budget_stands_while_the_ledger_is_away() {
+        let world = World::start().await;
+        world.make("web", 2_000_000).await;
+        world.after(0).await;
+        world.after(1800).await;
+        let said = locked(&world.watch.said).clone();
+        assert_eq!(said.iter().collect::<Vec<_>>(), ["acme/shop/soft"]);
+        // Nobody listens there.
+        let redis = Redis::connect(Options::single("127.0.0.1", 1)).unwrap();
+        let key = SealKey::new([7; 32]);
+        let options = LedgerOptions { prefix: "test".to_owned(), key, time: LeaseTime::Server, acks: None };
+        let away = QuotaWatch {
+            ledger: Arc::new(RedisLedger::new(redis, options).unwrap()),
+            directory: Arc::clone(&world.watch.directory),
+            clock: world.watch.clock.clone(),
+            metrics: Arc::clone(&world.watch.metrics),
+            seen: Mutex::default(),
+            said: Mutex::new(said.clone()),
+        };
+        away.look().await;
+        assert_eq!((locked(&away.said).clone(), world.gauges()), (said, (true, false)));
     }
 
     #[tokio::test]
