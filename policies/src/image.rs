@@ -3,8 +3,9 @@
 /// Registry of a reference that names none.
 pub const DEFAULT_REGISTRY: &str = "docker.io";
 
-/// The registry of a reference: its first part if that looks like a host (a point, a port, or `localhost`), else
-/// [`DEFAULT_REGISTRY`], as the OCI clients read it.
+/// The registry of a reference: its first part if that looks like a host (a point, a port, an upper-case letter, which
+/// no repository has, or `localhost`), else [`DEFAULT_REGISTRY`], as the OCI clients read it (distribution/reference,
+/// `splitDockerDomain`, read 2026-11-30).
 #[must_use]
 pub fn registry(image: &str) -> &str {
     split(image).0
@@ -13,7 +14,11 @@ pub fn registry(image: &str) -> &str {
 /// Registry and the rest.
 fn split(image: &str) -> (&str, &str) {
     match image.split_once('/') {
-        Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => (host, rest),
+        Some((host, rest))
+            if host.contains(['.', ':']) || host == "localhost" || host.bytes().any(|b| b.is_ascii_uppercase()) =>
+        {
+            (host, rest)
+        }
         _ => (DEFAULT_REGISTRY, image),
     }
 }
@@ -44,6 +49,8 @@ mod tests {
             ("ghcr.io/a/b@sha256:0", "ghcr.io"),
             ("localhost/a", "localhost"),
             ("host:5000/a", "host:5000"),
+            ("MIRROR/x", "MIRROR"),
+            ("mirror/X", "docker.io"),
             ("registry.acme.example.evil.example/x", "registry.acme.example.evil.example"),
         ] {
             assert_eq!(registry(image), expected, "{image}");
@@ -57,6 +64,7 @@ mod tests {
         assert_eq!(to_mirror("a/b").as_deref(), Some("mirror.example/hub/a/b"));
         assert_eq!(to_mirror("docker.io/a/b").as_deref(), Some("mirror.example/hub/a/b"));
         assert_eq!(to_mirror("docker.io.evil.example/a"), None);
+        assert_eq!(to_mirror("MIRROR/a"), None);
         assert_eq!(rewritten("ghcr.io/org/x:1", "ghcr.io/org/", "m.example").as_deref(), Some("m.example/x:1"));
         assert_eq!(rewritten("ghcr.io/organ/x:1", "ghcr.io/org/", "m.example"), None);
     }

@@ -42,6 +42,9 @@ pub enum Fault {
     /// An index is past the end.
     #[error("an index is past the end of its list")]
     OutOfRange,
+    /// A text that is asked for its network is no address.
+    #[error("a text is no address")]
+    NoAddress,
     /// The request is larger than the bounds of validation allow, or the bound of cost is wrong.
     #[error("it costs more than its bound")]
     OutOfFuel,
@@ -140,7 +143,7 @@ impl<'a, 'm> Evaluation<'a, 'm> {
             Node::Affix(how, text, part) => self.affix(*how, text, part),
             Node::Matches(text, pattern) => {
                 let text = self.text(text)?;
-                self.pay(matching(len(text), pattern.len))?;
+                self.pay(matching(len(text), pattern.states))?;
                 Ok(Value::Bool(pattern.regex.is_match(text)))
             }
             Node::Part(part, time, offset) => {
@@ -149,8 +152,8 @@ impl<'a, 'm> Evaluation<'a, 'm> {
                 Ok(Value::Int(civil::part(*part, at.saturating_add(*offset))))
             }
             Node::InNetwork(network, address) => {
-                let address = self.text(address)?.parse::<IpAddr>();
-                Ok(Value::Bool(address.is_ok_and(|a| network.contains(a))))
+                let address = self.text(address)?.parse().map_err(|_| Fault::NoAddress)?;
+                Ok(Value::Bool(network.contains(address)))
             }
             Node::Registry(text) => Ok(Value::Text(image::registry(self.text(text)?))),
             Node::IsAddress(text) => Ok(Value::Bool(self.text(text)?.parse::<IpAddr>().is_ok())),

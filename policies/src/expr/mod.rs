@@ -83,14 +83,19 @@ impl Message {
         Ok(Self { node, cost })
     }
 
+    /// Most units that making the text costs.
+    #[must_use]
+    pub fn cost_max(&self) -> u64 {
+        self.cost
+    }
+
     /// The text, at most [`MESSAGE_LEN_MAX`] bytes.
     ///
     /// # Errors
     /// A [`Fault`].
-    pub fn text(&self, roots: RootValues<'_>) -> Result<String, Fault> {
-        let mut meter = Meter::new(self.cost);
+    pub fn text(&self, roots: RootValues<'_>, meter: &mut Meter) -> Result<String, Fault> {
         let mut out = String::new();
-        Evaluation::new(roots, &mut meter).write(&self.node, &mut out)?;
+        Evaluation::new(roots, meter).write(&self.node, &mut out)?;
         Ok(out)
     }
 }

@@ -167,10 +167,10 @@ pub(super) enum Shown {
 /// A compiled pattern.
 #[derive(Debug)]
 pub(super) struct Pattern {
-    /// Matches in time linear in text and pattern.
+    /// Matches in time linear in text and states.
     pub regex: Regex,
-    /// Bytes of the pattern, for the cost.
-    pub len: u64,
+    /// States of the compiled pattern, for the cost: a counted repetition has far more than letters.
+    pub states: u64,
 }
 
 /// A network.
@@ -187,6 +187,10 @@ impl Network {
         let (address, len) = text.split_once('/')?;
         let address: IpAddr = address.parse().ok()?;
         let len: u32 = len.parse().ok()?;
+        // No address is ever compared with it.
+        if matches!(address, IpAddr::V6(mapped) if mapped.to_ipv4_mapped().is_some()) {
+            return None;
+        }
         let v4 = address.is_ipv4();
         let (bits, width) = bits(address);
         if len > width {
@@ -196,8 +200,9 @@ impl Network {
         Some(Self { address: bits & mask, mask, v4 })
     }
 
-    /// Whether an address lies in it.
+    /// Whether an address lies in it. `::ffff:10.0.0.1` is 10.0.0.1, to whom a packet goes.
     pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
         self.v4 == address.is_ipv4() && bits(address).0 & self.mask == self.address
     }
 }
@@ -228,7 +233,11 @@ pub(super) fn searching(len: u64) -> u64 {
     len / SEARCHED_BYTES_PER_UNIT
 }
 
+/// States of a pattern that are looked at for one byte for one unit, if all of them are awake. Of usual patterns few are at
+/// any byte; one that is written to keep all awake takes some fifty times its units.
+const STATES_PER_UNIT: u64 = 8;
+
 /// Cost of matching a text of this length: a pattern is simulated state by state for each byte.
-pub(super) fn matching(len: u64, pattern: u64) -> u64 {
-    len.saturating_mul(pattern) / BYTES_PER_UNIT
+pub(super) fn matching(len: u64, states: u64) -> u64 {
+    len.saturating_mul(states) / STATES_PER_UNIT
 }

@@ -162,9 +162,43 @@ fn the_failed_element_is_known() {
 }
 
 #[test]
+fn addresses_are_what_packets_go_to() {
+    let address = |address: &str, network: &str| {
+        let asked = format!("'address' in object.labels && cidr('{network}').containsIP(object.labels['address'])");
+        let condition = Condition::load(&asked, &params()).unwrap();
+        let mut sample = Sample::usual();
+        sample.labels.insert("address".to_owned(), address.to_owned());
+        sample.with(|roots| condition.holds(roots, &mut Meter::new(condition.cost_max())))
+    };
+    assert_eq!(address("169.254.169.254", "169.254.0.0/16"), Ok(true));
+    assert_eq!(address("::ffff:169.254.169.254", "169.254.0.0/16"), Ok(true));
+    assert_eq!(address("::ffff:10.0.0.1", "::/0"), Ok(false));
+    assert_eq!(address("metadata.internal", "169.254.0.0/16"), Err(Fault::NoAddress));
+    assert_eq!(
+        Condition::load("cidr('::ffff:10.0.0.0/104').containsIP('::1')", &params()).unwrap_err()[0].code,
+        "wrong-value"
+    );
+}
+
+/// What a pattern costs follows from its states, not from its letters.
+#[test]
+fn a_counted_repetition_costs_what_it_counts() {
+    let cost =
+        |pattern: &str| Condition::load(&format!("object.name.matches('{pattern}')"), &params()).map(|c| c.cost_max());
+    let (once, counted) = (cost("a{0,9}b").unwrap(), cost("a{0,900}b").unwrap());
+    assert!(counted > 60 * once, "{once} {counted}");
+    assert!(cost("^[a-z]{1,63}([.][a-z]{1,63}){0,10}$").is_ok());
+    assert_eq!(cost("a{0,3500}b").unwrap_err()[0].code, "wrong-value");
+    let loops = "object.annotations.all(k, !(k in object.annotations) || !object.annotations[k].matches('a{0,500}b'))";
+    assert_eq!(Condition::load(loops, &params()).unwrap_err()[0].code, "too-costly");
+}
+
+#[test]
 fn messages() {
-    let text =
-        |expression: &str| Sample::usual().with(|r| Message::load(expression, &params()).unwrap().text(r).unwrap());
+    let text = |expression: &str| {
+        let message = Message::load(expression, &params()).unwrap();
+        Sample::usual().with(|r| message.text(r, &mut Meter::new(message.cost_max())).unwrap())
+    };
     assert_eq!(text("'cpu ' + string(shape.cpu) + ' > ' + params.maxCpu"), "cpu 1500m > 4");
     assert_eq!(
         text("object.spec.placement.regions.join(', ') + (shape.gpuCount > 0 ? ' gpu' : ' ' + string(shape.memory))"),

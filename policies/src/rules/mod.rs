@@ -184,11 +184,12 @@ impl Policy {
         self.rules.len()
     }
 
-    /// Most units that judging one request by it costs.
+    /// Most units that judging one request by it costs: all conditions, and all messages, if no rule holds.
     #[must_use]
     pub fn cost_max(&self) -> u64 {
-        let conditions = self.rules.iter().map(|r| &r.condition).chain(&self.condition);
-        conditions.map(Condition::cost_max).fold(0, u64::saturating_add)
+        let conditions = self.rules.iter().map(|r| &r.condition).chain(&self.condition).map(Condition::cost_max);
+        let messages = self.rules.iter().filter_map(|r| r.message.as_ref()).map(Message::cost_max);
+        conditions.chain(messages).fold(0, u64::saturating_add)
     }
 
     /// How narrow the scope is for this request, from 0; `None` where the policy does not judge it.
@@ -322,7 +323,13 @@ impl Decision {
             return;
         }
         let fault = answer.err();
-        let text = rule.message.as_ref().and_then(|m| m.text(*roots).ok()).unwrap_or_else(|| rule.text.clone());
+        let made = rule.message.as_ref().and_then(|message| {
+            let mut meter = Meter::new(message.cost_max());
+            let text = message.text(*roots, &mut meter);
+            self.cost += message.cost_max() - meter.fuel;
+            text.ok()
+        });
+        let text = made.unwrap_or_else(|| rule.text.clone());
         let message = match fault {
             None => text,
             Some(why) => format!("{text} (the rule has no answer: {why})"),

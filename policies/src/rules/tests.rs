@@ -316,6 +316,22 @@ fn a_policy_takes_the_place_of_the_one_of_its_path() {
 }
 
 #[test]
+fn messages_are_paid_for_like_rules() {
+    let rule = |name: &str| {
+        let told = "object.spec.containers.all(c, c.env.all(e, e.name != 'A' && e.name != 'B')) ? 'one' : 'other'";
+        format!(
+            "name: {name}\nscope: platform\nrules:\n- id: r\n  expression: object.name != 'web'\n  messageExpression: \"{told}\"\n"
+        )
+    };
+    let (decision, judged) = load(&rule("p")).explain(&one("nginx").of(&[]));
+    assert_eq!(decision.broken[0].message, "one");
+    assert!(decision.cost > judged[0].cost, "{} {}", decision.cost, judged[0].cost);
+    let many: Vec<Source> = (0..20).map(|n| source(&rule(&format!("p{n}")))).collect();
+    let Findings(findings) = RuleSet::load(&many).unwrap_err();
+    assert_eq!(findings[0].diagnostic.code, "too-costly");
+}
+
+#[test]
 fn the_library_compiles_and_judges() {
     /// As it stands in a file.
     #[derive(Debug, Deserialize)]

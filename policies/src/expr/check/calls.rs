@@ -21,8 +21,11 @@ use crate::expr::{
 
 /// Longest pattern of `matches`, in bytes.
 const PATTERN_LEN_MAX: usize = 512;
-/// Largest compiled pattern, in bytes: a counted repetition in a counted repetition is refused.
-const PATTERN_SIZE_MAX: usize = 256 * 1024;
+/// Largest compiled pattern, in bytes: a DNS name written with all its lengths (`[a-z]{1,63}` eleven times) is less, a
+/// counted repetition in a counted repetition more.
+const PATTERN_SIZE_MAX: usize = 64 * 1024;
+/// Bytes of one state of a compiled pattern (`regex-lite`'s `State`).
+const STATE_SIZE: usize = 32;
 
 /// Bytes of the registry that is meant when an image names none.
 const IMAGE_HOST_LEN_MAX: u32 = 9;
@@ -198,9 +201,9 @@ impl Checker<'_> {
         }
         match RegexBuilder::new(source).size_limit(PATTERN_SIZE_MAX).build() {
             Ok(regex) => {
-                let len = u64::try_from(source.len()).unwrap_or(u64::MAX);
-                let cost = text.cost + matching(u64::from(text.ty.max()), len);
-                let pattern = Box::new(Pattern { regex, len });
+                let states = states(source);
+                let cost = text.cost + matching(u64::from(text.ty.max()), states);
+                let pattern = Box::new(Pattern { regex, states });
                 Some(Checked::new(Node::Matches(Box::new(text.node), pattern), Type::Bool, cost))
             }
             Err(why) => {
@@ -378,6 +381,20 @@ impl Checker<'_> {
         }
         Some(())
     }
+}
+
+/// States of a pattern that compiles within [`PATTERN_SIZE_MAX`], which alone the compiler tells: the least size that it
+/// compiles in, found by halves.
+fn states(source: &str) -> u64 {
+    let (mut too_small, mut enough) = (0, PATTERN_SIZE_MAX);
+    while enough - too_small > STATE_SIZE {
+        let size = too_small + (enough - too_small) / 2;
+        match RegexBuilder::new(source).size_limit(size).build() {
+            Ok(_) => enough = size,
+            Err(_) => too_small = size,
+        }
+    }
+    u64::try_from(enough.div_ceil(STATE_SIZE)).unwrap_or(u64::MAX)
 }
 
 fn example(name: &str) -> &'static str {
