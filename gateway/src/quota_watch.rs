@@ -28,9 +28,9 @@ const SAMPLES_MAX: usize = 60;
 /// place; of tenants beyond that nothing is foretold.
 const TENANTS_MAX: usize = 4096;
 
-/// Which budget is passed.
-const SOFT: &str = "soft";
-const HARD: &str = "hard";
+/// How what is said of a budget ends.
+const SOFT: &str = "/soft";
+const HARD: &str = "/hard";
 
 /// What a tenant used at a moment, by project and place.
 pub type Sample = (Time, Arc<Pots>);
@@ -103,26 +103,31 @@ impl QuotaWatch {
         locked(&self.seen).retain(|tenant, _| limited.binary_search(tenant).is_ok());
         let mut passed = BTreeSet::new();
         for tenant in limited {
-            let Ok(books) = self.ledger.books(&tenant).await else {
-                // A ledger that is away is asked again in a minute; until then what was said of the tenant stands.
-                let of_it =
-                    |what: &&String| what.strip_prefix(tenant.as_str()).is_some_and(|rest| rest.starts_with('/'));
-                passed.extend(locked(&self.said).iter().filter(of_it).cloned());
-                continue;
-            };
+            let books = self.ledger.books(&tenant).await.ok();
             let now = self.clock.now();
-            let (softly, hardly) = quotas::passed(&books, now);
-            for (nodes, which) in [(softly, SOFT), (hardly, HARD)] {
-                passed.extend(nodes.into_iter().map(|node| {
-                    let project = node.map(String::from).unwrap_or_default();
-                    format!("{tenant}/{project}/{which}")
-                }));
+            passed.extend(self.passed(&tenant, books.as_ref(), now));
+            if let Some(books) = books {
+                self.keep(tenant, books, now);
             }
-            self.keep(tenant, books, now);
         }
-        let of = |which| passed.iter().filter(|what| what.rsplit('/').next() == Some(which)).count();
-        self.metrics.budgets_passed(of(SOFT), of(HARD));
+        let many = |which: &str| passed.iter().filter(|what| what.ends_with(which)).count();
+        self.metrics.budgets_passed(many(SOFT), many(HARD));
         self.say(passed);
+    }
+
+    /// Which budgets of a tenant are passed; while the ledger does not say, those that were.
+    fn passed(&self, tenant: &TenantId, books: Option<&Books>, now: Time) -> Vec<String> {
+        let Some(books) = books else {
+            let of_tenant = format!("{tenant}/");
+            return locked(&self.said).iter().filter(|what| what.starts_with(&of_tenant)).cloned().collect();
+        };
+        let (soft, hard) = quotas::passed(books, now);
+        let told = |nodes: Vec<Option<ProjectName>>, which| {
+            let one = move |node: Option<ProjectName>| (node.map(String::from).unwrap_or_default(), which);
+            nodes.into_iter().map(one)
+        };
+        let all = told(soft, SOFT).chain(told(hard, HARD));
+        all.map(|(project, which)| format!("{tenant}/{project}{which}")).collect()
     }
 
     fn say(&self, passed: BTreeSet<String>) {
@@ -176,8 +181,6 @@ mod tests {
     use meridian_ledger::{
         Step, Stepped,
         conformance::{MemoryLedger, claim_new, placed, sample_claim},
-        embedded::SealKey,
-        redis::{LeaseTime, LedgerOptions, Options, Redis, RedisLedger},
     };
     use meridian_model::{operation::Charge, quantity::PricePerHour};
 
@@ -272,6 +275,8 @@ mod tests {
         assert_eq!(world.gauges(), (true, false));
         assert_eq!(world.warned("shop"), ["project shop has spent 1 of its soft budget of 1 this month"]);
         assert!(world.warned("blog").is_empty(), "it has no budget, and shop is not above it");
+        let away = world.watch.passed(&world.acme, None, world.watch.clock.now());
+        assert_eq!(away, ["acme/shop/soft"], "a ledger that is away makes nobody say it again");
         world.after(1799).await;
         assert_eq!(world.gauges(), (true, false));
         // The turn of the month: what runs on is paid from the new one.
@@ -279,30 +284,6 @@ mod tests {
         assert_eq!((world.gauges(), world.warned("shop").len()), ((false, false), 0));
         world.after(3600).await;
         assert_eq!(world.gauges(), (false, true));
-    }
-
-    #[tokio::test]
-    async fn what_was_said_of_a_budget_stands_while_the_ledger_is_away() {
-        let world = World::start().await;
-        world.make("web", 2_000_000).await;
-        world.after(0).await;
-        world.after(1800).await;
-        let said = locked(&world.watch.said).clone();
-        assert_eq!(said.iter().collect::<Vec<_>>(), ["acme/shop/soft"]);
-        // Nobody listens there.
-        let redis = Redis::connect(Options::single("127.0.0.1", 1)).unwrap();
-        let key = SealKey::new([7; 32]);
-        let options = LedgerOptions { prefix: "test".to_owned(), key, time: LeaseTime::Server, acks: None };
-        let away = QuotaWatch {
-            ledger: Arc::new(RedisLedger::new(redis, options).unwrap()),
-            directory: Arc::clone(&world.watch.directory),
-            clock: world.watch.clock.clone(),
-            metrics: Arc::clone(&world.watch.metrics),
-            seen: Mutex::default(),
-            said: Mutex::new(said.clone()),
-        };
-        away.look().await;
-        assert_eq!((locked(&away.said).clone(), world.gauges()), (said, (true, false)));
     }
 
     #[tokio::test]
