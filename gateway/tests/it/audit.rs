@@ -25,9 +25,9 @@ use crate::{
 const SPEC: &str = r#"{"name":"web","spec":{"containers":[{"name":"app","image":"nginx"}]}}"#;
 
 /// A log in a folder of its own.
-struct Log {
+pub(crate) struct Log {
     folder: TempDir,
-    audit: Audit,
+    pub(crate) audit: Audit,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 }
@@ -52,7 +52,7 @@ impl Log {
         Self { folder, audit, metrics, stop }
     }
 
-    fn usual() -> Self {
+    pub(crate) fn usual() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let settings = Self::settings(folder.path());
         Self::open(folder, settings)
@@ -63,7 +63,7 @@ impl Log {
     }
 
     /// The records on the disk of one kind.
-    fn records(&self, kind: &str) -> Vec<Value> {
+    pub(crate) fn records(&self, kind: &str) -> Vec<Value> {
         let mut records = Vec::new();
         for entry in fs::read_dir(self.folder.path()).unwrap() {
             let path = entry.unwrap().path();

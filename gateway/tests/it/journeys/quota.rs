@@ -16,6 +16,7 @@ use super::{
     created,
     world::{World, create, spec, spec_from, until},
 };
+use crate::audit::Log;
 
 /// Three instances in all; `shop` takes its two back from who matters less.
 const RETAIL: &str = r#"
@@ -65,7 +66,8 @@ async fn delete_of(world: &World, tenant: &str, instance: &views::Instance) -> v
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_borrowed_is_taken_back_for_its_owner_and_says_so() {
-    let world = World::with(Scenario::demo(7), RETAIL).await;
+    let log = Log::usual();
+    let world = World::recorded(Scenario::demo(7), RETAIL, log.audit.clone()).await;
     let make = |project, name, key| create_in(&world, "retail", project, name, key);
     let mut blogs = Vec::new();
     for name in ["b1", "b2", "b3"] {
@@ -80,6 +82,11 @@ async fn what_was_borrowed_is_taken_back_for_its_owner_and_says_so() {
     assert_eq!(world.used_instances("retail").await, 2);
     let told = delete_of(&world, "retail", &blogs[2]).await.progress.message;
     assert!(told.ends_with("reclaimed by project shop, whose own quota it was borrowing"), "{told}");
+
+    until("the audit tells of it", || async { log.records("reclaimed").len() == 1 }).await;
+    let record = &log.records("reclaimed")[0];
+    let told = ["tenant", "object", "action", "borrower", "owner"].map(|key| record[key].as_str().unwrap());
+    assert_eq!(told, ["retail", "tenants/retail/instances/b3", "reclaim-instance", "blog", "shop"]);
 
     // The refusal is final under its key; under another one the place is there.
     assert_eq!(short(make("shop", "s1", "first").await).quota.unwrap().reclaiming, Some(1));

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use meridian_adapters::http::HttpClient;
 use meridian_cloudsim::{CloudsimInfo, Scenario, Simulator};
 use meridian_gateway::{
+    audit::Audit,
     clock::{Clock, Entropy},
     config::{Config, Store},
     core::{Core, Deps},
@@ -19,6 +20,7 @@ use meridian_gateway::{
 };
 use meridian_ledger::{
     Ledger,
+    conformance::MemoryLedger,
     embedded::{EmbeddedLedger, Options, SealKey},
 };
 use meridian_ledger::{
@@ -153,11 +155,20 @@ async fn core_unhurried(info: &CloudsimInfo, ledger: Arc<dyn Ledger>) -> Arc<Cor
 
 async fn started(
     config: &Config,
-    (ledger, shared): (Arc<dyn Ledger>, Arc<dyn Shared>),
+    others: (Arc<dyn Ledger>, Arc<dyn Shared>),
     intents: Arc<dyn IntentLog>,
 ) -> Arc<Core> {
+    started_recording(config, others, intents, Audit::off()).await
+}
+
+async fn started_recording(
+    config: &Config,
+    (ledger, shared): (Arc<dyn Ledger>, Arc<dyn Shared>),
+    intents: Arc<dyn IntentLog>,
+    audit: Audit,
+) -> Arc<Core> {
     let deps = Deps {
-        audit: meridian_gateway::audit::Audit::off(),
+        audit,
         clock: Clock::system(),
         entropy: Entropy::system(),
         ledger,
@@ -196,6 +207,18 @@ impl World {
             Options::new(folder.path().join("ledger.redb"), SealKey::new([7; 32]), |why| panic!("ledger: {why}"));
         let ledger: Arc<dyn Ledger> = Arc::new(EmbeddedLedger::open(options).unwrap());
         let core = started(&config, (ledger, Arc::new(MemoryShared::alone())), Arc::new(NoIntents)).await;
+        Self { core, sim: Arc::new(sim), http: HttpClient::new().unwrap(), folder: Arc::new(folder) }
+    }
+
+    /// A gateway that records what is changed.
+    pub async fn recorded(mut scenario: Scenario, extra: &str, audit: Audit) -> Self {
+        scenario.limits.enabled = false;
+        let folder = tempfile::tempdir().unwrap();
+        let sim = Simulator::start(scenario, None).await.unwrap();
+        let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::new("store"));
+        let others: (_, Arc<dyn Shared>) = (ledger, Arc::new(MemoryShared::alone()));
+        let core =
+            started_recording(&config(&sim.info(), folder.path(), extra), others, Arc::new(NoIntents), audit).await;
         Self { core, sim: Arc::new(sim), http: HttpClient::new().unwrap(), folder: Arc::new(folder) }
     }
 
