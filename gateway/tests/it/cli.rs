@@ -56,6 +56,11 @@ fn answers_come_in_every_form() {
         let shown = demo.run(&["get", kind]).ok();
         assert!(shown.starts_with(header) && shown.lines().count() > 1, "{kind}: {shown}");
     }
+    let top = demo.run(&["top", "quota", "--line", "cpu"]).ok();
+    let cells: Vec<&str> = top.lines().nth(1).unwrap().split_whitespace().take(4).collect();
+    assert!(top.starts_with("INSTANCE") && cells[0] == "web-1" && cells[3] == "50%", "{top}");
+    assert_eq!(demo.run(&["top", "quota", "--most", "1", "-o", "name"]).ok(), "instance/web-1\n");
+    assert_eq!(demo.run(&["top", "quota", "nobody"]).code, 3);
     assert_eq!(demo.run(&["get", "zones", "ap-guangzhou", "-o", "name"]).ok().lines().count(), 3);
     let described = demo.run(&["describe", "inst", "web-1"]).ok();
     assert!(described.contains("Phase:          Running") && described.contains("Attempts:"), "{described}");
