@@ -72,8 +72,11 @@ fn quota_name(tenant: &TenantId, node: Option<&ProjectName>) -> String {
     format!("tenants/{tenant}/quotas/{}", node.map_or(ROOT_NAME, ProjectName::as_str))
 }
 
+/// What each node could still take of each line, in the order of the nodes.
+type Left = Vec<BTreeMap<Line, u64>>;
+
 /// What each node could still take of each line, its own and those of the tenant's own limits, when `pots` are in use.
-fn left(tree: &Tree, limits: &QuotaLimits, pots: &Pots) -> Vec<BTreeMap<Line, u64>> {
+fn left(tree: &Tree, limits: &QuotaLimits, pots: &Pots) -> Left {
     let mut left = vec![BTreeMap::new(); tree.nodes().count().max(1)];
     let mut bound = |n: usize, line: Line, amount: u64| {
         if let Some(lines) = left.get_mut(n) {
@@ -81,9 +84,9 @@ fn left(tree: &Tree, limits: &QuotaLimits, pots: &Pots) -> Vec<BTreeMap<Line, u6
         }
     };
     for pool in tree.pools() {
-        for (n, stand) in tree.stands(pool, pots).into_iter().enumerate() {
-            if let Some(available) = stand.available {
-                bound(n, pool.line.clone(), available);
+        for (n, room) in tree.rooms(pool, pots).into_iter().enumerate() {
+            if let Some(room) = room {
+                bound(n, pool.line.clone(), room);
             }
         }
     }
@@ -109,16 +112,19 @@ fn left(tree: &Tree, limits: &QuotaLimits, pots: &Pots) -> Vec<BTreeMap<Line, u6
 fn foretold(tree: &Tree, books: &Books, samples: &[Sample], now: Time) -> Vec<Vec<views::QuotaForecast>> {
     let second = |time: Time| u64::try_from(time.unix_seconds()).unwrap_or_default();
     let limits = &books.usage.limits;
-    let mut looks: Vec<(u64, Vec<BTreeMap<Line, u64>>)> = Vec::with_capacity(samples.len() + 1);
+    let mut looks: Vec<(u64, Arc<Left>)> = Vec::with_capacity(samples.len() + 1);
+    let mut before: Option<(&Arc<Pots>, Arc<Left>)> = None;
     for (at, pots) in samples.iter().filter(|(at, _)| *at < now) {
-        looks.push((second(*at), left(tree, limits, pots)));
+        // What has not changed since the look before shares its sums with it.
+        let same = before.filter(|(sums, _)| Arc::ptr_eq(sums, pots)).map(|(_, left)| left);
+        let left = same.unwrap_or_else(|| Arc::new(left(tree, limits, pots)));
+        looks.push((second(*at), Arc::clone(&left)));
+        before = Some((pots, left));
     }
-    let last = left(tree, limits, &books.pots);
-    looks.push((second(now), last.clone()));
+    let last = Arc::new(left(tree, limits, &books.pots));
+    looks.push((second(now), Arc::clone(&last)));
     let one = |n: usize, line: &Line, room: u64| {
-        let of = |(at, nodes): &(u64, Vec<BTreeMap<Line, u64>>)| {
-            Some(forecast::Sample { at: *at, left: *nodes.get(n)?.get(line)? })
-        };
+        let of = |(at, nodes): &(u64, Arc<Left>)| Some(forecast::Sample { at: *at, left: *nodes.get(n)?.get(line)? });
         let (per_hour, told) = forecast::forecast(&looks.iter().filter_map(of).collect::<Vec<_>>());
         let (exhaust_time, reason) = match told {
             Forecast::In(seconds) => (Some(now + Duration::from_secs(seconds)), None),

@@ -435,30 +435,40 @@ impl Tree {
         left.unwrap_or_default()
     }
 
+    /// What a first instance could still take at every node of a line, in the order of the nodes; none where nothing
+    /// bounds it.
+    #[must_use]
+    pub fn rooms(&self, pool: &Pool, held: &Pots) -> Vec<Option<u64>> {
+        let asked = self.flow(pool, held, None, Some((0, Class::First)));
+        let under = |n: usize| {
+            let limit = pool.cells.get(n)?.limit?;
+            Some((limit - at(&asked.total, n)).max(0))
+        };
+        let room = |n: usize| {
+            let bounded = self.path(n).into_iter().filter_map(under).min();
+            let pooled = pool.pooled.then(|| self.available(pool, &asked, n).max(0));
+            bounded.into_iter().chain(pooled).min().map(unsigned)
+        };
+        (0..pool.cells.len()).map(room).collect()
+    }
+
     /// How every node stands in a line, in the order of the nodes.
     #[must_use]
     pub fn stands(&self, pool: &Pool, held: &Pots) -> Vec<Stand> {
         let flow = self.flow(pool, held, None, None);
-        let asked = self.flow(pool, held, None, Some((0, Class::First)));
-        let stand = |(n, cell): (usize, &Cell)| {
+        let stand = |((n, cell), available): ((usize, &Cell), Option<u64>)| {
             let usage = at(&flow.usage, n);
-            let room = |n: usize| {
-                let cell = pool.cells.get(n)?;
-                Some((cell.limit? - at(&asked.total, n)).max(0))
-            };
-            let bounded = self.path(n).into_iter().filter_map(room).min();
-            let pooled = pool.pooled.then(|| self.available(pool, &asked, n).max(0));
-            let available = bounded.into_iter().chain(pooled).min();
             let borrowed = if pool.pooled { (usage - cell.subtree).max(0) } else { 0 };
             Stand {
                 own: unsigned(at(&flow.own, n)),
                 used: unsigned(at(&flow.total, n)),
                 borrowed: unsigned(borrowed),
                 lent: 0,
-                available: available.map(unsigned),
+                available,
             }
         };
-        let mut stands: Vec<Stand> = pool.cells.iter().enumerate().map(stand).collect();
+        let cells = pool.cells.iter().enumerate();
+        let mut stands: Vec<Stand> = cells.zip(self.rooms(pool, held)).map(stand).collect();
         if pool.pooled {
             self.lend(pool, &flow, &mut stands);
         }
