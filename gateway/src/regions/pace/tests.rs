@@ -228,7 +228,7 @@ async fn what_the_breaker_keeps_back_is_nobodys_use() {
     });
     for _ in 0..20 {
         let envelope = Envelope { call: look(), purpose: of("t", Class::Read), turn: None };
-        PaceLayer(Arc::clone(&pace)).layer(open.clone()).oneshot(envelope).await.unwrap_err();
+        PaceLayer(Arc::clone(&pace)).layer(open).oneshot(envelope).await.unwrap_err();
     }
     drop(pace.create_turn(&of("t", Class::Create)).await.unwrap());
     for lane in pace.lanes() {
