@@ -1,4 +1,5 @@
-//! `reload`: the directory changes again and again under load. Does a request fail, and what does it cost the others?
+//! `reload`: tenants, limits and policies change again and again under load. Does a request fail, and what does it cost the
+//! others?
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

@@ -79,9 +79,14 @@ impl Setting {
         request
     }
 
-    /// Declares other limits of acme and of one other tenant.
+    /// Declares other limits of acme and of one other tenant, and another policy of acme's.
     pub(super) fn change(&self, n: u64, tenants: usize) -> anyhow::Result<()> {
         declare(&self.folder, "acme", n, &self.sha256)?;
+        let policy = format!(
+            "apiVersion: meridian.dev/v1\nkind: Policy\nmetadata: {{name: registries}}\nspec:\n  scope: {{tenant: acme}}\n  \
+             rules: [{{id: ours, expression: \"object.spec.containers.all(c, c.image.startsWith('r{n}.example/'))\"}}]\n"
+        );
+        replace(&self.folder, "registries.yaml", &policy)?;
         let other = usize::try_from(n).unwrap_or_default().checked_rem(tenants).unwrap_or_default();
         declare(&self.folder, &format!("t{other:04}"), n, "")
     }
@@ -122,8 +127,12 @@ fn declare(folder: &Path, name: &str, instances: u64, sha256: &str) -> anyhow::R
         "apiVersion: meridian.dev/v1\nkind: Tenant\nmetadata: {{name: {name}}}\nspec:\n  quota: {{instances: {instances}}}\n  \
          rate: {RATE}\n{keys}"
     );
-    // Renamed into its place, so that no reader sees half of it.
+    replace(folder, &format!("{name}.yaml"), &text)
+}
+
+/// Writes a file and renames it into its place, so that no reader sees half of it.
+fn replace(folder: &Path, name: &str, text: &str) -> anyhow::Result<()> {
     let part = folder.join(format!(".{name}"));
     fs::write(&part, text)?;
-    fs::rename(part, folder.join(format!("{name}.yaml"))).map_err(Into::into)
+    fs::rename(part, folder.join(name)).map_err(Into::into)
 }
