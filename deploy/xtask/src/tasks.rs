@@ -1,9 +1,12 @@
 //! The steps of `cargo xtask test` and the environments they need.
 
+#![expect(clippy::disallowed_methods, reason = "a task tells how long its steps took")]
+
 use std::{
     fs,
     path::Path,
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use anyhow::{Context, ensure};
@@ -30,10 +33,10 @@ pub fn test() -> anyhow::Result<()> {
     let mut nextest = cargo(&["nextest", "--version"]);
     nextest.stdout(Stdio::null()).stderr(Stdio::null());
     if nextest.status().is_ok_and(|s| s.success()) {
-        step("tests", cargo(&["nextest", "run", "--workspace", "--locked"]))
+        last_step("tests", cargo(&["nextest", "run", "--workspace", "--locked"]))
     } else {
         println!("cargo-nextest is not installed; cargo's own runner is used");
-        step("tests", cargo(&["test", "--workspace", "--lib", "--bins", "--tests", "--locked"]))
+        last_step("tests", cargo(&["test", "--workspace", "--lib", "--bins", "--tests", "--locked"]))
     }
 }
 
@@ -48,7 +51,15 @@ pub fn cargo(arguments: &[&str]) -> Command {
 ///
 /// # Errors
 /// It does not start, or fails.
-pub fn step(name: &str, mut command: Command) -> anyhow::Result<()> {
+pub fn step(name: &str, command: Command) -> anyhow::Result<()> {
+    let began = Instant::now();
+    last_step(name, command)?;
+    println!("({} s)", began.elapsed().as_secs());
+    Ok(())
+}
+
+/// The same without a word after it: a test runner's summary closes the output.
+fn last_step(name: &str, mut command: Command) -> anyhow::Result<()> {
     println!("== {name}");
     let status = command.status().with_context(|| format!("{name} could not be started"))?;
     ensure!(status.success(), "{name} failed ({status})");
