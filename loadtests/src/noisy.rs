@@ -1,11 +1,13 @@
 //! `noisy`: one tenant asks for a hundred times its rate; what does another one notice?
 //!
-//! Slices with and without the noise follow each other, because the machine is never quiet: what differs between the two
-//! sums is the noise, and what both have in common is the machine. The other tenant's requests are due at fixed times
-//! and their latency counts from then (no coordinated omission).
+//! Three kinds of slices take turns: without noise, with the noise sent to a bare hyper server that stands beside the
+//! gateway, and with the noise sent to the gateway. Client, servers and clouds share one machine, and a thousand requests a
+//! second cost it something whoever answers them; the gateway is answerable for what lies between the last two. The
+//! other tenant's requests are due at fixed times and their latency counts from then (no coordinated omission).
 
 use std::{
-    path::PathBuf,
+    ffi::OsStr,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,19 +15,21 @@ use std::{
     time::Duration,
 };
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use http::{Method, Request, header};
 use http_body_util::Full;
 use meridian_model::quantity::Span;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     bench,
     client::{Connection, Keep},
-    direct,
+    direct, machine,
+    process::Server,
+    setup::address_of,
     tenancy::{Plan, Setting, Tenant},
 };
 
@@ -46,17 +50,20 @@ const NOISY_CONNECTIONS: u32 = 20;
 /// Connections of the other one for its creates and for its reads.
 const QUIET_CONNECTIONS: u32 = 4;
 
+/// Bytes of the bare server's answers: about what a refusal has.
+const REFUSAL_BYTES: &str = "400";
+
 /// Most that its p99 may change.
 const CHANGE_MAX: f64 = 0.1;
 
 /// The arguments of `noisy`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Slices with and as many without the noise
-    #[arg(long, default_value_t = 20)]
-    pairs: u32,
+    /// Slices of each kind
+    #[arg(long, default_value_t = 60)]
+    slices: u32,
     /// Length of a slice
-    #[arg(long, default_value = "3s")]
+    #[arg(long, default_value = "1s")]
     slice: Span,
     /// How many times its rate the noisy tenant asks for
     #[arg(long, default_value_t = 100)]
@@ -86,7 +93,33 @@ impl Seen {
         let histogram = || Histogram::new_with_bounds(1, 120_000_000, 3);
         Ok(Self { create: histogram()?, read: histogram()?, errors: 0 })
     }
+
+    const fn create(&self) -> &Histogram<u64> {
+        &self.create
+    }
+
+    const fn read(&self) -> &Histogram<u64> {
+        &self.read
+    }
 }
+
+/// Where the noise goes in a slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Noise {
+    None,
+    Elsewhere,
+    Gateway,
+}
+
+/// All orders of the three kinds: none of them always follows the same other one.
+const ORDERS: [[Noise; 3]; 6] = [
+    [Noise::None, Noise::Elsewhere, Noise::Gateway],
+    [Noise::Gateway, Noise::Elsewhere, Noise::None],
+    [Noise::Elsewhere, Noise::None, Noise::Gateway],
+    [Noise::Gateway, Noise::None, Noise::Elsewhere],
+    [Noise::None, Noise::Gateway, Noise::Elsewhere],
+    [Noise::Elsewhere, Noise::Gateway, Noise::None],
+];
 
 /// Runs it, prints what was found, and fails when the other tenant notices.
 ///
@@ -96,56 +129,75 @@ pub async fn run(args: Args, print: impl Fn(&str) -> anyhow::Result<()>) -> anyh
     let meridian = args.meridian.clone().map_or_else(bench::meridian_beside, Ok)?;
     let tenants = vec![("noisy".to_owned(), NOISY_RATE), ("quiet".to_owned(), QUIET_RATE)];
     let setting = Setting::start(&meridian, &Plan { clouds: CLOUDS, tenants, ceiling: 10_000 }).await?;
+    let folder = tempfile::tempdir().context("a folder")?;
+    let bare = hello(&folder.path().join("hello.log")).await?;
     let [noisy, quiet] = &setting.tenants[..] else { anyhow::bail!("two tenants") };
-    let client = |tenant: &Tenant| Client { tenant: tenant.clone(), api: setting.api, next: Arc::default() };
-    let (noisy, quiet) = (client(noisy), client(quiet));
-    let (mut without, mut with) = (Seen::new()?, Seen::new()?);
+    let client = |tenant: &Tenant, api| Client { tenant: tenant.clone(), api, next: Arc::default() };
+    let elsewhere = address_of(bare.ready.get("hello").and_then(Value::as_str).context("no address")?)?;
+    let elsewhere = client(noisy, elsewhere);
+    let (noisy, quiet) = (client(noisy, setting.api), client(quiet, setting.api));
+    let (mut without, mut beside, mut with) = (Seen::new()?, Seen::new()?, Seen::new()?);
     let (mut asked, mut served) = (0, 0);
     // Warm: connections, the ledger's file, the first plan.
     quiet.slice(&args, &mut Seen::new()?).await?;
-    for n in 0..args.pairs * 2 {
-        // The order changes from pair to pair: neither kind always comes second.
-        if (n + n / 2) % 2 == 0 {
-            quiet.slice(&args, &mut without).await?;
-        } else {
-            let noise = noisy.noise(args.slice.0, NOISY_PER_SECOND * args.times);
-            let (measured, heard) = tokio::join!(quiet.slice(&args, &mut with), noise);
-            measured?;
-            asked += heard.0;
-            served += heard.1;
+    let per_second = NOISY_PER_SECOND * args.times;
+    for kind in ORDERS.iter().cycle().take(args.slices as usize).flatten() {
+        match kind {
+            Noise::None => quiet.slice(&args, &mut without).await?,
+            Noise::Elsewhere => {
+                tokio::join!(quiet.slice(&args, &mut beside), elsewhere.noise(args.slice.0, per_second)).0?;
+            }
+            Noise::Gateway => {
+                let noise = noisy.noise(args.slice.0, per_second);
+                let (measured, heard) = tokio::join!(quiet.slice(&args, &mut with), noise);
+                measured?;
+                asked += heard.0;
+                served += heard.1;
+            }
         }
     }
     setting.end().await?;
-    let span = args.slice.0.as_secs_f64() * f64::from(args.pairs);
+    bare.end().await?;
+    let span = args.slice.0.as_secs_f64() * f64::from(args.slices);
     print(&format!(
-        "{} slices of {:.0} s with and as many without a tenant that asks {:.0} times a second for {NOISY_PER_SECOND} and \
-         is served {:.1}",
-        args.pairs,
+        "{} slices of {} s of each kind; the noisy tenant asks {:.0} times a second for {NOISY_PER_SECOND} and is \
+         served {:.1}; load average {}",
+        args.slices,
         args.slice.0.as_secs_f64(),
         asked as f64 / span,
-        served as f64 / span
+        served as f64 / span,
+        machine::load()
     ))?;
-    print("\n| the other tenant's | n | p50 ms without | with | p99 ms without | with | change of p99 |")?;
-    print("| --- | --- | --- | --- | --- | --- | --- |")?;
-    let mut worst = 0.0_f64;
-    for (what, before, after) in [("creates", &without.create, &with.create), ("reads", &without.read, &with.read)] {
-        let at = |h: &Histogram<u64>, q| h.value_at_quantile(q) as f64 / 1000.0;
-        let change = at(after, 0.99) / at(before, 0.99).max(0.001) - 1.0;
-        worst = worst.max(change);
-        print(&format!(
-            "| {what} | {} + {} | {:.2} | {:.2} | {:.2} | {:.2} | {:+.1} % |",
-            before.len(),
-            after.len(),
-            at(before, 0.5),
-            at(after, 0.5),
-            at(before, 0.99),
-            at(after, 0.99),
-            change * 100.0
-        ))?;
+    print("\n| the other tenant's | n | noise | p50 ms | p90 ms | p99 ms |\n| --- | --- | --- | --- | --- | --- |")?;
+    for (what, of) in [("creates", Seen::create as fn(&Seen) -> &Histogram<u64>), ("reads", Seen::read)] {
+        for (noise, seen) in [("none", &without), ("at a bare server", &beside), ("at the gateway", &with)] {
+            let at = |q| of(seen).value_at_quantile(q) as f64 / 1000.0;
+            let (n, p50, p90, p99) = (of(seen).len(), at(0.5), at(0.9), at(0.99));
+            print(&format!("| {what} | {n} | {noise} | {p50:.2} | {p90:.2} | {p99:.2} |"))?;
+        }
     }
-    ensure!(without.errors + with.errors == 0, "{} and {} requests failed", without.errors, with.errors);
+    let change = |of: fn(&Seen) -> &Histogram<u64>| {
+        let p99 = |seen: &Seen| of(seen).value_at_quantile(0.99) as f64;
+        p99(&with) / p99(&beside).max(1.0) - 1.0
+    };
+    let (creates, reads) = (change(Seen::create), change(Seen::read));
+    print(&format!(
+        "\nchange of p99 by noise at the gateway, beside noise at a bare server: creates {:+.1} %, reads {:+.1} %",
+        creates * 100.0,
+        reads * 100.0
+    ))?;
+    let errors = without.errors + beside.errors + with.errors;
+    ensure!(errors == 0, "{errors} requests failed");
+    let worst = creates.max(reads);
     ensure!(worst < CHANGE_MAX, "the other tenant's p99 changed by {:.1} %", worst * 100.0);
     Ok(())
+}
+
+/// A server that answers the noise and does nothing else.
+async fn hello(log: &Path) -> anyhow::Result<Server> {
+    let program = std::env::current_exe().context("this program")?;
+    let arguments = ["hello", "--bytes", REFUSAL_BYTES].map(OsStr::new);
+    Server::start("hello", &program, &arguments, log, |line| line.get("hello").is_some()).await
 }
 
 /// A tenant's client.
