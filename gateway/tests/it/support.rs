@@ -96,8 +96,8 @@ fn config(options: &Options, keys: [&authenticate::MintedKey; 2]) -> Config {
     for (name, key) in ["acme", "lab"].into_iter().zip(keys) {
         let hash = key.sha256_hex();
         text += &format!(
-            "[[tenants]]\nname = \"{name}\"\nkeys = [{{ id = \"{name}-1\", sha256 = \"{hash}\" }}]\nrate = {rate}\n\
-             projects = [{{ name = \"web\" }}]\n"
+            "[[tenants]]\nname = \"{name}\"\nkeys = [{{ id = \"{name}-1\", sha256 = \"{hash}\" }}]\n\
+             projects = [{{ name = \"web\" }}]\nrate = {rate}\n"
         );
     }
     text += &options.extra;

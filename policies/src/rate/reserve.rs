@@ -200,7 +200,9 @@ impl Reserve {
         self.held = self.held.saturating_add(grant.granted).min(Self::held_max(self.limit, self.dearest));
         self.left = grant.left;
         if grant.granted > 0 {
-            self.good_until = now + grant.good_for;
+            // Of a slow limit the dearest request saves up for longer than that: what it has must last until it has all.
+            let saving = self.limit.time_for(self.limit.units(self.dearest));
+            self.good_until = now + grant.good_for.max(saving);
         }
         let too_little = grant.left == 0 && self.held < self.dearest;
         self.empty_until = (grant.granted == 0 || too_little).then_some(now + grant.next);

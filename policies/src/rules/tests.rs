@@ -428,6 +428,10 @@ fn what_policies_would_change() {
     let removes = policy("mutations: {removePublicIp: true}\ndefaults: {regions: [r1, r2]}\n");
     assert_eq!(
         differs(&none, &removes, &public),
-        ["/spec/network/publicIp {} -> none", "/spec/placement/regions none -> [\"r1\",\"r2\"]"]
+        [
+            "/spec/network/publicIp {} -> none",
+            "/spec/placement/regions none -> [\"r1\",\"r2\"]",
+            "/spec/placement/strategy none -> \"priority\"",
+        ]
     );
 }

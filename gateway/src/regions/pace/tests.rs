@@ -103,7 +103,7 @@ async fn one_gateway_without_the_store_is_a_quarter_too_much_and_no_more() {
         all_saturated(&all, Duration::from_secs(5)).await;
         let calls: u32 = all_saturated(&all, Duration::from_secs(20)).await.into_iter().sum();
         // Half a second's worth in all, and as much from the common bucket and of what is drawn ahead.
-        assert!((350..=400 + 16).contains(&calls), "{n}: {calls} of 320");
+        assert!((300..=400 + 16).contains(&calls), "{n}: {calls} of 320");
     }
 }
 

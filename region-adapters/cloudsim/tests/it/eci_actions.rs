@@ -372,7 +372,7 @@ async fn what_is_sold_where_and_for_how_much() {
 
 #[tokio::test]
 async fn image_caches_become_ready_and_can_be_used() {
-    let (_simulator, eci) = start(|_| {}).await;
+    let (_simulator, eci) = start(|scenario| scenario.limits.enabled = false).await;
     let params =
         [("ImageCacheName", "imc-1"), ("Image.1", "nginx:1.25"), ("Image.2", "busybox:1"), ("ClientToken", "c1")];
     let made = eci.call("CreateImageCache", &params).await.ok();
