@@ -215,8 +215,9 @@ async fn a_slot_that_moves_to_another_node_is_followed() {
 async fn a_confirmation_is_of_the_node_that_wrote() {
     let nodes = RedisServer::cluster(3);
     let servers = Servers::Cluster { addresses: vec![Address::new("127.0.0.1", nodes[0].port())] };
-    let redis = Redis::connect(Options { servers, ..options(&nodes[0]) }).unwrap();
-    let acks = Some(Acks { replicas: 1, disk: false, within: Duration::from_secs(1) });
+    let redis =
+        Redis::connect(Options { servers, call_timeout: Duration::from_secs(5), ..options(&nodes[0]) }).unwrap();
+    let acks = Some(Acks { replicas: 1, disk: false, within: Duration::from_millis(500) });
     let write = Script::new(&["return redis.call('INCR', KEYS[1])"]);
     let call = Call { script: &write, keys: &[b"a"], args: &[] };
     let alone = redis.eval_acked(call, acks, |_| true).await;
