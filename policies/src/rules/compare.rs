@@ -56,6 +56,8 @@ impl Difference {
         } else {
             let mut found = Vec::new();
             compare(String::new(), Some(&outcome(request, before)), Some(&outcome(request, after)), &mut found);
+            // The order of an object's fields is nobody's choice.
+            found.sort_by(|a, b| a.pointer.cmp(&b.pointer));
             found
         };
         Self { fate, broken: only(&after.broken, &before.broken), mended: only(&before.broken, &after.broken), written }
@@ -93,7 +95,19 @@ fn outcome(request: &Request<'_>, decision: &Decision) -> Value {
         None => Whole { labels: request.labels, annotations: request.annotations, spec: request.spec },
     };
     // Texts, numbers, lists and maps with texts as keys: nothing that JSON cannot hold.
-    serde_json::to_value(whole).unwrap_or_default()
+    let json = |value: serde_json::Result<Value>| value.unwrap_or_default();
+    let InstanceSpec { network, capacity, placement, .. } = whole.spec;
+    let sections = [
+        ("network", json(serde_json::to_value(network))),
+        ("capacity", json(serde_json::to_value(capacity))),
+        ("placement", json(serde_json::to_value(placement))),
+    ];
+    let mut outcome = json(serde_json::to_value(&whole));
+    // A section at its default is left out of a spec; beside one that is not, all of its fields would seem to be set.
+    if let Some(spec) = outcome.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.extend(sections.map(|(name, section)| (name.to_owned(), section)));
+    }
+    outcome
 }
 
 /// Finds what differs below a pointer. A list whose length differs is one field.

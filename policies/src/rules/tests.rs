@@ -419,8 +419,8 @@ fn what_policies_would_change() {
         differs(&none, &writes, &asked),
         [
             "/labels/a~1b none -> \"c\"",
+            "/spec/capacity/type \"onDemand\" -> \"spot\"",
             "/spec/containers/0/image \"docker.io/nginx\" -> \"m.example/hub/library/nginx\"",
-            "/spec/capacity/type none -> \"spot\"",
         ]
     );
     assert_eq!(differs(&writes, &writes, &asked), [""; 0]);
@@ -428,10 +428,6 @@ fn what_policies_would_change() {
     let removes = policy("mutations: {removePublicIp: true}\ndefaults: {regions: [r1, r2]}\n");
     assert_eq!(
         differs(&none, &removes, &public),
-        [
-            "/spec/network/publicIp {} -> none",
-            "/spec/placement/regions none -> [\"r1\",\"r2\"]",
-            "/spec/placement/strategy none -> \"priority\"",
-        ]
+        ["/spec/network/publicIp {} -> none", "/spec/placement/regions none -> [\"r1\",\"r2\"]",]
     );
 }

@@ -57,7 +57,7 @@ fn a_policy_is_tried_before_it_is_used() {
         "{live:?}"
     );
     assert!(live.stdout.contains("denied   acme/job-1  /name"), "{live:?}");
-    assert!(live.stdout.contains("/spec/capacity/type  none -> \"spot\""), "{live:?}");
+    assert!(live.stdout.contains("/spec/capacity/type  \"onDemand\" -> \"spot\""), "{live:?}");
     let none = demo.run(&["policy", "test", "-f", &file, "--against", "history:0s"]);
     assert!(none.code == 0 && none.stdout.starts_with("0 requests: 0 would be denied"), "{none:?}");
 
