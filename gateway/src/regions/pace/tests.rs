@@ -102,8 +102,9 @@ async fn one_gateway_without_the_store_is_a_quarter_too_much_and_no_more() {
         // They find out that the store is away.
         all_saturated(&all, Duration::from_secs(5)).await;
         let calls: u32 = all_saturated(&all, Duration::from_secs(20)).await.into_iter().sum();
-        // Half a second's worth in all, and as much from the common bucket and of what is drawn ahead.
-        assert!((300..=400 + 16).contains(&calls), "{n}: {calls} of 320");
+        // More than the rate, so that the bound is tried; beside the quarter half a second's worth in all, and as much from
+        // the common bucket and of what is drawn ahead.
+        assert!((321..=400 + 16).contains(&calls), "{n}: {calls} of 320");
     }
 }
 
