@@ -165,8 +165,8 @@ fn admit(core: &Core, snapshot: &Snapshot, caller: &Caller, create: &mut CreateI
 
 /// Adds to an answer what the policies say.
 fn told(answer: OutcomeFuture, judgement: Judgement) -> OutcomeFuture {
-    let Judgement { warnings, results, written } = judgement;
-    if warnings.is_empty() && results.is_empty() && !written {
+    let Judgement { warnings, results } = judgement;
+    if warnings.is_empty() && results.is_empty() {
         return answer;
     }
     Box::pin(async move {

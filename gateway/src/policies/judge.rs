@@ -16,8 +16,6 @@ pub struct Judgement {
     pub warnings: Vec<FieldError>,
     /// How every rule judged; only for who asks what would happen.
     pub results: Vec<views::PolicyResult>,
-    /// What the policies wrote into the request; only for who asks what would happen.
-    pub written: bool,
 }
 
 /// Has a valid create judged, and writes into it what the policies write.
@@ -57,9 +55,8 @@ pub fn judge(
         return Err(denials);
     }
     let warnings = decision.of(Mode::Warn).map(|b| told(b, at)).collect();
-    let written = decision.written.is_some();
     write(decision, create)?;
-    Ok(Judgement { warnings, results: judged.iter().map(views::PolicyResult::of).collect(), written })
+    Ok(Judgement { warnings, results: judged.iter().map(views::PolicyResult::of).collect() })
 }
 
 /// Takes what the policies wrote, if it is valid: a label too many or an image name too long is theirs, not the caller's.
