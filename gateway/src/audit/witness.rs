@@ -164,6 +164,34 @@ mod tests {
         Audit::open(settings, clock, &Entropy::system(), AuditMetrics::register(metrics)).unwrap()
     }
 
+    /// Signs a head. Nothing that is waited for follows one, so the thread is asked until it is there.
+    async fn signed(audit: &Audit) {
+        audit.sign("minute").await;
+        while audit.head().is_none() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_head_of_a_chain_that_nobody_writes_leaves_the_board_in_time() {
+        let (shared, metrics) = (Arc::new(MemoryShared::new()), Metrics::new());
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [ended, going_on] = folders.each_ref().map(|folder| open(folder.path(), &metrics));
+        let posted = async || shared.read(TASK, 0, Duration::ZERO).await.unwrap().entries.len();
+        let witness = |audit: &Audit| Witness::new(audit.clone(), shared.clone());
+        for audit in [&ended, &going_on] {
+            signed(audit).await;
+            witness(audit).round().await.unwrap();
+        }
+        assert_eq!(posted().await, 2);
+        tokio::time::advance(POSTED).await;
+        witness(&going_on).round().await.unwrap();
+        assert_eq!(posted().await, 2);
+        tokio::time::advance(ROUND).await;
+        witness(&going_on).round().await.unwrap();
+        assert_eq!(posted().await, 1, "its own");
+    }
+
     #[tokio::test]
     async fn a_log_that_is_cut_short_or_gone_is_found_in_those_of_the_others() {
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -175,13 +203,8 @@ mod tests {
         };
         let ((first, mut of_first), (second, mut of_second)) =
             (gateway(a.path(), &Metrics::new()), gateway(b.path(), &Metrics::new()));
-        for audit in [&first, &second] {
-            // Nothing that is waited for follows a head, so the thread is asked until it is there.
-            audit.sign("minute").await;
-            while audit.head().is_none() {
-                tokio::task::yield_now().await;
-            }
-        }
+        signed(&first).await;
+        signed(&second).await;
         of_first.round().await.unwrap();
         of_second.round().await.unwrap();
         of_second.round().await.unwrap();

@@ -10,9 +10,10 @@ use std::{
     },
 };
 
+use meridian_ledger::conformance::redis_server::RedisServer;
 use serde_json::Value;
 
-use super::harness::{Demo, Ran, finish, meridian, request};
+use super::harness::{Background, Demo, Ran, finish, meridian, request, wait_until};
 
 fn folder(dir: &Path) -> PathBuf {
     dir.join("ledger.audit")
@@ -116,7 +117,7 @@ fn killed_under_load(demo: &Demo, enough: usize, round: usize) -> BTreeSet<Strin
                 }
             });
         }
-        super::harness::wait_until("enough is acknowledged", || count.load(Ordering::Relaxed) >= enough);
+        wait_until("enough is acknowledged", || count.load(Ordering::Relaxed) >= enough);
         demo.process.signal("KILL");
     });
     acknowledged.into_inner().unwrap()
@@ -145,4 +146,61 @@ fn whatever_was_acknowledged_before_a_kill_has_its_record() {
         let missing: Vec<_> = acknowledged.difference(&distinct).collect();
         assert!(missing.is_empty() && acknowledged.len() >= 60, "{missing:?} of {}", acknowledged.len());
     }
+}
+
+/// Writes the configuration of a gateway beside a Redis, with a log of its own, and returns its path.
+fn beside(redis: &RedisServer, home: &Path) -> String {
+    let text = format!(
+        "[deployment]\nid = \"test\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n[server]\nlisten = \"127.0.0.1:0\"\n\
+         adminListen = \"127.0.0.1:0\"\n[ledger]\nstore = \"redis\"\nurl = \"{}\"\njournalDir = \"{}\"\n[[tenants]]\n\
+         name = \"acme\"\n[[backends]]\nid = \"gz\"\nadapter = \"tencent-eksci\"\nregion = \"ap-guangzhou\"\n\
+         settings = {{ endpoint = \"http://127.0.0.1:1\", secretId = \"id\", secretKey = \"key\" }}\n",
+        redis.url(),
+        home.display()
+    );
+    let path = home.join("meridian.toml");
+    fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn a_log_that_was_cut_is_found_by_that_of_another_gateway() {
+    let (redis, homes) = (RedisServer::start(&[]), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+    let [a, b] = homes.each_ref().map(|home| beside(&redis, home.path()));
+    let [of_a, of_b] = homes.each_ref().map(|home| home.path().join("audit"));
+    let start = |config: &str| Background::start(&["serve", "--config", config]);
+    let end = |mut gateway: Background| {
+        gateway.signal("TERM");
+        assert_eq!(gateway.wait(), Some(0));
+    };
+    // A gateway signs a head when it ends, and posts it when it has begun again.
+    end(start(&a));
+    let first = start(&a);
+    let board = "{meridian:test:s:audit/heads}:values";
+    wait_until("its head is posted", || redis.ask(&["HLEN", board]) == "1");
+    let second = start(&b);
+    let jsonl = |folder: &Path| {
+        let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut paths: Vec<_> = paths.filter(|path| path.extension().is_some_and(|e| e == "jsonl")).collect();
+        paths.sort();
+        paths
+    };
+    let witnesses = || jsonl(&of_b).iter().any(|log| fs::read_to_string(log).unwrap().contains("\"kind\":\"witness\""));
+    wait_until("the other has written it down", witnesses);
+    end(first);
+    end(second);
+
+    let verify = |logs: &[&Path]| {
+        let logs = logs.iter().map(|log| log.to_str().unwrap());
+        finish(meridian(&["audit", "verify"].into_iter().chain(logs).collect::<Vec<_>>()))
+    };
+    verify(&[&of_a, &of_b]).ok();
+    let logs = jsonl(&of_a);
+    logs[1..].iter().for_each(|log| fs::remove_file(log).unwrap());
+    let text = fs::read_to_string(&logs[0]).unwrap();
+    fs::write(&logs[0], format!("{}\n", text.lines().next().unwrap())).unwrap();
+    fs::remove_file(of_a.join("head.json")).unwrap();
+    verify(&[&of_a]).ok();
+    let found = verify(&[&of_a, &of_b]);
+    assert!(found.code == 6 && found.stderr.contains("it was cut short, or made anew"), "{found:?}");
 }
