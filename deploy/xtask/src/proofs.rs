@@ -35,9 +35,9 @@ const PROOFS: [(&str, &[&str]); 11] = [
 pub fn run() -> anyhow::Result<()> {
     // One build of both: the gateway's program has no way to plant a bug.
     let features = ["--features", "meridian-loadtests/mutants"];
-    let build = ["build", "--profile", "ci", "--locked", "-p", "meridian-loadtests", "-p", "meridian-gateway"];
+    let build = ["build", "--profile", "proofs", "--locked", "-p", "meridian-loadtests", "-p", "meridian-gateway"];
     step("build for the proofs", cargo(&[&build[..], &features[..]].concat()))?;
-    let program = Metadata::read()?.target_directory.join("ci/meridian-loadtests");
+    let program = Metadata::read()?.target_directory.join("proofs/meridian-loadtests");
     for (name, arguments) in PROOFS {
         prove(name, &program, arguments)?;
     }

@@ -129,9 +129,11 @@ async fn a_stall_is_counted_in_the_requests_that_were_due_meanwhile() {
     let window = pool.open_loop(plan).await.unwrap();
     assert_eq!(window.good, 99);
     let over = |h: &hdrhistogram::Histogram<u64>| h.count_between(100_000_000, u64::MAX);
-    // About 30 requests were due in the first 300 ms of the stall; each waited at least 100 ms.
-    assert!((20..=40).contains(&over(&window.latency)), "{}", over(&window.latency));
-    assert_eq!(over(&window.service), 1, "from the send only one looks slow");
+    let (late, slow) = (over(&window.latency), over(&window.service));
+    // 30 requests are due in the first 300 ms of the stall, whatever else the machine does; each waits at least 100 ms.
+    assert!(late >= 30, "{late}");
+    // From the send only that one looks slow, and at most one more for each time that the machine itself stalls so long.
+    assert!(slow >= 1 && late >= 10 * slow, "{late} late, {slow} slow");
 }
 
 #[tokio::test]
