@@ -196,12 +196,14 @@ impl State {
             // Who is gone without having taken its name out drops its end only.
             if self.told.remove(&waiter.id).is_none_or(|tell| tell.send(()).is_err()) {
                 self.lane.give_back();
+                self.lane.ended(waiter.purpose.class);
             }
         }
     }
 }
 
-/// A call's turn. Dropped before its call left, the turn goes to somebody else.
+/// A call's turn, and its place among those under way until it is dropped. Dropped before its call left, the turn goes to
+/// somebody else.
 #[derive(Debug)]
 pub struct Permit {
     lane: Arc<VendorLane>,
@@ -221,8 +223,14 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        let mut state = lock(&self.lane.state);
         if !self.used.load(Ordering::Relaxed) {
-            lock(&self.lane.state).lane.give_back();
+            state.lane.give_back();
+        }
+        state.lane.ended(self.purpose.class);
+        let is_waited_for = state.lane.is_waited_for();
+        drop(state);
+        if is_waited_for {
             self.lane.wake.notify_one();
         }
     }
@@ -286,6 +294,7 @@ impl Drop for Waiting<'_> {
         } else {
             // It was told, and did not hear it any more.
             state.lane.give_back();
+            state.lane.ended(self.purpose.class);
         }
         drop(state);
         self.lane.wake.notify_one();
@@ -309,7 +318,7 @@ impl VendorLane {
         lock(&self.state).lane.lower(ceiling, self.common.now());
     }
 
-    /// Waits for the turn of one call, at most [`WAIT_MAX`].
+    /// Waits for the turn of one call and for its place among those under way, at most [`WAIT_MAX`].
     ///
     /// # Errors
     /// The turn would come too late, or too many wait; nothing was sent.

@@ -1,5 +1,5 @@
 //! Our own limits towards a vendor, so that it never has to throttle us: the turn of each call in its lane of the
-//! budget (`regions::budget`), and a number of calls under way. They stand outside the breaker, because waiting for our own
+//! budget and its place among the calls under way (`regions::budget`). They stand outside the breaker, because waiting for our own
 //! turn says nothing about the region. This layer is the last that knows for whom a call is made.
 //!
 //! A create takes its turn before its attempt is journalled ([`Pace::create_turn`]), not in the layer: what is
@@ -15,20 +15,16 @@ use std::{
 
 use meridian_adapters::{AdapterError, Call, Reply, VendorAction};
 use meridian_model::{
-    error::{Effect, FaultKind},
+    error::FaultKind,
     ids::{AccountName, RegionId},
 };
-use meridian_policies::budget::{Answer, CallRate, Class, Purpose};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use meridian_policies::budget::{Answer, CallRate, Purpose};
 use tower::{Layer, Service};
 
 use super::{
     attempt::CallFuture,
     budget::{Budget, LaneKey, Left, Permit, VendorLane},
 };
-
-/// Calls of one kind (reads, creates, deletes) under way at once at one backend.
-const CONCURRENCY_MAX: usize = 64;
 
 /// Part of the vendor's published rate that we use, in thousandths; the rest is for others on the same account.
 const PUBLISHED_PART: u64 = 800;
@@ -51,7 +47,6 @@ pub struct Envelope {
 #[derive(Debug)]
 pub struct CreateTurn {
     permit: Option<Arc<Permit>>,
-    _place: OwnedSemaphorePermit,
 }
 
 impl CreateTurn {
@@ -64,9 +59,6 @@ impl CreateTurn {
 #[derive(Debug)]
 pub struct Pace {
     lanes: BTreeMap<&'static str, Arc<VendorLane>>,
-    reads: Arc<Semaphore>,
-    creates: Arc<Semaphore>,
-    deletes: Arc<Semaphore>,
 }
 
 /// Where a backend's calls are counted.
@@ -94,8 +86,7 @@ impl Pace {
             let lane = budget.lane(LaneKey { account, region, action: action.name }, ceiling);
             lanes.extend(action.verbs.iter().map(|verb| (*verb, Arc::clone(&lane))));
         }
-        let places = || Arc::new(Semaphore::new(CONCURRENCY_MAX));
-        Self { lanes, reads: places(), creates: places(), deletes: places() }
+        Self { lanes }
     }
 
     /// Waits for the turn of a create and for its place among those under way.
@@ -103,11 +94,10 @@ impl Pace {
     /// # Errors
     /// The turn would come too late; nothing was sent.
     pub async fn create_turn(&self, purpose: &Purpose) -> Result<CreateTurn, AdapterError> {
-        let (permit, place) = self.turn_and_place(CREATE, purpose).await?;
-        Ok(CreateTurn { permit: permit.map(Arc::new), _place: place })
+        Ok(CreateTurn { permit: self.turn(CREATE, purpose).await?.map(Arc::new) })
     }
 
-    /// Waits for the turn of one call of a verb; none for a verb that sends nothing.
+    /// Waits for the turn of one call of a verb and for its place, which it has until the turn is dropped; none for a verb that sends nothing.
     ///
     /// # Errors
     /// The turn would come too late; nothing was sent.
@@ -115,36 +105,6 @@ impl Pace {
         match self.lanes.get(verb) {
             Some(lane) => lane.turn(purpose).await.map(Some),
             None => Ok(None),
-        }
-    }
-
-    /// Waits for the turn of a call and for its place among those under way. The turn comes first, so that a place is had
-    /// by who goes next. Where there is none the turn goes back: calls that wait for a slow vendor's answers must not
-    /// leave in one instant when these come.
-    async fn turn_and_place(
-        &self,
-        verb: &'static str,
-        purpose: &Purpose,
-    ) -> Result<(Option<Permit>, OwnedSemaphorePermit), AdapterError> {
-        let turn = self.turn(verb, purpose).await?;
-        let places = self.places(verb, purpose.class);
-        if let Ok(place) = Arc::clone(places).try_acquire_owned() {
-            return Ok((turn, place));
-        }
-        drop(turn);
-        let place = Arc::clone(places).acquire_owned().await.map_err(|_| {
-            AdapterError::new(FaultKind::Throttled, Effect::NotApplied, "meridian.closing", "the gateway is closing")
-        })?;
-        Ok((self.turn(verb, purpose).await?, place))
-    }
-
-    /// The places of calls under way: no delete waits for the answer to a create, nor the reads of a delete for that to
-    /// others.
-    fn places(&self, verb: &'static str, class: Class) -> &Arc<Semaphore> {
-        match (verb, class) {
-            (CREATE, _) => &self.creates,
-            (_, Class::Delete) => &self.deletes,
-            _ => &self.reads,
         }
     }
 
@@ -208,11 +168,11 @@ where
         let pace = Arc::clone(&self.pace);
         Box::pin(async move {
             let verb = call.request.verb();
-            let (left, _place) = if verb == CREATE {
+            let (left, _held) = if verb == CREATE {
                 (pace.leaves(verb, &purpose, turn.as_deref()), None)
             } else {
-                let (turn, place) = pace.turn_and_place(verb, &purpose).await?;
-                (turn.map(|turn| turn.leave()), Some(place))
+                let turn = pace.turn(verb, &purpose).await?;
+                (turn.as_ref().map(Permit::leave), turn)
             };
             let result = ready.call(call).await;
             if let Some(left) = left {

@@ -1,4 +1,8 @@
-//! One vendor account's calls of one action in one region: tap, queue and meter together.
+//! One vendor account's calls of one action in one region: tap, queue and meter together, and how many calls are under way.
+//!
+//! A call has its turn when the tap lets one out *and* a place among those under way is free: a vendor that answers slowly
+//! fills the places, and what waits for one keeps its class and its rank in the queue. Deletes have places of their own, so
+//! that none waits for the answer to another call.
 
 use std::time::Duration;
 
@@ -48,11 +52,47 @@ pub struct LaneView {
 /// Use for which calls are drawn ahead of need: some round trips to a healthy store.
 const AHEAD: Duration = Duration::from_millis(100);
 
+/// Calls under way at once, of deletes and of all else.
+pub const PLACES: u32 = 64;
+
+/// Calls under way.
+#[derive(Debug, Default)]
+struct Places {
+    deletes: u32,
+    others: u32,
+}
+
+impl Places {
+    const fn of(&mut self, class: Class) -> &mut u32 {
+        match class {
+            Class::Delete => &mut self.deletes,
+            Class::Failover | Class::Create | Class::Read => &mut self.others,
+        }
+    }
+
+    const fn is_free(&self, class: Class) -> bool {
+        match class {
+            Class::Delete => self.deletes < PLACES,
+            Class::Failover | Class::Create | Class::Read => self.others < PLACES,
+        }
+    }
+
+    const fn take(&mut self, class: Class) {
+        *self.of(class) += 1;
+    }
+
+    const fn free(&mut self, class: Class) {
+        let taken = self.of(class);
+        *taken = taken.saturating_sub(1);
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Lane {
     tap: Tap,
     queue: Queue,
+    places: Places,
     meter: Meter,
     last: u64,
     refused: u64,
@@ -62,7 +102,14 @@ impl Lane {
     /// A lane nobody used yet.
     #[must_use]
     pub fn new(ceiling: CallRate, now: Duration) -> Self {
-        Self { tap: Tap::new(ceiling, now), queue: Queue::default(), meter: Meter::default(), last: 0, refused: 0 }
+        Self {
+            tap: Tap::new(ceiling, now),
+            queue: Queue::default(),
+            places: Places::default(),
+            meter: Meter::default(),
+            last: 0,
+            refused: 0,
+        }
     }
 
     /// Its tap.
@@ -81,15 +128,27 @@ impl Lane {
         self.tap.set_part(part, now);
     }
 
-    /// How many calls to draw from what all share: what waits, and ahead of need what is used in a tenth of a second, as far as
+    /// Waiting calls for which a place is free.
+    fn ready(&self) -> usize {
+        Class::ALL.into_iter().filter(|c| self.places.is_free(*c)).map(|c| self.queue.waiting(c)).sum()
+    }
+
+    /// Whether a call waits for its turn or a place.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// How many calls to draw from what all share: what waits for nothing else, and ahead of need what is used in a tenth of a second, as far as
     /// there is room. Nothing while nothing is used.
     pub fn wish(&mut self, now: Duration) -> u32 {
         let used = self.meter.per_second(now).max(self.meter.this_second(now)) * AHEAD.as_secs_f64();
         let ahead = if used > 0.0 { used.ceil() as u32 } else { 0 };
-        let wanted = u32::try_from(self.queue.len()).unwrap_or(u32::MAX).saturating_add(ahead);
+        let ready = self.ready();
+        let wanted = u32::try_from(ready).unwrap_or(u32::MAX).saturating_add(ahead);
         let room = self.tap.room();
         // Half of what is held ahead is left: nothing is urgent.
-        if self.queue.is_empty() && room.saturating_mul(2) < self.tap.burst_calls() { 0 } else { wanted.min(room) }
+        if ready == 0 && room.saturating_mul(2) < self.tap.burst_calls() { 0 } else { wanted.min(room) }
     }
 
     /// Adds calls that were drawn.
@@ -108,7 +167,8 @@ impl Lane {
         deadline: Duration,
         now: Duration,
     ) -> Result<Turn, Refused> {
-        if self.queue.is_empty() && self.tap.take(now) {
+        if self.ready() == 0 && self.places.is_free(purpose.class) && self.tap.take(now) {
+            self.places.take(purpose.class);
             return Ok(Turn::Now);
         }
         let ahead = self.queue.ahead(purpose, weight) as u64;
@@ -124,10 +184,10 @@ impl Lane {
         Ok(Turn::Waits(id))
     }
 
-    /// The next call that may leave now. One whose deadline has passed is left out; its owner knows by itself.
+    /// The next call that may leave now; it has a place. One whose deadline has passed is left out; its owner knows by itself.
     pub fn grant(&mut self, now: Duration) -> Option<Waiter> {
-        while !self.queue.is_empty() && self.tap.take(now) {
-            let Some(waiter) = self.queue.pop() else {
+        while self.ready() > 0 && self.tap.take(now) {
+            let Some(waiter) = self.queue.pop(|class| self.places.is_free(class)) else {
                 self.tap.refund();
                 return None;
             };
@@ -136,15 +196,16 @@ impl Lane {
                 self.refused += 1;
                 continue;
             }
+            self.places.take(waiter.purpose.class);
             return Some(waiter);
         }
         None
     }
 
-    /// When [`Self::grant`] is to be called next; none while nobody waits.
+    /// When [`Self::grant`] is to be called next; none while nobody waits, or only for a place.
     #[must_use]
     pub fn next_at(&self, now: Duration) -> Option<Duration> {
-        (!self.queue.is_empty()).then(|| self.tap.next_at(now))
+        (self.ready() > 0).then(|| self.tap.next_at(now))
     }
 
     /// A call waits no longer; whether it did.
@@ -152,9 +213,14 @@ impl Lane {
         self.queue.cancel(purpose, id)
     }
 
-    /// A call that had its turn did not leave.
+    /// A call that had its turn did not leave; it keeps its place until [`Self::ended`].
     pub fn give_back(&mut self) {
         self.tap.refund();
+    }
+
+    /// A call that had its turn is under way no longer, however it ended.
+    pub fn ended(&mut self, class: Class) {
+        self.places.free(class);
     }
 
     /// A call leaves without having waited: what must not wait makes others wait.

@@ -27,7 +27,7 @@ use std::fmt;
 use meridian_model::ids::TenantId;
 
 pub use self::{
-    lane::{Answer, Lane, LaneView, Turn},
+    lane::{Answer, Lane, LaneView, PLACES, Turn},
     meter::{Meter, PAYERS_MAX, Spent},
     queue::{FLOW_MAX, QUEUE_MAX, Queue, Refused, TicketId, Waiter},
     tap::{CallRate, Part, Tap},

@@ -216,9 +216,9 @@ impl Queue {
         Ok(())
     }
 
-    /// The call whose turn it is, taken out.
-    pub fn pop(&mut self) -> Option<Waiter> {
-        let class = self.next_class()?;
+    /// The call whose turn it is among the classes that may go, taken out.
+    pub fn pop(&mut self, may_go: impl Fn(Class) -> bool) -> Option<Waiter> {
+        let class = self.next_class(may_go)?;
         let waiter = self.flows_mut(class).pop()?;
         self.count(class);
         Some(waiter)
@@ -229,11 +229,11 @@ impl Queue {
         self.flows_mut(purpose.class).cancel(&purpose.payer, id)
     }
 
-    fn next_class(&self) -> Option<Class> {
-        let deletes_wait = self.waiting(Class::Delete) > 0;
-        let may_go = |class: &Class| self.waiting(*class) > 0 && !(deletes_wait && yields(*class));
-        let below_share = Class::ALL.into_iter().filter(may_go).find(|class| self.credit(*class) > 0);
-        below_share.or_else(|| Class::ALL.into_iter().find(may_go))
+    fn next_class(&self, may_go: impl Fn(Class) -> bool) -> Option<Class> {
+        let deletes_wait = self.waiting(Class::Delete) > 0 && may_go(Class::Delete);
+        let goes = |class: &Class| self.waiting(*class) > 0 && !(deletes_wait && yields(*class)) && may_go(*class);
+        let below_share = Class::ALL.into_iter().filter(goes).find(|class| self.credit(*class) > 0);
+        below_share.or_else(|| Class::ALL.into_iter().find(goes))
     }
 
     fn count(&mut self, served: Class) {

@@ -204,6 +204,40 @@ fn a_read_is_taken_while_deletes_fill_the_queue() {
     assert!(left.is_some_and(|at| at <= ms(500)), "{left:?}");
 }
 
+/// A vendor that answers slowly holds all places; what waits for one is not a queue of its own.
+#[test]
+fn what_waits_for_a_place_keeps_its_class_and_its_rank() {
+    let mut lane = Lane::new(CallRate::per_second(1000), Duration::ZERO);
+    let crowd = purpose(1, Class::Create);
+    let ask = |lane: &mut Lane, purpose: &Purpose| lane.ask(purpose, Weight::default(), LONG, Duration::ZERO);
+    for _ in 0..PLACES {
+        assert_eq!(ask(&mut lane, &crowd), Ok(Turn::Now));
+    }
+    for _ in 0..200 {
+        assert!(matches!(ask(&mut lane, &crowd), Ok(Turn::Waits(_))));
+    }
+    let (other, failover) = (purpose(2, Class::Create), purpose(3, Class::Failover));
+    assert!(matches!(ask(&mut lane, &other), Ok(Turn::Waits(_))));
+    assert!(matches!(ask(&mut lane, &failover), Ok(Turn::Waits(_))));
+    // Deletes wait for nobody's answer but each other's, and nothing wakes up for what has no place.
+    assert_eq!(ask(&mut lane, &purpose(1, Class::Delete)), Ok(Turn::Now));
+    assert_eq!((lane.grant(ms(500)), lane.next_at(ms(500)), lane.wish(ms(500))), (None, None, 0));
+    let next: Vec<Purpose> = (0..3)
+        .map(|_| {
+            lane.ended(Class::Create);
+            let granted = lane.grant(ms(500)).unwrap();
+            assert_eq!(lane.grant(ms(500)), None, "one place, one call");
+            granted.purpose
+        })
+        .collect();
+    assert!(next.contains(&other) && next.contains(&failover), "{next:?}");
+    // All places are free at once: so many go, and no more.
+    for _ in 0..PLACES {
+        lane.ended(Class::Create);
+    }
+    assert_eq!(std::iter::from_fn(|| lane.grant(ms(500))).count(), PLACES as usize);
+}
+
 #[test]
 fn who_waits_no_longer_is_forgotten_and_costs_no_turn() {
     let mut lane = Lane::new(CallRate::per_second(2), Duration::ZERO);
@@ -246,12 +280,14 @@ proptest! {
             let until = now + ms(pause);
             while let Some(at) = lane.next_at(now).filter(|at| *at <= until) {
                 now = at;
-                prop_assert!(lane.grant(now).is_some(), "a turn at {now:?} was not used");
+                let Some(granted) = lane.grant(now) else { panic!("a turn at {now:?} was not used") };
+                lane.ended(granted.purpose.class);
                 left.push(now);
             }
             now = until;
             for _ in 0..asked {
                 if lane.ask(&purpose(who, class), Weight::default(), LONG, now) == Ok(Turn::Now) {
+                    lane.ended(class);
                     left.push(now);
                 }
             }
@@ -274,14 +310,18 @@ proptest! {
         let mut bare = Tap::new(CallRate::per_second(per_second), Duration::ZERO);
         let mut left = 0;
         for (who, class) in &asked {
-            left += usize::from(lane.ask(&purpose(*who, *class), Weight::default(), LONG, ms(0)) == Ok(Turn::Now));
+            if lane.ask(&purpose(*who, *class), Weight::default(), LONG, ms(0)) == Ok(Turn::Now) {
+                lane.ended(*class);
+                left += 1;
+            }
         }
         let mut taken = 0;
         for n in 0..2000 {
             while taken < asked.len() && bare.take(ms(n)) {
                 taken += 1;
             }
-            while lane.grant(ms(n)).is_some() {
+            while let Some(granted) = lane.grant(ms(n)) {
+                lane.ended(granted.purpose.class);
                 left += 1;
             }
             prop_assert_eq!(left, taken, "after {} ms", n);
@@ -305,7 +345,7 @@ proptest! {
                 None => {
                     let deletes = queue.waiting(Class::Delete);
                     let len = queue.len();
-                    let popped = queue.pop();
+                    let popped = queue.pop(|_| true);
                     prop_assert_eq!(popped.is_some(), len > 0, "work conserving");
                     let class = popped.map(|w| w.purpose.class);
                     prop_assert!(deletes == 0 || !matches!(class, Some(Class::Create | Class::Failover)));
@@ -328,14 +368,14 @@ proptest! {
         };
         for class in before {
             push(&mut queue, class);
-            queue.pop();
+            queue.pop(|_| true);
         }
         for class in &backlogged {
             push(&mut queue, *class);
         }
         let mut got: BTreeMap<Class, usize> = BTreeMap::new();
         for _ in 0..calls {
-            let class = queue.pop().unwrap().purpose.class;
+            let class = queue.pop(|_| true).unwrap().purpose.class;
             *got.entry(class).or_default() += 1;
             push(&mut queue, class);
         }
@@ -369,7 +409,7 @@ proptest! {
             for (_, who, weight) in others.iter().filter(|(at, ..)| *at == n) {
                 push(&mut queue, *who, *weight);
             }
-            let Payer::Tenant(served) = queue.pop().unwrap().purpose.payer else { panic!("a tenant") };
+            let Payer::Tenant(served) = queue.pop(|_| true).unwrap().purpose.payer else { panic!("a tenant") };
             let who: usize = served.as_str()[1..].parse().unwrap();
             if let Some(weight) = weights.get(who) {
                 got[who] += 1;
@@ -401,7 +441,7 @@ proptest! {
         let new = Purpose::tenant(&TenantId::new("z").unwrap(), class);
         let said = queue.ahead(&new, Weight::default());
         queue.push(waiter(0, new), Weight::default()).unwrap();
-        let before = std::iter::from_fn(|| queue.pop()).take_while(|popped| popped.id != TicketId(0)).count();
+        let before = std::iter::from_fn(|| queue.pop(|_| true)).take_while(|popped| popped.id != TicketId(0)).count();
         prop_assert!(said.abs_diff(before) <= 8, "said {said}, {before} left before: {waiting:?} {class:?}");
     }
 
@@ -418,7 +458,7 @@ proptest! {
                     waiting.push(one);
                 }
                 2 => {
-                    let popped = queue.pop();
+                    let popped = queue.pop(|_| true);
                     prop_assert_eq!(popped.is_some(), !waiting.is_empty());
                     waiting.retain(|w| Some(w.id) != popped.as_ref().map(|p| p.id));
                 }

@@ -2,9 +2,9 @@ use std::sync::Mutex;
 
 use meridian_adapters::{CallContext, Request};
 use meridian_ledger::shared::{MemoryShared, Shared};
-use meridian_model::time::Time;
-use meridian_policies::budget::Payer;
-use tokio::{task::JoinSet, time::Instant};
+use meridian_model::{error::Effect, time::Time};
+use meridian_policies::budget::{Class, PLACES, Payer};
+use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 use tower::ServiceExt as _;
 
 use super::*;
@@ -187,6 +187,7 @@ async fn who_would_wait_too_long_is_refused_at_once() {
 #[tokio::test(start_paused = true)]
 async fn calls_that_waited_for_a_place_do_not_leave_in_a_clump() {
     const WAITING: usize = 40;
+    const TAKEN: usize = PLACES as usize;
     let pace = pace("a", Some(10), &budget());
     let (answers, left) = (Arc::new(Semaphore::new(0)), Arc::new(Mutex::new(Vec::new())));
     let slow = tower::service_fn({
@@ -201,20 +202,20 @@ async fn calls_that_waited_for_a_place_do_not_leave_in_a_clump() {
         }
     });
     let mut calls = JoinSet::new();
-    for _ in 0..CONCURRENCY_MAX + WAITING {
+    for _ in 0..TAKEN + WAITING {
         let envelope = Envelope { call: look(), purpose: Purpose::gateway(Class::Read), turn: None };
         calls.spawn(PaceLayer(Arc::clone(&pace)).layer(slow.clone()).oneshot(envelope));
     }
     // Time for everybody's turn.
     tokio::time::sleep(Duration::from_secs(12)).await;
-    assert_eq!(left.lock().unwrap().len(), CONCURRENCY_MAX);
+    assert_eq!(left.lock().unwrap().len(), TAKEN);
     let answered = Instant::now();
-    answers.add_permits(CONCURRENCY_MAX);
+    answers.add_permits(TAKEN);
     while let Some(done) = calls.join_next().await {
         done.unwrap().unwrap();
     }
     let left = left.lock().unwrap();
-    let late: Vec<Duration> = left[CONCURRENCY_MAX..].iter().map(|at| *at - answered).collect();
+    let late: Vec<Duration> = left[TAKEN..].iter().map(|at| *at - answered).collect();
     let at_once = late.iter().filter(|after| **after < Duration::from_millis(100)).count();
     assert!(at_once <= 6, "half a second's worth, not {at_once}");
     assert!(late.len() == WAITING && late[WAITING - 1] < Duration::from_secs(4), "{late:?}");
