@@ -3,7 +3,8 @@
 //! A request is first written to, then judged. Defaults and mutations are applied from the narrowest scope to the
 //! widest (project, tenant, platform): a project's default stands before the platform's, and what the platform sets
 //! nobody sets anew. Rules judge the result, all of them, in the order platform, tenant, project; one that does not
-//! hold denies, and no other allows it again. A rule without an answer counts as one that does not hold.
+//! hold denies, and no other allows it again. A rule without an answer counts as one that does not hold. All of them together
+//! may spend [`SET_COST_MAX`], whatever each of them may: sets that are declared side by side can be dearer than either.
 //!
 //! Policies have paths, and those of a scope are in the order of their paths, so that the same policies and the same
 //! request give the same decision, to the byte.
@@ -31,7 +32,7 @@ pub use self::{
 };
 use self::{document::Mutations, mutate::Draft};
 use crate::expr::{
-    Condition, Fault, Message, Meter,
+    Condition, Fault, LOCALS_MAX, Message, Meter,
     schema::{ObjectView, RequestView, RootValues, TenantView},
     value::Value,
 };
@@ -241,7 +242,7 @@ impl RuleSet {
         let mut matching = Vec::new();
         for policy in self.platform.iter().chain(tenant) {
             if let Some(narrowness) = policy.narrowness(request)
-                && met(policy, request, &mut decision.cost)
+                && met(policy, request, &mut decision)
             {
                 matching.push((narrowness, policy));
             }
@@ -276,14 +277,11 @@ impl RuleSet {
 }
 
 /// Whether a policy's own condition holds of the request as it came; without an answer the policy judges.
-fn met(policy: &Policy, request: &Request<'_>, cost: &mut u64) -> bool {
+fn met(policy: &Policy, request: &Request<'_>, decision: &mut Decision) -> bool {
     let Some(condition) = &policy.condition else { return true };
-    with_roots(request, |roots| {
-        let mut meter = Meter::new(condition.cost_max());
-        let holds = condition.holds(*roots, &mut meter).unwrap_or(true);
-        *cost += condition.cost_max() - meter.fuel;
-        holds
-    })
+    let (holds, _) = decision
+        .pay(condition.cost_max(), |meter| with_roots(request, |roots| condition.holds(*roots, meter).unwrap_or(true)));
+    holds
 }
 
 /// Lends the values of the root variables.
@@ -307,12 +305,25 @@ fn with_roots<T>(request: &Request<'_>, with: impl FnOnce(&RootValues<'_>) -> T)
 }
 
 impl Decision {
+    /// Evaluates with what may be spent on it: its own bound, and what is left of that of the whole decision. The result is
+    /// the answer and what it cost.
+    fn pay<T>(&mut self, cost_max: u64, evaluate: impl FnOnce(&mut Meter) -> T) -> (T, u64) {
+        let fuel = cost_max.min(SET_COST_MAX.saturating_sub(self.cost));
+        let mut meter = Meter::new(fuel);
+        let answer = evaluate(&mut meter);
+        let cost = fuel - meter.fuel;
+        self.cost += cost;
+        (answer, cost)
+    }
+
     fn judge(&mut self, policy: &Policy, rule: &Ruled, roots: &RootValues<'_>, told: Option<&mut Vec<Judged>>) {
         let cost_max = rule.condition.cost_max();
-        let mut meter = Meter::new(cost_max);
-        let answer = rule.condition.holds(*roots, &mut meter);
-        let cost = cost_max - meter.fuel;
-        self.cost += cost;
+        let mut failed_at = [None; LOCALS_MAX];
+        let (answer, cost) = self.pay(cost_max, |meter| {
+            let answer = rule.condition.holds(*roots, meter);
+            failed_at = meter.failed_at;
+            answer
+        });
         self.judged += 1;
         let held = answer == Ok(true);
         if let Some(told) = told {
@@ -323,12 +334,10 @@ impl Decision {
             return;
         }
         let fault = answer.err();
-        let made = rule.message.as_ref().and_then(|message| {
-            let mut meter = Meter::new(message.cost_max());
-            let text = message.text(*roots, &mut meter);
-            self.cost += message.cost_max() - meter.fuel;
-            text.ok()
-        });
+        let made = rule
+            .message
+            .as_ref()
+            .and_then(|message| self.pay(message.cost_max(), |meter| message.text(*roots, meter)).0.ok());
         let text = made.unwrap_or_else(|| rule.text.clone());
         let message = match fault {
             None => text,
@@ -338,7 +347,7 @@ impl Decision {
             policy: Arc::clone(&policy.path),
             rule: Arc::clone(&rule.id),
             mode: rule.mode,
-            pointer: pointer::settled(&rule.pointer, &meter.failed_at),
+            pointer: pointer::settled(&rule.pointer, &failed_at),
             message,
             hint: rule.hint.clone(),
             fault,

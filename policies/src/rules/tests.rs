@@ -302,6 +302,29 @@ fn all_rules_of_a_request_have_a_bound_together() {
     assert!(RuleSet::of((0..20).map(|i| policy("platform", i))).cost_max(None) > SET_COST_MAX);
 }
 
+/// Sets that are declared side by side, each within the bound, can together be dearer than it.
+#[test]
+fn a_decision_spends_no_more_than_its_bound_and_denies_what_it_could_not_judge() {
+    let policy = |i: usize| {
+        let pattern = format!("^(a?){{20}}b{i}$");
+        format!(
+            "name: p{i}\nscope: platform\nrules:\n- id: r\n  expression: |\n    \
+                 !object.spec.containers.exists(c, c.image.matches('{pattern}'))\n"
+        )
+    };
+    let set = |n: usize| load(&(0..n).map(policy).collect::<Vec<_>>().join("---\n"));
+    let image = "a".repeat(200);
+    let containers: Vec<String> = (0..20).map(|n| format!(r#"{{"name": "c{n}", "image": "{image}"}}"#)).collect();
+    let asked = Asked::new(&format!(r#"{{"containers": [{}]}}"#, containers.join(", ")));
+    let each = set(1).decide(&asked.of(&[]));
+    assert!(!each.denied() && each.cost > 10_000, "{}", each.cost);
+    let many = usize::try_from(SET_COST_MAX / each.cost).unwrap() + 3;
+    let all = set(many).decide(&asked.of(&[]));
+    assert!(all.cost <= SET_COST_MAX, "{}", all.cost);
+    assert_eq!(all.judged as usize, many);
+    assert!(all.denied() && all.broken.iter().all(|b| b.fault == Some(Fault::OutOfFuel)), "{:?}", all.broken);
+}
+
 #[test]
 fn a_policy_takes_the_place_of_the_one_of_its_path() {
     let set = load(SCOPES);
