@@ -241,9 +241,14 @@ impl Rotation {
                     // The place is gone, and with it whoever could call.
                     None => return,
                 },
-                _ = tick.tick() => self.look(self.run_at.is_some_and(|at| at <= Instant::now())).await,
+                _ = tick.tick() => self.tick().await,
             }
         }
+    }
+
+    /// A look that nobody asked for: the command is run where its time has come.
+    async fn tick(&mut self) {
+        self.look(self.run_at.is_some_and(|at| at <= Instant::now())).await;
     }
 
     /// Whether a refusal is to be heeded now.
@@ -269,6 +274,11 @@ impl Rotation {
                 tracing::info!(backend = id, "new credentials are in use; calls under way end with the old ones");
             }
             Err(why) => {
+                if run {
+                    // Each look runs the command until what it gives can be used: one that does not would find the former
+                    // credentials and nothing wrong with them.
+                    self.run_at = Some(Instant::now());
+                }
                 metrics.refused(id);
                 if self.seldom.is_due(why) {
                     tracing::error!(backend = id, why, "the new credentials cannot be used; the old ones stay in use");

@@ -5,7 +5,7 @@ use meridian_model::{error::Effect, ids::CloudId, time::Time};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::secrets::source::Source;
+use crate::secrets::source::{Program, Source};
 
 /// An adapter that answers with its key as an instance's id. One with a key that begins with `wrong` is refused; one with
 /// the key `slow` answers when it is let.
@@ -38,6 +38,22 @@ struct World {
 impl World {
     fn new(key: &str) -> (Self, Rotation) {
         let folder = tempfile::tempdir().unwrap();
+        put(folder.path(), "key", key);
+        put(folder.path(), "more", "{}");
+        let credentials = Source::File(folder.path().join("more"));
+        Self::with(folder, "secretKey = \"file:key\"", credentials)
+    }
+
+    /// A backend whose key a command prints, which is run again each hour.
+    fn of_command(key: &str) -> (Self, Rotation) {
+        let folder = tempfile::tempdir().unwrap();
+        put(folder.path(), "printed", &printed(key));
+        let command = vec!["cat".to_owned(), folder.path().join("printed").display().to_string()];
+        let (timeout, refresh) = (Duration::from_secs(10), Duration::from_secs(3600));
+        Self::with(folder, "", Source::Command(Program { command, timeout, refresh }))
+    }
+
+    fn with(folder: tempfile::TempDir, key_setting: &str, credentials: Source) -> (Self, Rotation) {
         let let_go = Arc::<Notify>::default();
         let (http, let_go_of) = (HttpClient::new().unwrap(), Arc::clone(&let_go));
         let build: Build = Arc::new(move |settings| {
@@ -46,10 +62,7 @@ impl World {
             Ok(BoxedBackend { service: adapter(&key, &let_go_of), ..built })
         });
         put(folder.path(), "id", "id-1");
-        put(folder.path(), "key", key);
-        let written = "region = \"r\"\nsecretId = \"file:id\"\nsecretKey = \"file:key\"";
-        let credentials = Source::File(folder.path().join("more"));
-        put(folder.path(), "more", "{}");
+        let written = format!("region = \"r\"\nsecretId = \"file:id\"\n{key_setting}");
         let sources = Settings::new(written.parse().unwrap(), folder.path(), Some(credentials));
         let settings = sources.read(None).unwrap().settings;
         let boxed = build(settings.clone()).unwrap();
@@ -86,6 +99,11 @@ impl World {
         }
         start.elapsed()
     }
+}
+
+/// What the command prints.
+fn printed(key: &str) -> String {
+    serde_json::json!({ "secretKey": key }).to_string()
 }
 
 fn put(folder: &Path, name: &str, text: &str) {
@@ -196,4 +214,25 @@ async fn files_are_read_by_themselves_and_at_once_when_a_person_or_a_refusal_ask
     tasks.close();
     tasks.wait().await;
     assert!(!world.slot.renewed(world.slot.generation()).await, "nobody looks any more");
+}
+
+/// The clock runs: a command is waited for in real time.
+#[tokio::test]
+async fn a_command_that_gives_what_is_refused_is_run_until_it_does_not() {
+    let (world, mut rotation) = World::of_command("old");
+    world.put("printed", &printed("wrong-1"));
+    rotation.tick().await;
+    assert_eq!((trouble(&rotation).as_str(), world.slot.generation()), ("", 0), "its time has not come");
+    // The vendor refused the old key.
+    rotation.look(true).await;
+    for _ in 0..2 {
+        assert!(trouble(&rotation).contains("the vendor refuses them"), "{}", trouble(&rotation));
+        rotation.tick().await;
+    }
+    world.put("printed", &printed("new"));
+    rotation.tick().await;
+    assert_eq!((trouble(&rotation), world.key().await), (String::new(), "new".to_owned()));
+    world.put("printed", &printed("later"));
+    rotation.tick().await;
+    assert_eq!(world.key().await, "new", "an hour from the last run that was good");
 }
