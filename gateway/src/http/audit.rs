@@ -147,9 +147,13 @@ impl Facts {
             DirectoryAction::CreateAccount(tenant, wish, ..) => {
                 self.object = Some(below(tenant.as_ref(), "serviceAccounts", wish.name.as_ref()));
             }
+            // Its path is its object; what is recorded is the patch, and not what came of it.
+            DirectoryAction::PatchTenant(name, patch, _) => {
+                let name = name.as_ref().map_or(ANY, AsRef::as_ref);
+                self.fingerprint = Some(fingerprint("PATCH", "tenants", name, patch));
+            }
             // Their paths are their objects, or they change nothing.
-            DirectoryAction::PatchTenant(..)
-            | DirectoryAction::DeleteTenant(..)
+            DirectoryAction::DeleteTenant(..)
             | DirectoryAction::GetKey(..)
             | DirectoryAction::GetAccount(..)
             | DirectoryAction::RevokeKey(..)

@@ -91,6 +91,10 @@ impl Task {
         if record.charge != Charge::default() || class_of(record) != Class::First {
             return problem;
         }
+        // Nobody asked for what is removed here, so nothing is while it could not be recorded.
+        if self.parts().audit.trouble().is_some() {
+            return problem;
+        }
         let Ok(books) = self.parts().ledger.books(&record.tenant).await else { return problem };
         let Ok(tree) = Tree::new(&books.tree) else { return problem };
         let project = record.project();

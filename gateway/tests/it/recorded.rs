@@ -63,8 +63,16 @@ async fn what_changes_who_may_what_is_recorded_with_what_was_changed() {
     let made = world.one(world.as_("platform-admin", "POST", "/v1/tenants", &manifest)).await.1;
     assert_eq!(told(&made, MEMBERS), ["create-tenant", "accepted", "tenants/newcomer", "newcomer"]);
     assert_eq!(made["specDigest"].as_str().map(str::len), Some(64));
+    let patch = async |display: &str| {
+        let patch = json!({ "labels": { "shown-as": display } });
+        world.one(world.as_("platform-admin", "PATCH", "/v1/tenants/newcomer", &patch)).await.1
+    };
+    let (one, other) = (patch("one").await, patch("two").await);
+    assert_eq!(told(&one, MEMBERS), ["patch-tenant", "accepted", "tenants/newcomer", "newcomer"]);
+    assert_eq!(one["specDigest"].as_str().map(str::len), Some(64));
+    assert_ne!(one["specDigest"], other["specDigest"], "the patch is what is recorded");
     let seen = world.as_("platform-admin", "GET", "/v1/tenants/newcomer/audit", &Value::Null).await.json();
-    assert_eq!(seen["items"][0]["action"], "create-tenant", "{seen}");
+    assert_eq!(seen["items"][0]["action"], "patch-tenant", "{seen}");
 
     let wish = json!({ "role": "viewer" });
     let (key, record) = world.one(world.as_("admin", "POST", "/v1/tenants/-/keys", &wish)).await;
