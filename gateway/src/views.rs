@@ -676,7 +676,7 @@ pub struct ApiKey {
     pub display_name: Option<String>,
     /// What it is trusted with.
     pub role: &'static str,
-    /// The project of what it makes where the request names none.
+    /// What it makes is in this project or below it, and in this one where the request names none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
     /// The only permissions of the role that it has; all when absent.
@@ -730,7 +730,7 @@ pub struct ServiceAccount {
     pub display_name: Option<String>,
     /// The most that its keys may be trusted with.
     pub role: &'static str,
-    /// The project of what its keys make where neither the request nor the key names one.
+    /// What its keys make is in this project or below it, and in this one where neither the request nor the key names one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
     /// When it ends, and its keys with it.
@@ -757,7 +757,7 @@ pub struct WhoAmI {
     pub principal: String,
     /// Its role.
     pub role: &'static str,
-    /// The project of what it makes where the request names none.
+    /// What it makes is in this project or below it, and in this one where the request names none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
     /// What it may do.

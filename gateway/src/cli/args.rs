@@ -524,7 +524,7 @@ pub struct CreateServiceAccount {
     /// viewer, operator or admin: the most that its keys may be trusted with
     #[arg(long)]
     pub role: String,
-    /// The project of what its keys make where neither a manifest nor the key names one
+    /// What its keys make is in this project or below it; in this one where neither a manifest nor the key names one
     #[arg(long)]
     pub project: Option<String>,
     /// When it ends, and its keys with it, for example 2027-01-01T00:00:00Z; never when left out
@@ -547,7 +547,7 @@ pub struct CreateKey {
     /// viewer, operator or admin; operator, or the service account's, when left out
     #[arg(long)]
     pub role: Option<String>,
-    /// The project of what it makes where a manifest names none
+    /// What it makes is in this project or below it; in this one where a manifest names none
     #[arg(long)]
     pub project: Option<String>,
     /// The only permission of its role that it has; may be given several times

@@ -113,7 +113,9 @@ pub(super) async fn top(client: &Client, Top::Quota(args): &Top, now: Time) -> R
     }
     emit(&table.render())?;
     let (used, line, instances) = (scalar(&found, "/used"), text(&found, "/line"), scalar(&found, "/instances"));
-    note(&format!("{used} {line} in use by {instances} instances\n"));
+    let by =
+        if line.split('@').next() == Some("instances") { String::new() } else { format!(" by {instances} instances") };
+    note(&format!("{used} {line} in use{by}\n"));
     Ok(())
 }
 

@@ -24,7 +24,7 @@ pub struct ApiKey {
     pub sha256: [u8; 32],
     /// What it is trusted with. Default `operator`: a key may work with instances, and hands out nothing to others.
     pub role: Role,
-    /// The project of what it makes where the request names none.
+    /// What it makes is in this project or below it, and in this one where the request names none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub project: Option<ProjectName>,
     /// The only permissions of the role that it has; all when absent.
