@@ -91,11 +91,7 @@ fn a_folder_of_tenants_is_followed_and_a_broken_file_changes_nothing() {
     wait_until("the limits in the ledger are the new ones", || instances(&acme) == Some(5));
     assert_eq!(quota(&lab).code, 4, "its key is gone with its file");
     assert_eq!(ready()["ok"], true);
-    fs::write(folder.join("acme.yaml"), acme_hash).unwrap();
-    let changes = diff();
-    if changes.code == 10 {
-        assert_eq!(changes.stdout, "~ tenants/acme.quota.instances: 5 -> 3\n", "{changes:?}");
-    }
+    fs::write(folder.join("acme.yaml"), &acme_hash).unwrap();
     wait_until("the file is followed", || diff().code == 0);
 
     // Who asked for it and what it changed is in the audit log; that it was broken changed nothing.
@@ -121,4 +117,21 @@ fn a_folder_of_tenants_is_followed_and_a_broken_file_changes_nothing() {
     let asked = records("request");
     assert_eq!(asked.len(), 1, "{asked:?}");
     assert_eq!((&asked[0]["action"], &asked[0]["decision"]), (&"reload-directory".into(), &"denied".into()));
+
+    another_folder_is_compared(home.path(), &acme_hash, &admin);
+    assert_eq!(diff().code, 0);
+}
+
+/// What a gateway would do with another folder is said without a change of its own.
+fn another_folder_is_compared(home: &Path, acme: &str, admin: &str) {
+    let other = tempfile::tempdir().unwrap();
+    let (config, folder) = (other.path().join("meridian.toml"), other.path().join("tenants.d"));
+    fs::create_dir(&folder).unwrap();
+    fs::copy(home.join("meridian.toml"), &config).unwrap();
+    fs::write(folder.join("acme.yaml"), acme.replace("instances: 3", "instances: 5")).unwrap();
+    let changes = finish(meridian(&["check", "--config", config.to_str().unwrap(), "--diff", "--admin", admin]));
+    let [before, after] = [&home.join("tenants.d"), &folder].map(|folder| folder.join("acme.yaml"));
+    let place = format!("~ tenants/acme.source: {before:?} -> {after:?}");
+    let told: Vec<&str> = changes.stdout.lines().collect();
+    assert_eq!((changes.code, told), (10, vec!["~ tenants/acme.quota.instances: 3 -> 5", &place]), "{changes:?}");
 }
