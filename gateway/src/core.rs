@@ -565,9 +565,7 @@ async fn attend(
         }
         Err(error) => return Err(error.into()),
     }
-    if deps.documents.is_shared() {
-        running.0.spawn(Arc::clone(&documents).run(running.1.clone()));
-    }
+    running.0.spawn(Arc::clone(&documents).run(running.1.clone()));
     Ok((directory, Sources { watcher, documents }))
 }
 

@@ -24,6 +24,14 @@ use crate::{
     policies::document::{self as policy, Policy},
 };
 
+/// What the names of the platform's policies begin with.
+pub(crate) const POLICIES: &str = "policies/";
+
+/// What the names of a tenant's keys, service accounts and policies begin with.
+pub(crate) fn below(tenant: &TenantId) -> String {
+    format!("tenants/{tenant}/")
+}
+
 /// Name of a tenant's document.
 pub(crate) fn tenant_name(tenant: &TenantId) -> String {
     format!("tenants/{tenant}")
@@ -240,22 +248,9 @@ impl Made {
 
 /// Whether a document is a policy, which takes more than a moment to read.
 pub(crate) fn is_policy(name: &str) -> bool {
-    name.starts_with("policies/") || name.contains("/policies/")
+    name.starts_with(POLICIES) || name.contains("/policies/")
 }
 
 fn read<T: DeserializeOwned>(body: &str) -> Option<T> {
     serde_json::from_str(body).ok()
-}
-
-/// Takes documents in; of each name the higher revision stays, so that a store that lost writes takes none back here.
-/// Returns whether anything is new.
-pub(crate) fn merge(known: &mut BTreeMap<String, Document>, documents: Vec<Document>) -> bool {
-    let mut is_new = false;
-    for document in documents {
-        if known.get(&document.name).is_none_or(|held| held.revision < document.revision) {
-            known.insert(document.name.clone(), document);
-            is_new = true;
-        }
-    }
-    is_new
 }

@@ -20,7 +20,7 @@ pub mod watcher;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -28,11 +28,12 @@ use std::{
 
 use arc_swap::{ArcSwap, Guard};
 use meridian_ledger::Quota;
-use meridian_ledger::documents::Document;
+use meridian_ledger::documents::{Document, Handed, News, Position, Replica};
 use meridian_model::{
     error::FieldError,
     ids::{AdapterName, RegionId, TenantId},
     operation::QuotaLimits,
+    time::Time,
 };
 use meridian_policies::{
     budget::Weight,
@@ -199,7 +200,7 @@ impl Snapshot {
 struct Given {
     config: Declared,
     files: Files,
-    documents: BTreeMap<String, Document>,
+    documents: Replica,
     made: Arc<Made>,
 }
 
@@ -239,7 +240,7 @@ impl Directory {
         let made = Arc::<Made>::default();
         let first = snapshot((config.clone(), Arc::clone(&made)), None, &clock, drawer.as_ref());
         let (current, generation) = (ArcSwap::from_pointee(first), watch::Sender::new(0));
-        let given = Mutex::new(Given { config, files: Files::default(), documents: BTreeMap::new(), made });
+        let given = Mutex::new(Given { config, files: Files::default(), documents: Replica::default(), made });
         let (heard, began, alone) = (AtomicU64::new(0), Instant::now(), AtomicBool::new(true));
         Arc::new(Self { current, generation, given, clock, drawer, known, heard, began, alone })
     }
@@ -291,18 +292,47 @@ impl Directory {
         self.current.load_full()
     }
 
-    /// Every document that is known.
-    pub(crate) fn documents(&self) -> Vec<Document> {
-        self.given.lock().unwrap_or_else(PoisonError::into_inner).documents.values().cloned().collect()
+    /// The time by the clock that keys end by.
+    pub(crate) fn now(&self) -> Time {
+        self.clock.now()
     }
 
-    /// Takes documents in.
-    pub(crate) fn merge(&self, documents: Vec<Document>) {
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        if !made::merge(&mut given.documents, documents) {
-            return;
+    fn given(&self) -> MutexGuard<'_, Given> {
+        // A poisoned lock means a panic before the swap: the current snapshot is whole.
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every document that is known, for a store that may have lost some.
+    pub(crate) fn handed(&self, position: &Position) -> Handed {
+        self.given().documents.handed(position)
+    }
+
+    /// How many documents there are whose names begin so, those that ended and are remembered included.
+    pub(crate) fn count(&self, prefix: &str) -> usize {
+        self.given().documents.count(prefix)
+    }
+
+    /// Takes in what a write told of a document.
+    pub(crate) fn learn(&self, document: Document) {
+        let mut given = self.given();
+        if given.documents.learn(document) {
+            self.follow(&mut given);
         }
-        let made = Arc::new(Made::of(given.documents.values(), &given.made));
+    }
+
+    /// Takes in what the store told. Returns whether it holds what has ended.
+    pub(crate) fn hear(&self, news: News) -> bool {
+        let mut given = self.given();
+        let heard = given.documents.hear(news);
+        if !heard.changed.is_empty() {
+            self.follow(&mut given);
+        }
+        heard.revived
+    }
+
+    /// Has the snapshot follow the documents.
+    fn follow(&self, given: &mut Given) {
+        let made = Arc::new(Made::of(given.documents.documents(), &given.made));
         // The files were put together with the configuration before.
         if let Ok(declared) = Given::together(&given.config, &given.files, &made) {
             given.made = Arc::clone(&made);
@@ -323,8 +353,7 @@ impl Directory {
     /// # Errors
     /// What does not go together with the rest; nothing has changed then.
     pub fn set_files(&self, files: Files) -> Result<Vec<Change>, Broken> {
-        // A poisoned lock means a panic before the swap: the current snapshot is whole.
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = self.given();
         let declared = Given::together(&given.config, &files, &given.made)?;
         given.files = files;
         Ok(self.swap((declared, Arc::clone(&given.made))))

@@ -1,4 +1,4 @@
-use meridian_ledger::documents::{Documents, Expect, MemoryDocuments, Put};
+use meridian_ledger::documents::{Documents, Expect, FORGOTTEN_AFTER, MemoryDocuments, Put};
 use meridian_model::time::Time;
 use meridian_policies::{
     access::{Permission, Role},
@@ -190,7 +190,7 @@ async fn a_key_made_or_revoked_at_one_gateway_is_so_at_the_other_within_a_second
     within_a_second().await;
     assert_eq!(asked(&other, "k1"), Err(Denied::Unknown));
     // Whoever brings the older state again changes nothing.
-    other.merge(vec![Document { name, revision: made, body: record("k1", Role::Admin) }]);
+    other.learn(Document { name, revision: made, body: record("k1", Role::Admin) });
     assert_eq!(asked(&other, "k1"), Err(Denied::Unknown));
     stop.cancel();
     running.await.unwrap();
@@ -220,14 +220,24 @@ fn a_document_that_cannot_be_read_opens_nothing_and_hides_no_other() {
     let name = |id: &str| made::key_name(&"acme".parse().unwrap(), id);
     let bad = |revision, id: &str, body: &str| Document { name: name(id), revision, body: Some(body.to_owned()) };
     let platform = record("k3", Role::PlatformAdmin).unwrap();
-    directory.merge(vec![
-        bad(1, "k1", "{"),
-        Document { name: name("k2"), revision: 2, body: record("k2", Role::Viewer) },
-        bad(3, "k3", &platform),
-    ]);
+    directory.learn(bad(1, "k1", "{"));
+    directory.learn(Document { name: name("k2"), revision: 2, body: record("k2", Role::Viewer) });
+    directory.learn(bad(3, "k3", &platform));
     assert_eq!(asked(&directory, "k1"), Err(Denied::Unknown));
     assert_eq!(asked(&directory, "k2"), Ok(Role::Viewer));
     assert_eq!(asked(&directory, "k3"), Err(Denied::Unknown), "no tenant's key has a role of the platform");
+}
+
+/// Longer than it takes a gateway to have the store forget, and to hear of it.
+const LOOK_MINUTES: Duration = Duration::from_secs(125);
+
+/// The document of a tenant that the API made.
+fn tenant(name: &str) -> Option<String> {
+    let manifest = serde_json::json!({
+        "apiVersion": "meridian.dev/v1", "kind": "Tenant", "metadata": { "name": name }, "spec": {},
+    });
+    let record = serde_json::json!({ "manifest": manifest, "generation": 1, "createTime": NOW, "updateTime": NOW });
+    Some(record.to_string())
 }
 
 /// The document of a policy that the API made, with this rule; nothing that a gateway understands when there is none.
@@ -293,4 +303,73 @@ async fn a_policy_made_at_one_gateway_judges_at_the_other_within_a_second() {
     assert_eq!(denied_by(&one, "web"), [""; 0]);
     stop.cancel();
     running.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_away_for_longer_than_ends_are_remembered_believes_nothing_old() {
+    let store = Arc::new(MemoryDocuments::new());
+    let directory = directory("[[tenants]]\nname = \"acme\"\n");
+    directory.share();
+    let follower = Follower::new(Arc::clone(&store) as Arc<dyn Documents>, Arc::clone(&directory));
+    let acme = "acme".parse().unwrap();
+    let (key, rules) = (|id: &str| made::key_name(&acme, id), "tenants/acme/policies/p");
+    let put = async |name: &str, body, expect| {
+        assert!(matches!(store.put(name, body, expect, NOW).await, Ok(Put::Written(_))), "{name}");
+    };
+    for id in ["k1", "k2"] {
+        put(&key(id), record(id, Role::Viewer), Expect::Absent).await;
+    }
+    put(rules, policy(Some("object.name != 'web'")), Expect::Absent).await;
+    put("tenants/ops", tenant("ops"), Expect::Absent).await;
+    follower.look().await.unwrap();
+    let there = |name: &str| directory.load().tenant(&name.parse().unwrap()).map(|entry| entry.source.clone());
+    assert!(asked(&directory, "k1").is_ok() && asked(&directory, "k2").is_ok());
+    assert_eq!((denied_by(&directory, "web").len(), there("ops")), (1, Some(Source::Api)));
+
+    // Meanwhile a folder declares a tenant of the name, and a policy.
+    for name in [&key("k1"), rules, "tenants/ops"] {
+        put(name, None, Expect::Present).await;
+    }
+    store.forget(NOW + FORGOTTEN_AFTER).await.unwrap();
+    set(&directory, "[[tenants]]\nname = \"ops\"\n[[tenants.keys]]\nkey o1 role = \"viewer\"\n");
+    follower.look().await.unwrap();
+    assert_eq!(asked(&directory, "k1"), Err(Denied::Unknown), "its end is forgotten, and it is not there");
+    assert_eq!((asked(&directory, "k2"), denied_by(&directory, "web").len()), (Ok(Role::Viewer), 0));
+    assert!(matches!(there("ops"), Some(Source::File { .. })) && asked(&directory, "o1").is_ok());
+    directory.set_files(Files::default()).unwrap();
+    assert_eq!(there("ops"), None, "what the folder does not declare any more does not uncover what had ended");
+
+    // Who saw an end remembers it no longer than the store; a word of what was before comes too late then.
+    let late = Document { name: key("k2"), revision: 2, body: record("k2", Role::Viewer) };
+    put(&key("k2"), None, Expect::Present).await;
+    follower.look().await.unwrap();
+    assert_eq!(directory.count(&made::below(&acme)), 1);
+    store.forget(NOW + FORGOTTEN_AFTER).await.unwrap();
+    follower.look().await.unwrap();
+    assert_eq!(directory.count(&made::below(&acme)), 0);
+    directory.learn(late);
+    assert_eq!(asked(&directory, "k2"), Err(Denied::Unknown));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ended_a_day_ago_is_forgotten_though_nobody_writes() {
+    for store in [MemoryDocuments::new(), MemoryDocuments::alone()] {
+        let now = Arc::new(AtomicU64::new(0));
+        let hands = Arc::clone(&now);
+        let clock = Clock::from_fn(move || NOW + Duration::from_secs(hands.load(Ordering::SeqCst)));
+        let directory = Directory::new(declared("[[tenants]]\nname = \"acme\"\n"), clock, None);
+        let follower = Follower::new(Arc::new(store), Arc::clone(&directory));
+        follower.put("tenants/acme/keys/k", record("k", Role::Viewer), Expect::Absent).await.unwrap();
+        follower.put("tenants/acme/keys/k", None, Expect::Present).await.unwrap();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(Arc::clone(&follower).run(stop.clone()));
+        let minutes = || tokio::time::sleep(LOOK_MINUTES);
+        minutes().await;
+        assert_eq!(directory.count("tenants/acme/"), 1);
+        now.store(FORGOTTEN_AFTER.as_secs(), Ordering::SeqCst);
+        minutes().await;
+        assert_eq!(directory.count("tenants/acme/"), 0);
+        stop.cancel();
+        running.await.unwrap();
+    }
 }

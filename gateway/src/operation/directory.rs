@@ -586,6 +586,7 @@ async fn create_key(
     if snapshot.made().keys.get(tenant).is_some_and(|keys| keys.len() >= PER_TENANT_MAX) {
         return Err(Refusal::new(ErrorCode::Conflict, format!("a tenant has at most {PER_TENANT_MAX} keys")));
     }
+    pen.check_room(&made::below(tenant))?;
     let mut record = record_of(core, caller, tenant, wish)?;
     let new = seed.minted(core, &id, record.create_time);
     record.secrets.push(Secret { sha256: hex(&new.sha256), until: None });
@@ -766,6 +767,7 @@ async fn create_account(
         let detail = format!("a tenant has at most {PER_TENANT_MAX} service accounts");
         return Err(Refusal::new(ErrorCode::Conflict, detail));
     }
+    pen.check_room(&made::below(tenant))?;
     let record = AccountRecord {
         role: wish.role,
         project,

@@ -25,7 +25,10 @@ use super::{
 };
 use crate::{
     core::Core,
-    directory::{Snapshot, Source, made::ManifestRecord},
+    directory::{
+        Snapshot, Source,
+        made::{self, ManifestRecord},
+    },
     policies::{
         document,
         replay::{Recorded, Replay},
@@ -294,6 +297,9 @@ async fn put(
     if held.is_none() && count >= POLICIES_MAX {
         let detail = format!("the API makes at most {POLICIES_MAX} policies of one tenant or of the platform");
         return Err(Refusal::new(ErrorCode::Conflict, detail));
+    }
+    if held.is_none() {
+        pen.check_room(&scope.tenant().map_or_else(|| made::POLICIES.to_owned(), made::below))?;
     }
     let (known, body, of) = (Arc::clone(&snapshot), manifest.clone(), scope.clone());
     let policy = aside(move || compiled(&known, &body, Some(&of))).await?.map_err(invalid)?;

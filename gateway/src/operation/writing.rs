@@ -3,7 +3,7 @@
 
 use meridian_ledger::{
     LedgerError,
-    documents::{DOCUMENT_LEN_MAX, Document, Expect, Put},
+    documents::{DOCUMENT_LEN_MAX, Document, Expect, FORGOTTEN_AFTER, Put},
 };
 use meridian_model::error::{ErrorCode, FieldError, Problem};
 
@@ -13,6 +13,11 @@ use crate::{
     directory::{Snapshot, Source},
     views,
 };
+
+/// Most documents of one tenant's keys, service accounts and policies, and of the platform's policies, those that ended and
+/// are remembered included: twice what there may be of living ones, and ten tenants that end what they make as fast as they
+/// can leave the others room.
+const DOCUMENTS_EACH_MAX: usize = 4000;
 
 /// What a writer has seen of what it writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +96,19 @@ pub(super) struct Pen<'c> {
 }
 
 impl Pen<'_> {
+    /// Refuses one document more of a tenant, or of the platform, that has made and ended too many.
+    pub(super) fn check_room(self, prefix: &str) -> Result<(), Refusal> {
+        if self.core.directory.count(prefix) < DOCUMENTS_EACH_MAX {
+            return Ok(());
+        }
+        let hours = FORGOTTEN_AFTER.as_secs() / 3600;
+        let detail = format!(
+            "{DOCUMENTS_EACH_MAX} keys, service accounts and policies are there or ended within {hours} hours, and more are \
+             not remembered: try again later, or change what is there instead of making others"
+        );
+        Err(Refusal::new(ErrorCode::Conflict, detail))
+    }
+
     /// Writes a document, or removes it; `held` is the revision of what is known to be there. Its new revision; none when
     /// nothing was to be written.
     ///

@@ -17,7 +17,9 @@ use meridian_gateway::{
     directory::keys::Denied,
     journal::intent::NoIntents,
     operation::{
-        self, Action, Caller, Operation, Outcome, PageRequest, Refusal, Scope, directory::DirectoryAction,
+        self, Action, Caller, Operation, Outcome, PageRequest, Refusal, Scope,
+        directory::DirectoryAction,
+        policies::{Home, PolicyAction},
         writing::Condition,
     },
     telemetry::core::CoreMetrics,
@@ -26,7 +28,7 @@ use meridian_gateway::{
 use meridian_ledger::{
     LedgerError, LedgerFuture,
     conformance::MemoryLedger,
-    documents::{Document, Documents, Expect, MemoryDocuments, News, Position, Put},
+    documents::{Document, Documents, Expect, FORGOTTEN_AFTER, Handed, MemoryDocuments, News, Position, Put},
     shared::MemoryShared,
 };
 use meridian_model::{error::ErrorCode, ids::TenantId, time::Time};
@@ -82,19 +84,23 @@ impl Documents for View {
         self.0.documents.read(after)
     }
 
-    fn put<'a>(&'a self, name: &'a str, body: Option<String>, expect: Expect) -> LedgerFuture<'a, Put> {
+    fn put<'a>(&'a self, name: &'a str, body: Option<String>, expect: Expect, now: Time) -> LedgerFuture<'a, Put> {
         let (store, name) = (Arc::clone(&self.0), name.to_owned());
         let write = tokio::spawn(async move {
             store.waiting.fetch_add(1, Ordering::SeqCst);
             store.gate.acquire().await.unwrap().forget();
-            let put = store.documents.put(&name, body, expect).await;
+            let put = store.documents.put(&name, body, expect, now).await;
             if store.mute.load(Ordering::SeqCst) { Err(LedgerError::Unanswered("cut".to_owned())) } else { put }
         });
         Box::pin(async move { write.await.unwrap() })
     }
 
-    fn restore(&self, documents: Vec<Document>) -> LedgerFuture<'_, ()> {
-        self.0.documents.restore(documents)
+    fn forget(&self, now: Time) -> LedgerFuture<'_, ()> {
+        self.0.documents.forget(now)
+    }
+
+    fn restore(&self, handed: Handed) -> LedgerFuture<'_, ()> {
+        self.0.documents.restore(handed)
     }
 }
 
@@ -185,6 +191,16 @@ impl Gateway {
     async fn delete_account(&self, tenant: &str, account: &str) -> Result<Outcome, Refusal> {
         let account = account.parse().unwrap();
         self.ask(DirectoryAction::DeleteAccount(Some(name(tenant)), account, Condition::None)).await
+    }
+
+    async fn put_policy(&self, tenant: &str, policy: &str) -> Result<Outcome, Refusal> {
+        let manifest = json!({
+            "apiVersion": "meridian.dev/v1", "kind": "Policy", "metadata": { "name": policy },
+            "spec": { "rules": [{ "id": "r", "expression": "object.name != 'web'" }] },
+        });
+        let (home, condition) = (Home::Tenant(Some(name(tenant))), Condition::Absent);
+        let put = PolicyAction::Put { home, name: policy.parse().unwrap(), manifest, condition, validate_only: false };
+        self.ask_as(platform(), Action::Policies(Box::new(put))).await
     }
 
     async fn put_tenant(&self, tenant: &str, instances: u64, condition: Condition) -> Result<Outcome, Refusal> {
@@ -304,6 +320,50 @@ async fn a_revoked_key_does_not_come_back_with_its_idempotency_key() {
     assert!(other.opens(&again) && !other.opens(&leaked));
 }
 
+/// What a tenant makes and ends is remembered for a while, and does not fill what all tenants share.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_ends_what_it_makes_takes_no_room_from_others() {
+    let store = Store::new(MemoryDocuments::new());
+    let now = Time::from_unix_ms(NOW_MS);
+    for n in 0..3999 {
+        let name = format!("tenants/acme/{}/x{n}", ["keys", "serviceAccounts", "policies"][n % 3]);
+        for body in [Some(String::new()), None] {
+            let expect = if body.is_some() { Expect::Absent } else { Expect::Present };
+            assert!(matches!(store.documents.put(&name, body, expect, now).await, Ok(Put::Written(_))));
+        }
+    }
+    let gateway = Gateway::start(&store).await;
+    let last = gateway.make("acme", None, json!({})).await.unwrap();
+    let account = || json!({ "name": "ci", "role": "operator" });
+    let refused = [
+        gateway.make("acme", None, json!({})).await.map(drop),
+        gateway.account("acme", account()).await.map(drop),
+        gateway.put_policy("acme", "p").await.map(drop),
+    ];
+    for refused in refused {
+        let problem = refused.unwrap_err().problem;
+        assert_eq!(problem.code, ErrorCode::Conflict);
+        assert!(problem.detail.contains("within 24 hours"), "{problem:?}");
+    }
+    // What is there can be changed and ended, and others make what they like.
+    gateway.rotate(&last.id, "1h", Condition::None).await.unwrap();
+    gateway.revoke("acme", &last.id).await.unwrap();
+    assert_eq!(code(gateway.make("acme", None, json!({})).await), ErrorCode::Conflict, "an end makes no room at once");
+    gateway.put_tenant("ops", 3, Condition::Absent).await.unwrap();
+    gateway.make("ops", None, json!({})).await.unwrap();
+    gateway.put_policy("ops", "p").await.unwrap();
+
+    for _ in 0..4 {
+        store.documents.forget(now + FORGOTTEN_AFTER).await.unwrap();
+    }
+    while gateway.make("acme", None, json!({})).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    gateway.account("acme", account()).await.unwrap();
+    gateway.put_policy("acme", "p").await.unwrap();
+    assert!(!gateway.opens(&last));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_of_an_account_or_a_tenant_that_is_made_again_stay_dead() {
     let store = Store::new(MemoryDocuments::new());
@@ -315,7 +375,8 @@ async fn keys_of_an_account_or_a_tenant_that_is_made_again_stay_dead() {
     };
     // As a gateway writes it that began before it knew of the end.
     let late = async |Document { name, body, .. }: Document| {
-        assert!(matches!(store.documents.put(&name, body, Expect::Absent).await, Ok(Put::Written(_))));
+        let put = store.documents.put(&name, body, Expect::Absent, Time::from_unix_ms(NOW_MS)).await;
+        assert!(matches!(put, Ok(Put::Written(_))), "{put:?}");
         let tenant = name.split('/').nth(1).unwrap();
         while gateway.keys(tenant).await.is_empty() {
             tokio::task::yield_now().await;

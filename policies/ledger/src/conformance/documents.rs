@@ -2,6 +2,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
+use meridian_model::time::Time;
 use tokio::time::Instant;
 
 use crate::{
@@ -11,6 +12,9 @@ use crate::{
 
 /// Longest wait until a store takes writes: one that may have lost some waits for gateways first.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// When the suite writes, for stores that have no time of their own.
+const NOW: Time = Time::from_unix_ms(1_767_225_600_000);
 
 type Case = fn(Arc<dyn Documents>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -48,7 +52,7 @@ pub async fn documents_suite<F: AsyncFn() -> Arc<dyn Documents>>(make: F) -> usi
 pub async fn put(store: &dyn Documents, name: &str, body: Option<&str>, expect: Expect) -> Put {
     let until = Instant::now() + PATIENCE;
     loop {
-        match store.put(name, body.map(str::to_owned), expect).await {
+        match store.put(name, body.map(str::to_owned), expect, NOW).await {
             Ok(put) => return put,
             Err(LedgerError::Recovering(_)) if Instant::now() < until => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -130,7 +134,7 @@ async fn one_of_many_writers_wins(store: Arc<dyn Documents>) {
 async fn what_is_too_large_is_refused(store: Arc<dyn Documents>) {
     let large = "x".repeat(DOCUMENT_LEN_MAX + 1);
     for (name, body) in [("a", large.as_str()), ("", "x"), (large.as_str(), "x")] {
-        let refused = store.put(name, Some(body.to_owned()), Expect::Absent).await;
+        let refused = store.put(name, Some(body.to_owned()), Expect::Absent, NOW).await;
         assert!(matches!(refused, Err(LedgerError::Invalid { .. })), "{refused:?}");
     }
 }

@@ -1,27 +1,55 @@
-//! Documents in the embedded store: a table of their own, read into memory when the store opens.
+//! Documents in the embedded store: tables of their own. Nothing is held in memory; whoever reads keeps what it read.
 
 use std::collections::BTreeMap;
 
-use redb::{ReadableTable as _, TableDefinition};
+use meridian_model::time::Time;
+use redb::{ReadableTable, Table, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use super::{
     EmbeddedLedger,
-    tables::{Fault, decode, encode},
+    tables::{Fault, Tables, decode, encode},
 };
 use crate::{
-    LedgerFuture,
-    documents::{DOCUMENTS_MAX, Document, Documents, Expect, News, Position, Put, meets, too_large},
+    LedgerError, LedgerFuture,
+    documents::{
+        DOCUMENTS_MAX, Document, Documents, Expect, FORGOTTEN_AFTER, FORGOTTEN_AT_ONCE, Handed, News, Position, Put,
+        meets, too_large,
+    },
 };
 
 /// Name -> revision and text as JSON. A gateway that does not know the table leaves it alone.
 const DOCUMENTS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("documents");
+/// When a tombstone was made (ms), and its revision -> its name.
+const GRAVES: TableDefinition<'static, (i64, u64), &str> = TableDefinition::new("document-graves");
+/// What holds for all of them, so that no write has to look at all.
+const COUNTS: TableDefinition<'static, &str, u64> = TableDefinition::new("document-counts");
+
+/// In `COUNTS`: the last revision.
+const REVISION: &str = "revision";
+/// In `COUNTS`: how many there are, tombstones included.
+const COUNT: &str = "count";
+/// In `COUNTS`: the last revision whose tombstone is forgotten.
+const FLOOR: &str = "floor";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
     r: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     b: Option<String>,
+    /// When it was deleted, of a tombstone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    t: Option<Time>,
+}
+
+impl Stored {
+    fn of(name: &str, bytes: &[u8]) -> Result<Self, Fault> {
+        decode("documents", name.as_bytes(), bytes)
+    }
+
+    fn named(self, name: &str) -> Document {
+        Document { name: name.to_owned(), revision: self.r, body: self.b }
+    }
 }
 
 fn read_all(db: &redb::ReadTransaction) -> Result<BTreeMap<String, Document>, Fault> {
@@ -34,22 +62,136 @@ fn read_all(db: &redb::ReadTransaction) -> Result<BTreeMap<String, Document>, Fa
     let mut all = BTreeMap::new();
     for row in table.iter()? {
         let (name, bytes) = row?;
-        let name = name.value().to_owned();
-        let Stored { r, b } = decode("documents", name.as_bytes(), bytes.value())?;
-        all.insert(name.clone(), Document { name, revision: r, body: b });
+        let document = Stored::of(name.value(), bytes.value())?.named(name.value());
+        all.insert(document.name.clone(), document);
     }
     Ok(all)
 }
 
+fn value(counts: &impl ReadableTable<&'static str, u64>, what: &'static str) -> Result<u64, Fault> {
+    Ok(counts.get(what)?.map_or(0, |value| value.value()))
+}
+
+/// The last revision and the floor.
+fn bounds(db: &redb::ReadTransaction) -> Result<(u64, u64), Fault> {
+    match db.open_table(COUNTS) {
+        Ok(counts) => Ok((value(&counts, REVISION)?, value(&counts, FLOOR)?)),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok((0, 0)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The tables of one write.
+struct Writing<'t> {
+    documents: Table<'t, &'static str, &'static [u8]>,
+    graves: Table<'t, (i64, u64), &'static str>,
+    counts: Table<'t, &'static str, u64>,
+    now: Time,
+}
+
+impl<'t> Writing<'t> {
+    fn open(tables: &Tables<'t>, now: Time) -> Result<Self, Fault> {
+        let (documents, graves) = (tables.tx.open_table(DOCUMENTS)?, tables.tx.open_table(GRAVES)?);
+        let mut own = Self { documents, graves, counts: tables.tx.open_table(COUNTS)?, now };
+        if own.counts.get(REVISION)?.is_none() {
+            own.count()?;
+        }
+        Ok(own)
+    }
+
+    /// Counts what a version left that kept no counts; of its tombstones nobody knows when they were made.
+    fn count(&mut self) -> Result<(), Fault> {
+        let (mut last, mut count, mut ended) = (0, 0, Vec::new());
+        for row in self.documents.iter()? {
+            let (name, bytes) = row?;
+            let stored = Stored::of(name.value(), bytes.value())?;
+            last = stored.r.max(last);
+            count += 1;
+            if stored.b.is_none() {
+                ended.push((name.value().to_owned(), stored.r));
+            }
+        }
+        for (name, revision) in ended {
+            self.write(&name, None, revision)?;
+        }
+        self.counts.insert(REVISION, last)?;
+        self.counts.insert(COUNT, count)?;
+        Ok(())
+    }
+
+    fn held(&self, name: &str) -> Result<Option<Stored>, Fault> {
+        self.documents.get(name)?.map(|bytes| Stored::of(name, bytes.value())).transpose()
+    }
+
+    fn has_room(&self) -> Result<bool, Fault> {
+        Ok(usize::try_from(value(&self.counts, COUNT)?).is_ok_and(|count| count < DOCUMENTS_MAX))
+    }
+
+    fn write(&mut self, name: &str, body: Option<String>, revision: u64) -> Result<(), Fault> {
+        let died = body.is_none().then_some(self.now);
+        if let Some(died) = died {
+            self.graves.insert((died.unix_ms(), revision), name)?;
+        }
+        self.documents.insert(name, encode(&Stored { r: revision, b: body, t: died })?.as_slice())?;
+        Ok(())
+    }
+
+    /// Forgets the oldest tombstone, if it was made by then.
+    fn forget(&mut self, until: Time) -> Result<bool, Fault> {
+        let Some((grave, name)) = self.graves.first()?.map(|(grave, name)| (grave.value(), name.value().to_owned()))
+        else {
+            return Ok(false);
+        };
+        if grave.0 > until.unix_ms() {
+            return Ok(false);
+        }
+        self.graves.remove(grave)?;
+        self.documents.remove(name.as_str())?;
+        let (count, floor) = (value(&self.counts, COUNT)?, value(&self.counts, FLOOR)?);
+        self.counts.insert(COUNT, count.saturating_sub(1))?;
+        self.counts.insert(FLOOR, floor.max(grave.1))?;
+        Ok(true)
+    }
+
+    fn put(&mut self, name: &str, body: Option<String>, expect: Expect) -> Result<Put, Fault> {
+        let held = self.held(name)?;
+        let died = held.as_ref().and_then(|held| Some((held.t?.unix_ms(), held.r)));
+        let held = held.map(|held| held.named(name));
+        if !meets(expect, held.as_ref()) {
+            return Ok(Put::Conflict(held));
+        }
+        if held.is_none() && !self.has_room()? && !self.forget(self.now)? {
+            return Ok(Put::Full);
+        }
+        if let Some(grave) = died {
+            self.graves.remove(grave)?;
+        }
+        let (revision, count) = (value(&self.counts, REVISION)? + 1, value(&self.counts, COUNT)?);
+        self.write(name, body, revision)?;
+        self.counts.insert(REVISION, revision)?;
+        self.counts.insert(COUNT, count + u64::from(held.is_none()))?;
+        Ok(Put::Written(revision))
+    }
+}
+
 impl EmbeddedLedger {
-    async fn documents_since(&self, after: Position) -> Result<News, crate::LedgerError> {
-        let all = self.read(|tx, _| read_all(tx)).await?;
-        let anew = after == Position::default();
-        let revision = all.values().map(|d| d.revision).max().unwrap_or_default();
-        // The only writer there is: whoever read to here has read all.
-        let position = Position { incarnation: self.incarnation().to_owned(), restored: 0, revision };
-        let documents = all.into_values().filter(|d| anew || d.revision > after.revision).collect();
-        Ok(News { position, anew, documents, wants: false })
+    async fn documents_since(&self, after: Position) -> Result<News, LedgerError> {
+        let incarnation = self.incarnation().to_owned();
+        self.read(move |tx, _| {
+            let (revision, floor) = bounds(tx)?;
+            let anew = after == Position::default() || after.revision < floor;
+            if !anew && after.revision >= revision {
+                return Ok(News { position: after, floor, ..News::default() });
+            }
+            let all = read_all(tx)?;
+            // A version that kept no counts may have written last.
+            let revision = all.values().map(|d| d.revision).fold(revision, u64::max);
+            // The only writer there is: whoever read to here has read all.
+            let position = Position { incarnation, restored: 0, revision };
+            let documents = all.into_values().filter(|d| anew || d.revision > after.revision).collect();
+            Ok(News { position, anew, documents, wants: false, floor })
+        })
+        .await
     }
 
     async fn put_document(
@@ -57,30 +199,26 @@ impl EmbeddedLedger {
         name: String,
         body: Option<String>,
         expect: Expect,
-    ) -> Result<Put, crate::LedgerError> {
+        now: Time,
+    ) -> Result<Put, LedgerError> {
         self.write(move |tables| {
-            let mut table = tables.tx.open_table(DOCUMENTS)?;
-            let held = table.get(name.as_str())?.map(|bytes| bytes.value().to_vec());
-            let held = held.map(|bytes| decode::<Stored>("documents", name.as_bytes(), &bytes)).transpose()?;
-            let held = held.map(|s| Document { name: name.clone(), revision: s.r, body: s.b });
-            if !meets(expect, held.as_ref()) {
-                return Ok(Put::Conflict(held));
+            let put = Writing::open(tables, now)?.put(&name, body, expect)?;
+            tables.dirty |= matches!(put, Put::Written(_));
+            Ok(put)
+        })
+        .await
+    }
+
+    async fn forget_documents(&self, now: Time) -> Result<(), LedgerError> {
+        self.write(move |tables| {
+            let mut writing = Writing::open(tables, now)?;
+            for _ in 0..FORGOTTEN_AT_ONCE {
+                if !writing.forget(now - FORGOTTEN_AFTER)? {
+                    break;
+                }
+                tables.dirty = true;
             }
-            let mut last = 0;
-            let mut count = 0_usize;
-            for row in table.iter()? {
-                let (name, bytes) = row?;
-                last = decode::<Stored>("documents", name.value().as_bytes(), bytes.value())?.r.max(last);
-                count += 1;
-            }
-            if held.is_none() && count >= DOCUMENTS_MAX {
-                return Ok(Put::Full);
-            }
-            let revision = last + 1;
-            table.insert(name.as_str(), encode(&Stored { r: revision, b: body })?.as_slice())?;
-            drop(table);
-            tables.dirty = true;
-            Ok(Put::Written(revision))
+            Ok(())
         })
         .await
     }
@@ -95,14 +233,18 @@ impl Documents for EmbeddedLedger {
         Box::pin(self.documents_since(after.clone()))
     }
 
-    fn put<'a>(&'a self, name: &'a str, body: Option<String>, expect: Expect) -> LedgerFuture<'a, Put> {
+    fn put<'a>(&'a self, name: &'a str, body: Option<String>, expect: Expect, now: Time) -> LedgerFuture<'a, Put> {
         if let Some(error) = too_large(name, body.as_ref()) {
             return Box::pin(std::future::ready(Err(error)));
         }
-        Box::pin(self.put_document(name.to_owned(), body, expect))
+        Box::pin(self.put_document(name.to_owned(), body, expect, now))
     }
 
-    fn restore(&self, _: Vec<Document>) -> LedgerFuture<'_, ()> {
+    fn forget(&self, now: Time) -> LedgerFuture<'_, ()> {
+        Box::pin(self.forget_documents(now))
+    }
+
+    fn restore(&self, _: Handed) -> LedgerFuture<'_, ()> {
         // What was acknowledged is on the disk, or the store does not open: there is nothing to be handed in.
         Box::pin(std::future::ready(Ok(())))
     }

@@ -3,7 +3,8 @@
 //! | key | type | what |
 //! |---|---|---|
 //! | `P{all}:docs` | hash | name -> revision, whether it is there, text |
-//! | `P{all}:docs-meta` | hash | `revision`: the last one; `incarnation`: `run_id` of the server under which they are whole; `seen`, `since`: another server and since when it serves; `restored`: how often gateways handed in what was missing |
+//! | `P{all}:docs-graves` | sorted set | names of tombstones by when they were made (ms, the server's time) |
+//! | `P{all}:docs-meta` | hash | `revision`: the last one; `floor`: the last one whose tombstone is forgotten; `incarnation`: `run_id` of the server under which they are whole; `seen`, `since`: another server and since when it serves; `restored`: how often gateways handed in what was missing |
 //!
 //! A server that is not the one of the incarnation may have lost writes. For [`GRACE`] from when it is first seen it takes
 //! none, and every reader is told so: gateways hand in what they know. A gateway that comes later hands in as well; what
@@ -14,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use meridian_model::time::Time;
 use redis::Value;
 
 use super::{
@@ -22,7 +24,10 @@ use super::{
 };
 use crate::{
     LedgerError, LedgerFuture,
-    documents::{DOCUMENTS_MAX, Document, Documents, Expect, News, Position, Put, too_large},
+    documents::{
+        DOCUMENTS_MAX, Document, Documents, Expect, FORGOTTEN_AFTER, FORGOTTEN_AT_ONCE, Handed, News, Position, Put,
+        too_large,
+    },
 };
 
 /// How long gateways have to hand in what a store that may have lost writes lacks: several of their looks, which are two a
@@ -44,6 +49,7 @@ pub struct RedisDocuments {
     redis: Redis,
     docs: Vec<u8>,
     meta: Vec<u8>,
+    graves: Vec<u8>,
 }
 
 impl RedisDocuments {
@@ -51,11 +57,23 @@ impl RedisDocuments {
     #[must_use]
     pub fn new(redis: Redis, prefix: &str) -> Arc<Self> {
         let key = |name: &str| format!("{prefix}{{all}}:{name}").into_bytes();
-        Arc::new(Self { redis, docs: key("docs"), meta: key("docs-meta") })
+        Arc::new(Self { redis, docs: key("docs"), meta: key("docs-meta"), graves: key("docs-graves") })
+    }
+
+    async fn hand_in(&self, part: &[Document], (revision, floor): (u64, u64)) -> Result<(), LedgerError> {
+        let (revision, floor) = (revision.to_string(), floor.to_string());
+        let revisions: Vec<String> = part.iter().map(|d| d.revision.to_string()).collect();
+        let mut args: Vec<&[u8]> = vec![b"restore", revision.as_bytes(), floor.as_bytes()];
+        for (document, revision) in part.iter().zip(&revisions) {
+            let has: &[u8] = if document.body.is_some() { b"1" } else { b"0" };
+            let body = document.body.as_deref().unwrap_or_default().as_bytes();
+            args.extend([document.name.as_bytes(), revision.as_bytes(), has, body]);
+        }
+        self.call(&args).await.map(drop)
     }
 
     async fn call(&self, args: &[&[u8]]) -> Result<Value, LedgerError> {
-        self.redis.eval_unguarded(&DOCUMENTS, &[&self.docs, &self.meta], args).await
+        self.redis.eval_unguarded(&DOCUMENTS, &[&self.docs, &self.meta, &self.graves], args).await
     }
 }
 
@@ -76,7 +94,7 @@ fn document(value: &Value) -> Option<Document> {
 }
 
 fn news(answer: &Value) -> Option<News> {
-    let [wants, run, restored, revision, anew, found] = values::list(answer)? else { return None };
+    let [wants, run, restored, revision, anew, found, floor] = values::list(answer)? else { return None };
     let position = Position {
         incarnation: values::text(run)?,
         restored: values::number(restored)?,
@@ -84,7 +102,7 @@ fn news(answer: &Value) -> Option<News> {
     };
     let documents = values::list(found)?.iter().map(document).collect::<Option<_>>()?;
     let is = |flag: &Value| values::number(flag) == Some(1);
-    Some(News { position, anew: is(anew), documents, wants: is(wants) })
+    Some(News { position, anew: is(anew), documents, wants: is(wants), floor: values::number(floor)? })
 }
 
 fn put(name: &str, answer: &Value) -> Result<Put, LedgerError> {
@@ -122,7 +140,8 @@ impl Documents for RedisDocuments {
         })
     }
 
-    fn put<'a>(&'a self, name: &'a str, body: Option<String>, expect: Expect) -> LedgerFuture<'a, Put> {
+    /// The server's time counts, so that gateways need not agree on it.
+    fn put<'a>(&'a self, name: &'a str, body: Option<String>, expect: Expect, _: Time) -> LedgerFuture<'a, Put> {
         Box::pin(async move {
             if let Some(error) = too_large(name, body.as_ref()) {
                 return Err(error);
@@ -142,19 +161,25 @@ impl Documents for RedisDocuments {
         })
     }
 
-    fn restore(&self, documents: Vec<Document>) -> LedgerFuture<'_, ()> {
+    fn forget(&self, _: Time) -> LedgerFuture<'_, ()> {
         Box::pin(async move {
-            for part in documents.chunks(RESTORED_AT_ONCE) {
-                let revisions: Vec<String> = part.iter().map(|d| d.revision.to_string()).collect();
-                let mut args: Vec<&[u8]> = vec![b"restore"];
-                for (document, revision) in part.iter().zip(&revisions) {
-                    let has: &[u8] = if document.body.is_some() { b"1" } else { b"0" };
-                    let body = document.body.as_deref().unwrap_or_default().as_bytes();
-                    args.extend([document.name.as_bytes(), revision.as_bytes(), has, body]);
-                }
-                self.call(&args).await?;
+            let (grace, jump) = (GRACE.as_millis().to_string(), JUMP.to_string());
+            let (after, at_once) = (FORGOTTEN_AFTER.as_millis().to_string(), FORGOTTEN_AT_ONCE.to_string());
+            let texts = [&grace, &jump, &after, &at_once].map(|text| text.as_bytes());
+            self.call(&[&[&b"forget"[..]], &texts[..]].concat()).await.map(drop)
+        })
+    }
+
+    fn restore(&self, handed: Handed) -> LedgerFuture<'_, ()> {
+        Box::pin(async move {
+            let Handed { documents, revision, floor } = handed;
+            let mut parts: Vec<&[Document]> = documents.chunks(RESTORED_AT_ONCE).collect();
+            let last = parts.pop().unwrap_or_default();
+            for part in parts {
+                self.hand_in(part, (0, 0)).await?;
             }
-            Ok(())
+            // The floor when all that lives below it is there.
+            self.hand_in(last, (revision, floor)).await
         })
     }
 }
