@@ -147,10 +147,10 @@ impl Declared {
         for (name, (tenant, _)) in &made.tenants {
             match self.tenants.get(name) {
                 Some((_, source)) => tracing::warn!(tenant = %name, %source, "a tenant made by the API is hidden"),
-                None => drop(self.tenants.insert(name.clone(), (Arc::new(tenant.clone()), Source::Api))),
+                None => drop(self.tenants.insert(name.clone(), (Arc::clone(tenant), Source::Api))),
             }
         }
-        for (path, (policy, _)) in &made.policies {
+        for (path, (policy, _)) in made.policies.iter() {
             match self.policies.get(path.as_str()) {
                 Some((_, source)) => tracing::warn!(policy = path, %source, "a policy made by the API is hidden"),
                 None => {

@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::{
     Entry,
-    made::{Bounds, Kept, KeyRecord, Made},
+    made::{Bounds, KeyRecord, Made},
 };
 use crate::{
     config::{ApiKey, parse_sha256},
@@ -40,7 +40,7 @@ pub enum Denied {
     Unsure,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Known {
     /// The newest first; a former one until its end.
     secrets: Vec<([u8; 32], Option<Time>)>,
@@ -50,15 +50,23 @@ struct Known {
     identity: Identity,
 }
 
-/// All API keys, immutable.
+/// Parts that the keys made by the API are in: of the most that there may be, one has two hundred.
+const PARTS: usize = 256;
+
+/// All API keys, immutable. A change of one made by the API copies the part that it is in.
 pub struct KeyRing {
-    keys: HashMap<String, Known>,
+    declared: Arc<HashMap<String, Known>>,
+    made: Vec<Arc<HashMap<String, Known>>>,
     nobody: [u8; 32],
+}
+
+fn part_of(id: &str) -> usize {
+    usize::try_from(crc32fast::hash(id.as_bytes())).unwrap_or_default() % PARTS
 }
 
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyRing({} keys)", self.keys.len())
+        write!(f, "KeyRing({} keys)", self.declared.len() + self.made.iter().map(|part| part.len()).sum::<usize>())
     }
 }
 
@@ -86,15 +94,47 @@ impl KeyRing {
             let (secrets, expires) = (vec![(key.sha256, None)], key.expires);
             (key.id.clone(), Known { secrets, expires, revocable: false, identity })
         });
-        let of_api = made.keys.iter().flat_map(|(name, keys)| {
-            let entry = tenants.get(name);
-            let known = move |(id, kept): (&String, &Kept<KeyRecord>)| {
-                Some((id.clone(), of_record((name, entry?), id, &kept.record, made)?))
-            };
-            keys.iter().filter_map(known)
-        });
-        // What is declared holds against a key of the same id that the API made: the later of a pair stays.
-        Self { keys: of_api.chain(declared).collect(), nobody: [0; 32] }
+        let mut parts: Vec<HashMap<String, Known>> = (0..PARTS).map(|_| HashMap::new()).collect();
+        for (name, keys) in made.keys() {
+            for (id, kept) in keys {
+                let known = tenants.get(name).and_then(|entry| of_record((name, entry), id, &kept.record, made));
+                if let Some((known, part)) = known.zip(parts.get_mut(part_of(id))) {
+                    part.insert(id.clone(), known);
+                }
+            }
+        }
+        let made = parts.into_iter().map(Arc::new).collect();
+        Self { declared: Arc::new(declared.collect()), made, nobody: [0; 32] }
+    }
+
+    /// The same keys where some made by the API are other ones, or are there no more.
+    pub(super) fn with<'k>(
+        &self,
+        changed: impl Iterator<Item = (&'k TenantId, &'k str)>,
+        tenants: &BTreeMap<TenantId, Entry>,
+        made: &Made,
+    ) -> Self {
+        let mut parts = self.made.clone();
+        for (name, id) in changed {
+            let Some(part) = parts.get_mut(part_of(id)).map(Arc::make_mut) else { continue };
+            let kept = made.key(name, id).zip(tenants.get(name));
+            match kept.and_then(|(kept, entry)| of_record((name, entry), id, &kept.record, made)) {
+                Some(known) => drop(part.insert(id.to_owned(), known)),
+                None => drop(part.remove(id)),
+            }
+        }
+        Self { declared: Arc::clone(&self.declared), made: parts, nobody: self.nobody }
+    }
+
+    /// How many parts are not the very ones of another.
+    #[cfg(test)]
+    pub(super) fn copied(&self, other: &Self) -> usize {
+        self.made.iter().zip(&other.made).filter(|(own, other)| !Arc::ptr_eq(own, other)).count()
+    }
+
+    /// What is declared holds against a key of the same id that the API made.
+    fn find(&self, id: &str) -> Option<&Known> {
+        self.declared.get(id).or_else(|| self.made.get(part_of(id))?.get(id))
     }
 
     /// The owner of a key, if it is one of ours and has not ended. An unknown id costs the same hash and compare as a
@@ -105,7 +145,7 @@ impl KeyRing {
     pub fn identify(&self, key: &str, now: Time, unsure: bool) -> Result<&Identity, Denied> {
         let unknown = if unsure { Denied::Unsure } else { Denied::Unknown };
         let presented = parse(key).ok_or(Denied::Unknown)?;
-        let known = self.keys.get(presented.id);
+        let known = self.find(presented.id);
         let hash: [u8; 32] = Sha256::digest(presented.secret.as_bytes()).into();
         let expected = known.and_then(|known| known.secrets.first()).map_or(&self.nobody, |(sha256, _)| sha256);
         let mut same = bool::from(hash.ct_eq(expected));

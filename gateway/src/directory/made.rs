@@ -140,30 +140,51 @@ pub(crate) struct Kept<T> {
     pub(crate) revision: u64,
 }
 
-/// What the API declares.
+/// What each tenant has of one kind.
+type OfTenants<K, T> = BTreeMap<TenantId, Arc<BTreeMap<K, Kept<T>>>>;
+
+/// Policies by path; no record where it cannot be read.
+type Policies = BTreeMap<String, (Arc<Policy>, Kept<Option<ManifestRecord>>)>;
+
+/// What the API declares. A copy costs what there are tenants, and a change of it what one tenant has.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Made {
-    pub(crate) tenants: BTreeMap<TenantId, (config::Tenant, Kept<ManifestRecord>)>,
-    pub(crate) keys: BTreeMap<TenantId, BTreeMap<String, Kept<KeyRecord>>>,
-    pub(crate) accounts: BTreeMap<TenantId, BTreeMap<ProfileName, Kept<AccountRecord>>>,
-    /// By path; none where the record cannot be read.
-    pub(crate) policies: BTreeMap<String, (Arc<Policy>, Kept<Option<ManifestRecord>>)>,
+    pub(crate) tenants: BTreeMap<TenantId, (Arc<config::Tenant>, Arc<Kept<ManifestRecord>>)>,
+    keys: OfTenants<String, KeyRecord>,
+    accounts: OfTenants<ProfileName, AccountRecord>,
+    pub(crate) policies: Arc<Policies>,
+}
+
+fn remove<K: Ord + Clone, T: Clone>(all: &mut OfTenants<K, T>, tenant: &TenantId, key: &K) {
+    let Some(of) = all.get_mut(tenant) else { return };
+    Arc::make_mut(of).remove(key);
+    if of.is_empty() {
+        all.remove(tenant);
+    }
 }
 
 impl Made {
-    /// Reads all documents. A policy that was compiled before and stayed the same is not compiled again.
-    pub(crate) fn of<'d>(documents: impl Iterator<Item = &'d Document>, before: &Self) -> Self {
-        let mut made = Self::default();
-        for document in documents {
-            let Some(body) = &document.body else { continue };
-            if made.take(document, body, before).is_none() {
-                tracing::error!(document = document.name, "a document cannot be read: it declares nothing");
+    /// Takes a document in as it is, or as it is there no more.
+    pub(crate) fn set(&mut self, name: &str, document: Option<&Document>) {
+        match Credential::of(name) {
+            Some(Credential::Key(tenant, id)) => remove(&mut self.keys, &tenant, &id),
+            Some(Credential::Account(tenant, name)) => remove(&mut self.accounts, &tenant, &name),
+            None if is_policy(name) => drop(Arc::make_mut(&mut self.policies).remove(name)),
+            None => {
+                if let Some(Ok(tenant)) = name.strip_prefix("tenants/").map(str::parse::<TenantId>) {
+                    self.tenants.remove(&tenant);
+                }
             }
         }
-        made
+        let Some((document, body)) = document.and_then(|document| Some((document, document.body.as_ref()?))) else {
+            return;
+        };
+        if self.take(document, body).is_none() {
+            tracing::error!(document = document.name, "a document cannot be read: it declares nothing");
+        }
     }
 
-    fn take(&mut self, document: &Document, body: &str, before: &Self) -> Option<()> {
+    fn take(&mut self, document: &Document, body: &str) -> Option<()> {
         let segments: Vec<&str> = document.name.split('/').collect();
         let revision = document.revision;
         match segments.as_slice() {
@@ -171,20 +192,22 @@ impl Made {
                 let record: ManifestRecord = read(body)?;
                 let name: TenantId = tenant.parse().ok()?;
                 let settings = document::stored(&record.manifest).filter(|settings| settings.name == name)?;
-                self.tenants.insert(name, (settings, Kept { record, revision }));
+                self.tenants.insert(name, (Arc::new(settings), Arc::new(Kept { record, revision })));
             }
             ["tenants", tenant, "keys", id] => {
-                let of = self.keys.entry(tenant.parse().ok()?).or_default();
-                of.insert((*id).to_owned(), Kept { record: read(body)?, revision });
+                let (tenant, record) = (tenant.parse().ok()?, read(body)?);
+                let of = Arc::make_mut(self.keys.entry(tenant).or_default());
+                of.insert((*id).to_owned(), Kept { record, revision });
             }
             ["tenants", tenant, "serviceAccounts", name] => {
-                let of = self.accounts.entry(tenant.parse().ok()?).or_default();
-                of.insert(name.parse().ok()?, Kept { record: read(body)?, revision });
+                let (tenant, name, record) = (tenant.parse().ok()?, name.parse().ok()?, read(body)?);
+                let of = Arc::make_mut(self.accounts.entry(tenant).or_default());
+                of.insert(name, Kept { record, revision });
             }
-            ["policies", name] => self.take_policy((document, body), (Scope::Platform, name.parse().ok()?), before)?,
+            ["policies", name] => self.take_policy((document, body), (Scope::Platform, name.parse().ok()?))?,
             ["tenants", tenant, "policies", name] => {
                 let scope = Scope::Tenant(tenant.parse().ok()?);
-                self.take_policy((document, body), (scope, name.parse().ok()?), before)?;
+                self.take_policy((document, body), (scope, name.parse().ok()?))?;
             }
             // Of another part of the gateway, or of a newer one.
             _ => {}
@@ -192,25 +215,35 @@ impl Made {
         Some(())
     }
 
-    fn take_policy(
-        &mut self,
-        (document, body): (&Document, &str),
-        (scope, name): (Scope, ProfileName),
-        before: &Self,
-    ) -> Option<()> {
+    fn take_policy(&mut self, (document, body): (&Document, &str), (scope, name): (Scope, ProfileName)) -> Option<()> {
         let (path, revision) = (document.name.clone(), document.revision);
-        if let Some((policy, kept)) = before.policies.get(&path).filter(|(_, kept)| kept.revision == revision) {
-            self.policies.insert(path, (Arc::clone(policy), kept.clone()));
-            return Some(());
-        }
         let record: Option<ManifestRecord> = read(body);
         let compiled = record.as_ref().and_then(|record| policy::read(&record.manifest, Some(&scope)).ok());
         let compiled = compiled.filter(|compiled| **compiled.compiled.path() == *path).or_else(|| {
             tracing::error!(policy = path, "a policy cannot be read: it denies every create that it would judge");
             policy::unreadable(scope, &name)
         })?;
-        self.policies.insert(path, (Arc::new(compiled), Kept { record, revision }));
+        let policies = Arc::make_mut(&mut self.policies);
+        policies.insert(path, (Arc::new(compiled), Kept { record, revision }));
         Some(())
+    }
+
+    /// All keys, by tenant.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (&TenantId, impl Iterator<Item = (&String, &Kept<KeyRecord>)>)> {
+        self.keys.iter().map(|(tenant, keys)| (tenant, keys.iter()))
+    }
+
+    pub(crate) fn keys_of(&self, tenant: &TenantId) -> impl ExactSizeIterator<Item = (&String, &Kept<KeyRecord>)> {
+        static NONE: BTreeMap<String, Kept<KeyRecord>> = BTreeMap::new();
+        self.keys.get(tenant).map_or(&NONE, |keys| &**keys).iter()
+    }
+
+    pub(crate) fn accounts_of(
+        &self,
+        tenant: &TenantId,
+    ) -> impl ExactSizeIterator<Item = (&ProfileName, &Kept<AccountRecord>)> {
+        static NONE: BTreeMap<ProfileName, Kept<AccountRecord>> = BTreeMap::new();
+        self.accounts.get(tenant).map_or(&NONE, |accounts| &**accounts).iter()
     }
 
     pub(crate) fn key(&self, tenant: &TenantId, id: &str) -> Option<&Kept<KeyRecord>> {
@@ -253,4 +286,36 @@ pub(crate) fn is_policy(name: &str) -> bool {
 
 fn read<T: DeserializeOwned>(body: &str) -> Option<T> {
     serde_json::from_str(body).ok()
+}
+
+/// A document that is about who may call, and about nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Credential {
+    Key(TenantId, String),
+    Account(TenantId, ProfileName),
+}
+
+impl Credential {
+    /// Of a name; none of a document of another kind.
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        match name.split('/').collect::<Vec<_>>().as_slice() {
+            ["tenants", tenant, "keys", id] => Some(Self::Key(tenant.parse().ok()?, (*id).to_owned())),
+            ["tenants", tenant, "serviceAccounts", name] => {
+                Some(Self::Account(tenant.parse().ok()?, name.parse().ok()?))
+            }
+            _ => None,
+        }
+    }
+
+    /// The keys that are others when it is another.
+    pub(crate) fn keys<'m>(&'m self, made: &'m Made) -> Vec<(&'m TenantId, &'m str)> {
+        match self {
+            Self::Key(tenant, id) => vec![(tenant, id)],
+            Self::Account(tenant, name) => {
+                let of = |record: &KeyRecord| record.service_account.as_ref() == Some(name);
+                let keys = made.keys_of(tenant).filter(|(_, kept)| of(&kept.record));
+                keys.map(|(id, _)| (tenant, id.as_str())).collect()
+            }
+        }
+    }
 }

@@ -48,7 +48,7 @@ use self::{
     diff::Change,
     files::Broken,
     keys::{Denied, Identity, KeyRing},
-    made::Made,
+    made::{Credential, Made},
 };
 use crate::{
     clock::Clock,
@@ -104,15 +104,28 @@ impl Entry {
 pub struct Snapshot {
     /// Counts the changes since the start.
     pub generation: u64,
-    tenants: BTreeMap<TenantId, Entry>,
+    tenants: Arc<BTreeMap<TenantId, Entry>>,
     keys: KeyRing,
     platform: Arc<TenantLimits>,
     made: Arc<Made>,
-    policies: Policies,
-    rules: RuleSet,
+    policies: Arc<Policies>,
+    rules: Arc<RuleSet>,
 }
 
 impl Snapshot {
+    /// The next one, in which nothing but keys is other.
+    fn with_keys(&self, keys: KeyRing, made: Arc<Made>) -> Self {
+        Self {
+            generation: self.generation + 1,
+            tenants: Arc::clone(&self.tenants),
+            keys,
+            platform: Arc::clone(&self.platform),
+            made,
+            policies: Arc::clone(&self.policies),
+            rules: Arc::clone(&self.rules),
+        }
+    }
+
     /// The policies by path.
     #[must_use]
     pub fn policies(&self) -> &Policies {
@@ -314,9 +327,9 @@ impl Directory {
 
     /// Takes in what a write told of a document.
     pub(crate) fn learn(&self, document: Document) {
-        let mut given = self.given();
+        let (mut given, name) = (self.given(), document.name.clone());
         if given.documents.learn(document) {
-            self.follow(&mut given);
+            self.follow(&mut given, &[name]);
         }
     }
 
@@ -325,19 +338,29 @@ impl Directory {
         let mut given = self.given();
         let heard = given.documents.hear(news);
         if !heard.changed.is_empty() {
-            self.follow(&mut given);
+            self.follow(&mut given, &heard.changed);
         }
         heard.revived
     }
 
-    /// Has the snapshot follow the documents.
-    fn follow(&self, given: &mut Given) {
-        let made = Arc::new(Made::of(given.documents.documents(), &given.made));
+    /// Has the snapshot follow the documents of these names. Where only credentials changed, all else stays what it is.
+    fn follow(&self, given: &mut Given, changed: &[String]) {
+        let mut made = Made::clone(&given.made);
+        for name in changed {
+            made.set(name, given.documents.get(name));
+        }
+        let made = Arc::new(made);
+        given.made = Arc::clone(&made);
+        if let Some(credentials) = changed.iter().map(|name| Credential::of(name)).collect::<Option<Vec<_>>>() {
+            let before = self.current.load_full();
+            let keys = credentials.iter().flat_map(|credential| credential.keys(&made));
+            let keys = before.keys.with(keys, &before.tenants, &made);
+            self.current.store(Arc::new(before.with_keys(keys, made)));
+            return;
+        }
         // The files were put together with the configuration before.
         if let Ok(declared) = Given::together(&given.config, &given.files, &made) {
-            given.made = Arc::clone(&made);
-            let changes = self.swap((declared, made));
-            for change in changes.iter().take(LOGGED_MAX) {
+            for change in self.swap((declared, made)).iter().take(LOGGED_MAX) {
                 tracing::info!(%change, "the directory changes");
             }
         }
@@ -369,7 +392,7 @@ impl Directory {
         changes
     }
 
-    /// Tells of each change after this call; a reader that was slow is told of the last one only.
+    /// Tells of each change of more than credentials after this call; a reader that was slow is told of the last one only.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
@@ -399,7 +422,7 @@ fn snapshot(
     let limits_of = |name: &str, of: (&Rate, &[NamedLimit]), before: Option<&TenantLimits>| {
         Arc::new(TenantLimits::new(name, of, now, drawer, before))
     };
-    let rules = declared.rules();
+    let rules = Arc::new(declared.rules());
     let Declared { tenants, platform, policies } = declared;
     let entry = |(name, (settings, source)): (TenantId, (Arc<config::Tenant>, Source))| {
         let kept = before.and_then(|b| b.tenants.get(&name)).map(|e| &*e.limits);
@@ -411,6 +434,7 @@ fn snapshot(
     let limits = limits_of(PLATFORM, (&platform.rate, &[]), before.map(|b| &*b.platform));
     let keys = KeyRing::new(&tenants, &platform.keys, &limits, &made);
     let generation = before.map_or(0, |b| b.generation + 1);
+    let (tenants, policies) = (Arc::new(tenants), Arc::new(policies));
     Snapshot { generation, tenants, keys, platform: limits, made, policies, rules }
 }
 

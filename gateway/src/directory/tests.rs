@@ -373,3 +373,39 @@ async fn what_ended_a_day_ago_is_forgotten_though_nobody_writes() {
         running.await.unwrap();
     }
 }
+
+#[test]
+fn one_key_of_many_is_changed_without_a_look_at_the_others() {
+    const KEYS: u64 = 2_000;
+    let directory = directory("[[tenants]]\nname = \"acme\"\n[[tenants]]\nname = \"lab\"\n");
+    let document = |revision: u64, id: &str, body| {
+        let tenant = if revision.is_multiple_of(2) { "acme" } else { "lab" };
+        Document { name: made::key_name(&tenant.parse().unwrap(), id), revision, body }
+    };
+    let keys = (1..KEYS).map(|n| document(n, &format!("k{n}"), record(&format!("k{n}"), Role::Viewer)));
+    directory.hear(News { documents: keys.collect(), anew: true, ..News::default() });
+    let (before, own) = (directory.load_full(), "acme".parse().unwrap());
+    directory.learn(document(KEYS, "k4", None));
+    let after = directory.load_full();
+    assert_eq!((asked(&directory, "k4"), asked(&directory, "k6")), (Err(Denied::Unknown), Ok(Role::Viewer)));
+    assert_eq!(after.keys().copied(before.keys()), 1, "the part that the key is in");
+    assert!(Arc::ptr_eq(&before.tenants, &after.tenants) && Arc::ptr_eq(&before.rules, &after.rules));
+    assert_eq!((before.made.keys_of(&own).len(), after.made.keys_of(&own).len()), (999, 998));
+
+    // An account that comes, goes or changes takes the keys with it that are its own.
+    let name = made::account_name(&own, &"ci".parse().unwrap());
+    let account = |revision, role: Option<Role>| {
+        let body =
+            role.map(|role| serde_json::json!({ "role": role, "createTime": NOW, "createdBy": "test" }).to_string());
+        Document { name: name.clone(), revision, body }
+    };
+    let mut key: Value = serde_json::from_str(&record("ci", Role::Admin).unwrap()).unwrap();
+    key["serviceAccount"] = "ci".into();
+    directory.learn(document(KEYS + 2, "ci", Some(key.to_string())));
+    assert_eq!(asked(&directory, "ci"), Err(Denied::Unknown));
+    for (revision, role) in [(KEYS + 3, Some(Role::Admin)), (KEYS + 4, Some(Role::Viewer)), (KEYS + 5, None)] {
+        directory.learn(account(revision, role));
+        let may = directory.identify(minted("ci").key.expose_secret()).map(|identity| identity.caller.permissions);
+        assert_eq!(may, role.map(Role::permissions).ok_or(Denied::Unknown), "{role:?}");
+    }
+}

@@ -286,9 +286,9 @@ fn check_document(core: &Core, name: &TenantId, manifest: &Value) -> Result<conf
     }
     // Who is bound to a project would make nothing without it.
     let snapshot = core.directory.load();
-    let keys = snapshot.made().keys.get(name).into_iter().flatten();
+    let keys = snapshot.made().keys_of(name);
     let keys = keys.map(|(id, kept)| (format!("the key {id}"), kept.record.project.as_ref()));
-    let accounts = snapshot.made().accounts.get(name).into_iter().flatten();
+    let accounts = snapshot.made().accounts_of(name);
     let accounts = accounts.map(|(id, kept)| (format!("the service account {id}"), kept.record.project.as_ref()));
     for (whose, project) in keys.chain(accounts) {
         if let Some(project) = project.filter(|project| missing_project(&settings.projects, project).is_some()) {
@@ -370,8 +370,8 @@ async fn delete_tenant(pen: Pen<'_>, tenant: &TenantId, condition: Condition) ->
     // The tenant last, so that a repetition of a delete that was broken off finds it and ends the rest. A key that is made
     // meanwhile is that of this tenant and opens none that comes later.
     let made = snapshot.made();
-    let keys = made.keys.get(tenant).into_iter().flatten().map(|(id, _)| made::key_name(tenant, id));
-    let accounts = made.accounts.get(tenant).into_iter().flatten().map(|(name, _)| made::account_name(tenant, name));
+    let keys = made.keys_of(tenant).map(|(id, _)| made::key_name(tenant, id));
+    let accounts = made.accounts_of(tenant).map(|(name, _)| made::account_name(tenant, name));
     let policies = made.policies.iter().filter(|(_, (policy, _))| policy.compiled.scope().tenant() == Some(tenant));
     let parts = keys.chain(accounts).chain(policies.map(|(path, _)| path.clone())).collect();
     remove(pen, parts, (made::tenant_name(tenant), kept.revision), expect).await
@@ -449,8 +449,7 @@ fn keys(core: &Core, tenant: &TenantId) -> Result<Vec<views::ApiKey>, Refusal> {
     let snapshot = core.directory.load_full();
     let entry = snapshot.tenant(tenant).ok_or_else(Refusal::not_found)?;
     let declared = entry.settings.keys.iter().map(|key| declared_view(core, tenant, key, &entry.source));
-    let made = snapshot.made().keys.get(tenant).into_iter().flatten();
-    let made = made.map(|(id, kept)| key_view(core, tenant, id, kept));
+    let made = snapshot.made().keys_of(tenant).map(|(id, kept)| key_view(core, tenant, id, kept));
     let mut all: Vec<views::ApiKey> = declared.chain(made).collect();
     all.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(all)
@@ -583,7 +582,7 @@ async fn create_key(
     if let Some(kept) = snapshot.made().key(tenant, &id) {
         return replayed(core, (tenant, &id), kept, &seed, &fingerprint);
     }
-    if snapshot.made().keys.get(tenant).is_some_and(|keys| keys.len() >= PER_TENANT_MAX) {
+    if snapshot.made().keys_of(tenant).len() >= PER_TENANT_MAX {
         return Err(Refusal::new(ErrorCode::Conflict, format!("a tenant has at most {PER_TENANT_MAX} keys")));
     }
     pen.check_room(&made::below(tenant))?;
@@ -733,8 +732,7 @@ fn account_view(
 fn accounts(core: &Core, tenant: &TenantId) -> Result<Vec<views::ServiceAccount>, Refusal> {
     let snapshot = core.directory.load_full();
     snapshot.tenant(tenant).ok_or_else(Refusal::not_found)?;
-    let made = snapshot.made().accounts.get(tenant).into_iter().flatten();
-    Ok(made.map(|(name, kept)| account_view(core, tenant, name, kept)).collect())
+    Ok(snapshot.made().accounts_of(tenant).map(|(name, kept)| account_view(core, tenant, name, kept)).collect())
 }
 
 async fn create_account(
@@ -763,7 +761,7 @@ async fn create_account(
     }
     let own = Bounds { permissions: wish.role.permissions(), project: project.clone(), expires };
     check_grant(settings, caller, &own)?;
-    if snapshot.made().accounts.get(tenant).is_some_and(|all| all.len() >= PER_TENANT_MAX) {
+    if snapshot.made().accounts_of(tenant).len() >= PER_TENANT_MAX {
         let detail = format!("a tenant has at most {PER_TENANT_MAX} service accounts");
         return Err(Refusal::new(ErrorCode::Conflict, detail));
     }
@@ -794,8 +792,7 @@ async fn delete_account(
     let made = snapshot.made();
     let kept = made.account(tenant, name).ok_or_else(Refusal::not_found)?;
     let expect = expect(condition, Some(kept.revision), false)?;
-    let keys = made.keys.get(tenant).into_iter().flatten();
-    let keys = keys.filter(|(_, key)| key.record.service_account.as_ref() == Some(name));
+    let keys = made.keys_of(tenant).filter(|(_, key)| key.record.service_account.as_ref() == Some(name));
     let keys = keys.map(|(id, _)| made::key_name(tenant, id)).collect();
     remove(pen, keys, (made::account_name(tenant, name), kept.revision), expect).await
 }

@@ -36,11 +36,6 @@ pub struct Heard {
 }
 
 impl Replica {
-    /// All documents and tombstones.
-    pub fn documents(&self) -> impl Iterator<Item = &Document> {
-        self.documents.values()
-    }
-
     /// A document or a tombstone of the name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Document> {
