@@ -149,7 +149,7 @@ pub(super) enum Verb {
                       meridian audit list --since 1h --decision denied"
     )]
     Audit(Audit),
-    /// Check policies, try them, and find ready ones
+    /// Check policies, try them, remove them, and find ready ones
     #[command(
         subcommand,
         after_help = "Examples:\n  meridian policy check -f tenants.d/policies.yaml\n  meridian policy test -f gpu-label.yaml --against history:7d\n  meridian policy library\n  \

@@ -70,9 +70,8 @@ impl Ask {
 
     /// Puts a body, in place of what has this entity tag, if any.
     pub(super) fn put(path: impl Into<String>, body: &Value, tag: Option<&str>) -> Self {
-        let mut headers = vec![("content-type", "application/json".to_owned())];
-        headers.extend(tag.map(|tag| ("if-match", format!("\"{tag}\""))));
-        Self { method: Method::PUT, path: path.into(), body: Some(Bytes::from(body.to_string())), headers }
+        let headers = vec![("content-type", "application/json".to_owned())];
+        Self { method: Method::PUT, path: path.into(), body: Some(Bytes::from(body.to_string())), headers }.only(tag)
     }
 
     /// Posts a body under an idempotency key.
@@ -84,6 +83,13 @@ impl Ask {
             body: Some(Bytes::from(body.to_string())),
             headers: vec![("content-type", "application/json".to_owned()), ("idempotency-key", quoted)],
         }
+    }
+
+    /// Asks for it only of what has this entity tag, if there is one.
+    #[must_use]
+    pub(super) fn only(mut self, tag: Option<&str>) -> Self {
+        self.headers.extend(tag.map(|tag| ("if-match", format!("\"{tag}\""))));
+        self
     }
 
     /// Asks to hold the answer up to so many seconds for the final state.

@@ -224,7 +224,7 @@ async fn quotas(client: &Client) -> Result<Value, Failure> {
 
 /// Where the policies are that are meant: those of the tenant that was said, or that the key belongs to; the platform's
 /// where it belongs to none.
-async fn policies_of(client: &Client) -> Result<String, Failure> {
+pub(super) async fn policies_of(client: &Client) -> Result<String, Failure> {
     let said = client.said_tenant().map(str::to_owned);
     let tenant = match said {
         Some(tenant) => tenant,

@@ -48,7 +48,8 @@ pub(super) async fn delete(client: &Client, args: &Delete, env: &Environment, no
     };
     let tenant = client.tenant().await?.to_owned();
     if !args.yes && !args.dry_run {
-        confirm(&names, &tenant, env, no_input)?;
+        let list = names.iter().map(|n| one_line(n)).collect::<Vec<_>>().join(", ");
+        confirm(&format!("{list} of tenant {tenant}"), env, no_input)?;
     }
     let mut first_failure = None;
     for name in &names {
@@ -63,16 +64,17 @@ pub(super) async fn delete(client: &Client, args: &Delete, env: &Environment, no
 }
 
 /// Names what will be touched and asks; without anybody to ask, that is an error.
-fn confirm(names: &[String], tenant: &str, env: &Environment, no_input: bool) -> Result<(), Failure> {
-    let list = names.iter().map(|n| one_line(n)).collect::<Vec<_>>().join(", ");
+///
+/// # Errors
+/// The answer is no, or there is nobody.
+pub(super) fn confirm(what: &str, env: &Environment, no_input: bool) -> Result<(), Failure> {
+    let what = one_line(what);
     if !env.may_ask(no_input) {
-        return Err(Failure::new(
-            Exit::Usage,
-            format!("this deletes {list} of tenant {tenant}, and nobody can be asked"),
-        )
-        .next("add --yes"));
+        return Err(
+            Failure::new(Exit::Usage, format!("this deletes {what}, and nobody can be asked")).next("add --yes")
+        );
     }
-    note(&format!("delete {list} of tenant {tenant}? [y/N] "));
+    note(&format!("delete {what}? [y/N] "));
     let mut line = String::new();
     let read = std::io::stdin().read_line(&mut line);
     read.map_err(|e| Failure::new(Exit::Error, format!("cannot read the answer: {e}")))?;

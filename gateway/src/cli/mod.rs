@@ -75,9 +75,7 @@ fn run(cli: &Cli, env: &Environment) -> Result<(), Failure> {
         Verb::Ledger(command) => ledger::run(command),
         Verb::Audit(Audit::Verify(args)) => audit::check(args),
         Verb::Audit(Audit::Key(args)) => audit::key(args),
-        Verb::Policy(command) if command.online().is_none() => {
-            policy::local(command, cli.global.tenant.as_deref(), env.now)
-        }
+        Verb::Policy(command) if !command.is_online() => policy::local(command, cli.global.tenant.as_deref(), env.now),
         Verb::Demo(args) => local::demo(args, env),
         Verb::Cloudsim(args) => local::cloudsim(args),
         Verb::Context(command) => context::run(command, &cli.global, env),
@@ -123,10 +121,7 @@ fn ask(cli: &Cli, env: &Environment) -> Result<(), Failure> {
             Verb::Audit(Audit::List(args)) => audit::list(&client, args, env.now).await,
             Verb::Version(args) => tree::version(Some(&client), args.output).await,
             Verb::Auth(command) => keys::auth(&client, command).await,
-            Verb::Policy(command) => match command.online() {
-                Some(args) => trial::on_gateway(&client, args).await,
-                None => Ok(()),
-            },
+            Verb::Policy(command) => policy::online(&client, command, env, global.no_input).await,
             Verb::Serve(_)
             | Verb::Check(_)
             | Verb::Ledger(_)

@@ -12,9 +12,10 @@ use serde_json::json;
 
 use super::{
     args::Format,
+    client::{Ask, Client, encode},
     failure::{Exit, Failure, Fault},
-    manifest,
-    output::{self, emit},
+    get, life, manifest,
+    output::{self, Environment, emit, one_line, text},
     trial,
 };
 use crate::policies;
@@ -32,6 +33,13 @@ pub(super) enum Policy {
                             Who made one is not kept: rules see the principal\n`recorded` in the role operator. Against a file, \
                             nothing is in force before.\n\nIt ends with 10 when anything would change.")]
     Test(Test),
+    /// Remove a policy that was applied; it judges nothing from then on
+    #[command(
+        after_help = "Examples:\n  meridian policy delete names\n  meridian policy delete names --tenant acme --yes\n\nOf the \
+                            tenant said, else of the key's own; a key of the platform that says none means\nthe platform's. \
+                            What a file declares is removed there."
+    )]
+    Delete(Delete),
     /// List ready policies, or print one to start from
     Library(Library),
 }
@@ -48,6 +56,22 @@ pub(super) struct Test {
     /// Form of the answer
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Format,
+}
+
+/// `policy delete`.
+#[derive(Debug, Args)]
+pub(super) struct Delete {
+    /// Its name
+    pub name: String,
+    /// Do not ask; required without a terminal
+    #[arg(long, short)]
+    pub yes: bool,
+    /// What does not exist is no error
+    #[arg(long)]
+    pub ignore_not_found: bool,
+    /// Only say what would happen
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// What policies are tried on.
@@ -89,14 +113,52 @@ pub(super) struct Library {
 }
 
 impl Policy {
-    /// What needs a gateway.
+    /// Whether it needs a gateway.
     #[must_use]
-    pub(super) fn online(&self) -> Option<&Test> {
+    pub(super) fn is_online(&self) -> bool {
         match self {
-            Self::Test(args) if matches!(args.against, Against::Gateway(_)) => Some(args),
-            Self::Test(_) | Self::Check(_) | Self::Library(_) => None,
+            Self::Test(args) => matches!(args.against, Against::Gateway(_)),
+            Self::Delete(_) => true,
+            Self::Check(_) | Self::Library(_) => false,
         }
     }
+}
+
+/// What needs a gateway.
+///
+/// # Errors
+/// What the gateway refuses with.
+pub(super) async fn online(
+    client: &Client,
+    command: &Policy,
+    env: &Environment,
+    no_input: bool,
+) -> Result<(), Failure> {
+    match command {
+        Policy::Test(args) => trial::on_gateway(client, args).await,
+        Policy::Delete(args) => delete(client, args, env, no_input).await,
+        Policy::Check(_) | Policy::Library(_) => Ok(()),
+    }
+}
+
+/// Removes what it has seen, and not what somebody put there since.
+async fn delete(client: &Client, args: &Delete, env: &Environment, no_input: bool) -> Result<(), Failure> {
+    let (base, name) = (get::policies_of(client).await?, one_line(&args.name));
+    let path = format!("{base}/{}", encode(&args.name));
+    let held = client.ask(Ask::get(&path)).await?;
+    if held.status.as_u16() == 404 && args.ignore_not_found {
+        return emit(&format!("policy/{name} not found\n"));
+    }
+    client.good(&held)?;
+    let held = held.json();
+    if !args.yes && !args.dry_run {
+        life::confirm(text(&held, "/name"), env, no_input)?;
+    }
+    let query = if args.dry_run { "?validateOnly=true" } else { "" };
+    let tag = held.get("etag").and_then(serde_json::Value::as_str);
+    client.good(&client.ask(Ask::delete(format!("{path}{query}")).only(tag)).await?)?;
+    let verb = if args.dry_run { "would be deleted (dry run)" } else { "deleted" };
+    emit(&format!("policy/{name} {verb}\n"))
 }
 
 /// What needs no gateway.
@@ -108,6 +170,8 @@ pub(super) fn local(command: &Policy, tenant: Option<&str>, now: Time) -> Result
         Policy::Check(args) => check(args),
         Policy::Test(args) => trial::on_file(args, tenant, now),
         Policy::Library(args) => library(args),
+        // Asked of a gateway.
+        Policy::Delete(_) => Ok(()),
     }
 }
 

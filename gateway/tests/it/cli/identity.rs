@@ -141,8 +141,25 @@ fn tenants_keys_and_policies_are_made_changed_and_refused() {
     assert_eq!(world.run(&root, &["get", "policies", "-o", "name"]).ok(), "", "the platform has none");
     assert!(apply(&viewer, "p.yaml", &policy("object.name != 'x'")).code == 4);
 
+    a_policy_goes(&world, &second, &viewer);
+
     let ended = world.run(&second, &["auth", "revoke-key", &id]).ok();
     assert_eq!(ended, format!("key/{id} opens nothing any more\n"));
     assert_eq!(world.run(&second, &["auth", "whoami"]).code, 4);
     assert_eq!(world.run(&root, &["auth", "revoke-key", &id, "--tenant", "acme"]).code, 3);
+}
+
+/// It goes only when somebody said so who may, and once.
+fn a_policy_goes(world: &World, admin: &str, viewer: &str) {
+    let delete = |key: &str, more: &[&str]| world.run(key, &[&["policy", "delete", "names"], more].concat());
+    let unasked = delete(admin, &[]);
+    assert!(unasked.code == 2 && unasked.stderr.contains("tenants/acme/policies/names"), "{unasked:?}");
+    let denied = delete(viewer, &["--yes"]);
+    assert!(denied.code == 4 && denied.stderr.contains("policies.write"), "{denied:?}");
+    assert_eq!(delete(admin, &["--dry-run"]).ok(), "policy/names would be deleted (dry run)\n");
+    assert_eq!(delete(&world.root, &["--yes"]).code, 3, "the platform has none of the name");
+    assert_eq!(delete(admin, &["--yes"]).ok(), "policy/names deleted\n");
+    assert_eq!(world.run(admin, &["get", "policies", "-o", "name"]).ok(), "");
+    assert_eq!(delete(admin, &["--yes"]).code, 3);
+    assert_eq!(delete(admin, &["--yes", "--ignore-not-found"]).ok(), "policy/names not found\n");
 }
