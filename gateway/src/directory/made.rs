@@ -60,7 +60,7 @@ pub(crate) struct ManifestRecord {
 }
 
 /// A secret of a key.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Secret {
     /// SHA-256 of its text, in hexadecimal.
@@ -68,6 +68,12 @@ pub(crate) struct Secret {
     /// When it ends, for one that was replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) until: Option<Time>,
+    /// When it was made, by a rotation that had an `Idempotency-Key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) made: Option<Time>,
+    /// Of that request, for its repetitions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fingerprint: Option<String>,
 }
 
 /// A key as it is stored.

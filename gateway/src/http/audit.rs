@@ -143,7 +143,11 @@ impl Facts {
                 self.key = key.as_deref().map(Arc::from);
                 self.fingerprint = Some(fingerprint.clone());
             }
-            DirectoryAction::RotateKey(tenant, id, ..) => self.object = Some(below(tenant.as_ref(), "keys", id)),
+            DirectoryAction::RotateKey { tenant, id, key, fingerprint, .. } => {
+                self.object = Some(below(tenant.as_ref(), "keys", id));
+                self.key = key.as_deref().map(Arc::from);
+                self.fingerprint = Some(fingerprint.clone());
+            }
             DirectoryAction::CreateAccount(tenant, wish, ..) => {
                 self.object = Some(below(tenant.as_ref(), "serviceAccounts", wish.name.as_ref()));
             }

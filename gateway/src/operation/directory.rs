@@ -123,7 +123,20 @@ pub enum DirectoryAction {
         fingerprint: String,
     },
     /// Give a key another secret.
-    RotateKey(Option<TenantId>, String, Option<Span>, Condition),
+    RotateKey {
+        /// Whose.
+        tenant: Option<TenantId>,
+        /// Its id.
+        id: String,
+        /// How long its former secret is good.
+        grace: Option<Span>,
+        /// What the writer has seen.
+        condition: Condition,
+        /// The request's `Idempotency-Key`.
+        key: Option<String>,
+        /// Of the request.
+        fingerprint: String,
+    },
     /// End a key.
     RevokeKey(Option<TenantId>, String, Condition),
     /// The service accounts of a tenant.
@@ -148,7 +161,7 @@ impl DirectoryAction {
             Self::ListKeys(..) => "list-keys",
             Self::GetKey(..) => "get-key",
             Self::CreateKey { .. } => "create-key",
-            Self::RotateKey(..) => "rotate-key",
+            Self::RotateKey { .. } => "rotate-key",
             Self::RevokeKey(..) => "revoke-key",
             Self::ListAccounts(..) => "list-service-accounts",
             Self::GetAccount(..) => "get-service-account",
@@ -167,7 +180,7 @@ impl DirectoryAction {
                 Permission::KeysRead
             }
             Self::CreateKey { .. }
-            | Self::RotateKey(..)
+            | Self::RotateKey { .. }
             | Self::RevokeKey(..)
             | Self::CreateAccount(..)
             | Self::DeleteAccount(..) => Permission::KeysWrite,
@@ -185,7 +198,7 @@ impl DirectoryAction {
             | Self::GetAccount(t, _)
             | Self::ListKeys(t, _)
             | Self::CreateKey { tenant: t, .. }
-            | Self::RotateKey(t, ..)
+            | Self::RotateKey { tenant: t, .. }
             | Self::RevokeKey(t, ..)
             | Self::ListAccounts(t, _)
             | Self::CreateAccount(t, _)
@@ -244,8 +257,8 @@ async fn change(pen: Pen<'_>, caller: &Caller, reach: &Reach, action: DirectoryA
         DirectoryAction::CreateKey { wish, key, fingerprint, .. } => {
             create_key(pen, caller, reach.one()?, wish, (key, fingerprint)).await
         }
-        DirectoryAction::RotateKey(_, id, grace, condition) => {
-            rotate_key(pen, caller, (reach.one()?, &id), grace, condition).await
+        DirectoryAction::RotateKey { id, grace, condition, key, fingerprint, .. } => {
+            rotate_key(pen, caller, (reach.one()?, &id), (grace, condition), (key, fingerprint)).await
         }
         DirectoryAction::RevokeKey(_, id, condition) => revoke_key(pen, (reach.one()?, &id), condition).await,
         DirectoryAction::CreateAccount(_, wish) => create_account(pen, caller, reach.one()?, wish).await,
@@ -527,9 +540,9 @@ fn record_of(core: &Core, caller: &Caller, tenant: &TenantId, wish: NewKey) -> R
 struct Seed(Option<OperationId>);
 
 impl Seed {
-    fn of(core: &Core, caller: &Caller, tenant: &TenantId, key: Option<&str>) -> Result<Self, Refusal> {
-        // No other route has this name.
-        let route = format!("POST keys by {}", caller.principal);
+    /// `what` is asked of a tenant under a key; no other route has a name like it.
+    fn of(core: &Core, caller: &Caller, tenant: &TenantId, (what, key): (&str, Option<&str>)) -> Result<Self, Refusal> {
+        let route = format!("POST {what} by {}", caller.principal);
         let seed = key.map(|key| core.deployment.operation_id(tenant, &route, key)).transpose();
         seed.map(Self).map_err(Refusal::internal)
     }
@@ -551,7 +564,8 @@ impl Seed {
         format!("k{:025x}", self.entropy(core, None).next() >> 28)
     }
 
-    /// The key with its secret, which is that of one life: should the name ever be given again, it has another.
+    /// The key with its secret, which is that of one moment: should the name ever be given again, or the request's key be
+    /// used again when its secret has ended, there is another.
     fn minted(&self, core: &Core, id: &str, made: Time) -> MintedKey {
         minted(core, id, &self.entropy(core, Some(made)))
     }
@@ -573,7 +587,7 @@ async fn create_key(
     (key, fingerprint): (Option<String>, String),
 ) -> Result<Outcome, Refusal> {
     let core = pen.core;
-    let seed = Seed::of(core, caller, tenant, key.as_deref())?;
+    let seed = Seed::of(core, caller, tenant, ("keys", key.as_deref()))?;
     let id = seed.id(core);
     let snapshot = core.directory.load_full();
     if snapshot.tenant(tenant).is_none() {
@@ -588,7 +602,7 @@ async fn create_key(
     pen.check_room(&made::below(tenant))?;
     let mut record = record_of(core, caller, tenant, wish)?;
     let new = seed.minted(core, &id, record.create_time);
-    record.secrets.push(Secret { sha256: hex(&new.sha256), until: None });
+    record.secrets.push(Secret { sha256: hex(&new.sha256), ..Secret::default() });
     record.fingerprint = key.is_some().then(|| fingerprint.clone());
     match pen.write((&made::key_name(tenant, &id), None), Some(text(&record)?), Expect::Never).await {
         Ok(written) => {
@@ -614,6 +628,11 @@ fn made_key(view: views::ApiKey, new: Option<&MintedKey>, created: bool, replaye
     Outcome::KeyMade { key: Box::new(key), created: created && new.is_some(), replayed }
 }
 
+fn reused() -> Refusal {
+    let detail = "this Idempotency-Key was used with a request that differs from this one";
+    Refusal::new(ErrorCode::IdempotencyKeyReused, detail)
+}
+
 /// The answer to a request whose key made a key before.
 fn replayed(
     core: &Core,
@@ -625,8 +644,7 @@ fn replayed(
     let record = &kept.record;
     let new = seed.minted(core, id, record.create_time);
     if record.fingerprint.as_deref() != Some(fingerprint) {
-        let detail = "this Idempotency-Key was used with a request that differs from this one";
-        return Err(Refusal::new(ErrorCode::IdempotencyKeyReused, detail));
+        return Err(reused());
     }
     let is_current = record.secrets.first().is_some_and(|secret| secret.sha256 == hex(&new.sha256));
     if !is_current || core.clock.now().since(record.create_time) > SECRET_REPLAYED {
@@ -652,36 +670,81 @@ async fn rotate_key(
     pen: Pen<'_>,
     caller: &Caller,
     (tenant, id): (&TenantId, &str),
-    grace: Option<Span>,
-    condition: Condition,
+    (grace, condition): (Option<Span>, Condition),
+    (key, fingerprint): (Option<String>, String),
 ) -> Result<Outcome, Refusal> {
     let grace = grace.map_or(GRACE_DEFAULT, |grace| grace.0);
     if grace > GRACE_MAX {
         return Err(invalid(vec![fault("/grace", "out-of-range", format!("longer than {}", Span(GRACE_MAX)), None)]));
     }
     let core = pen.core;
-    catch_up(core, condition, |snapshot| snapshot.made().key(tenant, id).map(|kept| kept.revision)).await?;
-    let Kept { mut record, revision } = held_key(core, tenant, id)?;
+    let caught_up =
+        catch_up(core, condition, |snapshot| snapshot.made().key(tenant, id).map(|kept| kept.revision)).await;
+    let kept = held_key(core, tenant, id)?;
     let snapshot = core.directory.load_full();
     let settings = &snapshot.tenant(tenant).ok_or_else(Refusal::not_found)?.settings;
-    let Some(opens) = snapshot.made().bounds(tenant, &record) else {
+    let Some(opens) = snapshot.made().bounds(tenant, &kept.record) else {
         let detail = format!("{} opens nothing: whose it was is gone; make another", made::key_name(tenant, id));
         return Err(Refusal::new(ErrorCode::Conflict, detail));
     };
     // Who rotates a key gets it.
     check_grant(settings, caller, &opens)?;
+    let seed = Seed::of(core, caller, tenant, (&format!("keys/{id}:rotate"), key.as_deref()))?;
+    if let Some(answer) = rotated(core, (tenant, id), &kept, &seed, &fingerprint) {
+        return answer;
+    }
+    caught_up?;
+    let Kept { mut record, revision } = kept;
     let expect = expect(condition, Some(revision), false)?;
-    let new = minted(core, id, &core.entropy);
-    record.secrets = after_rotation(record.secrets, hex(&new.sha256), (core.clock.now(), grace))?;
+    let now = core.clock.now();
+    let new = seed.minted(core, id, now);
+    let (made, fingerprint) = key.map(|_| (now, fingerprint)).unzip();
+    let secret = Secret { sha256: hex(&new.sha256), until: None, made, fingerprint: fingerprint.clone() };
+    record.secrets = after_rotation(record.secrets, secret, (now, grace))?;
     record.fingerprint = None;
-    let written = pen.write((&made::key_name(tenant, id), Some(revision)), Some(text(&record)?), expect).await?;
-    let view = key_view(core, tenant, id, &Kept { record, revision: written.unwrap_or_default() });
-    Ok(made_key(view, written.map(|_| &new), false, false))
+    match pen.write((&made::key_name(tenant, id), Some(revision)), Some(text(&record)?), expect).await {
+        Ok(written) => {
+            let view = key_view(core, tenant, id, &Kept { record, revision: written.unwrap_or_default() });
+            Ok(made_key(view, written.map(|_| &new), false, false))
+        }
+        // The same request may have done it at another gateway, a moment ago.
+        Err(refusal) => {
+            let kept = held_key(core, tenant, id).ok().filter(|_| refusal.problem.code == ErrorCode::EtagMismatch);
+            let answer = kept
+                .zip(fingerprint)
+                .and_then(|(kept, fingerprint)| rotated(core, (tenant, id), &kept, &seed, &fingerprint));
+            answer.unwrap_or(Err(refusal))
+        }
+    }
+}
+
+/// The answer to a request whose key gave a key one of its secrets before.
+fn rotated(
+    core: &Core,
+    (tenant, id): (&TenantId, &str),
+    kept: &Kept<KeyRecord>,
+    seed: &Seed,
+    fingerprint: &str,
+) -> Option<Result<Outcome, Refusal>> {
+    seed.0.as_ref()?;
+    let secrets = kept.record.secrets.iter().enumerate();
+    let (at, secret, made, new) = secrets
+        .filter_map(|(at, secret)| secret.made.map(|made| (at, secret, made, seed.minted(core, id, made))))
+        .find(|(_, secret, _, new)| secret.sha256 == hex(&new.sha256))?;
+    if secret.fingerprint.as_deref() != Some(fingerprint) {
+        return Some(Err(reused()));
+    }
+    if at > 0 || core.clock.now().since(made) > SECRET_REPLAYED {
+        let name = made::key_name(tenant, id);
+        let detail = format!("{name} was given a secret with this Idempotency-Key; it is not shown again");
+        return Some(Err(Refusal::new(ErrorCode::AlreadyExists, detail)));
+    }
+    Some(Ok(made_key(key_view(core, tenant, id, kept), Some(&new), false, true)))
 }
 
 /// The secrets of a key that gets another. Each former one is good until its end, or for the grace if that is sooner: the one
 /// in use is not lost when a rotation is repeated whose answer was lost.
-fn after_rotation(former: Vec<Secret>, new: String, (now, grace): (Time, Duration)) -> Result<Vec<Secret>, Refusal> {
+fn after_rotation(former: Vec<Secret>, new: Secret, (now, grace): (Time, Duration)) -> Result<Vec<Secret>, Refusal> {
     let until = |secret: &Secret| secret.until.map_or(now + grace, |until| until.min(now + grace));
     let kept = former.into_iter().map(|secret| Secret { until: Some(until(&secret)), ..secret });
     let kept: Vec<Secret> = kept.filter(|secret| secret.until.is_some_and(|until| until > now)).collect();
@@ -690,7 +753,7 @@ fn after_rotation(former: Vec<Secret>, new: String, (now, grace): (Time, Duratio
         let hint = "wait until one has ended, or ask for a shorter grace, which ends them sooner";
         return Err(Refusal::new(ErrorCode::Conflict, format!("{detail}: {hint}")));
     }
-    Ok(std::iter::once(Secret { sha256: new, until: None }).chain(kept).collect())
+    Ok(std::iter::once(new).chain(kept).collect())
 }
 
 async fn revoke_key(pen: Pen<'_>, (tenant, id): (&TenantId, &str), condition: Condition) -> Result<Outcome, Refusal> {

@@ -175,8 +175,17 @@ impl Gateway {
     }
 
     async fn rotate(&self, id: &str, grace: &str, condition: Condition) -> Result<Made, Refusal> {
-        let grace = Some(serde_json::from_value(json!(grace)).unwrap());
-        self.ask(DirectoryAction::RotateKey(Some(name("acme")), id.to_owned(), grace, condition)).await.map(made)
+        self.rotate_once(id, grace, condition, None).await
+    }
+
+    async fn rotate_once(
+        &self,
+        id: &str,
+        wish: &str,
+        condition: Condition,
+        key: Option<&str>,
+    ) -> Result<Made, Refusal> {
+        self.ask(rotation(Some(name("acme")), id, wish, (condition, key))).await.map(made)
     }
 
     async fn revoke(&self, tenant: &str, id: &str) -> Result<Outcome, Refusal> {
@@ -255,6 +264,22 @@ fn made(outcome: Outcome) -> Made {
             Made { id: key.id.clone(), secret, replayed, view: *key }
         }
         other => panic!("{other:?}"),
+    }
+}
+
+fn rotation(
+    tenant: Option<TenantId>,
+    id: &str,
+    grace: &str,
+    (condition, key): (Condition, Option<&str>),
+) -> DirectoryAction {
+    DirectoryAction::RotateKey {
+        tenant,
+        id: id.to_owned(),
+        grace: Some(serde_json::from_value(json!(grace)).unwrap()),
+        condition,
+        key: key.map(str::to_owned),
+        fingerprint: grace.to_owned(),
     }
 }
 
@@ -447,6 +472,37 @@ async fn a_repeated_rotation_keeps_the_secret_that_is_in_use() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_under_an_idempotency_key_is_one_rotation() {
+    let store = Store::new(MemoryDocuments::new());
+    let (here, there) = (Gateway::start(&store).await, Gateway::start(&store).await);
+    let first = here.make("acme", None, json!({})).await.unwrap();
+    until("the other has heard of it", || there.opens(&first)).await;
+    let under = async |gateway: &Gateway, key: &str, grace: &str, condition| {
+        gateway.rotate_once(&first.id, grace, condition, Some(key)).await
+    };
+    // Its answer was lost; the repetition, here or elsewhere and with what was seen before, gets the same secret.
+    store.mute.store(true, Ordering::SeqCst);
+    assert!(under(&here, "k", "1h", first.tag()).await.unwrap_err().outcome_unknown);
+    store.mute.store(false, Ordering::SeqCst);
+    let second = under(&here, "k", "1h", first.tag()).await.unwrap();
+    let again = under(&there, "k", "1h", Condition::None).await.unwrap();
+    assert!(second.replayed && again.replayed && here.opens(&first) && here.opens(&second), "{second:?} {again:?}");
+    assert_eq!((&second.secret, &second.view.etag), (&again.secret, &again.view.etag));
+    assert_eq!(code(under(&here, "k", "2h", Condition::None).await), ErrorCode::IdempotencyKeyReused);
+    // Another key is another rotation, and what was replaced since or is long ago is not shown again.
+    let third = under(&here, "l", "1h", Condition::None).await.unwrap();
+    assert!(!third.replayed && third.secret != second.secret);
+    assert_eq!(code(under(&here, "k", "1h", Condition::None).await), ErrorCode::AlreadyExists);
+    here.pass(Duration::from_secs(11 * 60));
+    assert_eq!(code(under(&here, "l", "1h", Condition::None).await), ErrorCode::AlreadyExists);
+    // A secret that has ended does not come back with the key that gave it.
+    here.pass(Duration::from_secs(3600));
+    here.rotate(&first.id, "0s", Condition::None).await.unwrap();
+    let last = under(&here, "k", "1h", Condition::None).await.unwrap();
+    assert!(!last.replayed && here.opens(&last) && !here.opens(&second), "{last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_another_gateway_wrote_a_moment_ago_is_not_written_over() {
     let store = Store::new(MemoryDocuments::new());
     let (here, there) = (Gateway::start(&store).await, Gateway::start(&store).await);
@@ -486,7 +542,7 @@ async fn a_credential_hands_on_its_project_and_its_end_and_creates_nowhere_else(
     }
     // Whoever rotates a key gets it, and an account's keys are whatever it is.
     let unbound = gateway.make("acme", None, json!({})).await.unwrap();
-    let rotation = DirectoryAction::RotateKey(None, unbound.id, None, Condition::None);
+    let rotation = rotation(None, &unbound.id, "24h", (Condition::None, None));
     let refused = gateway.ask_as(maker(), Action::Directory(Box::new(rotation), false)).await;
     assert_eq!(code(refused), ErrorCode::PermissionDenied);
     let account = serde_json::from_value(json!({ "name": "ci", "role": "viewer" })).unwrap();

@@ -3,7 +3,11 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use hyper::body::Incoming;
-use meridian_model::{error::ErrorCode, ids::ProfileName, quantity::Span};
+use meridian_model::{
+    error::ErrorCode,
+    ids::{ProfileName, TenantId},
+    quantity::Span,
+};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -73,15 +77,17 @@ impl Rest {
                 let (bytes, tree) = document(r.headers, incoming, limits).await?;
                 let wish: NewKey = typed(&bytes)?;
                 let tenant = r.tenant_or_all()?;
-                let scope = r.meta.caller()?.scope_name().to_owned();
-                let name = tenant.as_ref().map_or(scope.as_str(), AsRef::as_ref);
-                let fingerprint = body::fingerprint(r.method.as_str(), r.meta.route.template, name, &tree);
+                let fingerprint = fingerprint(r, tenant.as_ref(), &tree)?;
                 DirectoryAction::CreateKey { tenant, wish, key, fingerprint }
             }
             Endpoint::RotateKey => {
+                let key = idempotency_key(r.headers)?;
                 let bytes = body::read(incoming, limits).await?;
-                let wish: Rotate = if bytes.is_empty() { Rotate::default() } else { typed(&bytes)? };
-                DirectoryAction::RotateKey(r.tenant_or_all()?, r.param(1)?.into_owned(), wish.grace, condition)
+                let bytes = if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes };
+                let (wish, tree) = (typed::<Rotate>(&bytes)?, body::parse_tree(&bytes)?);
+                let (tenant, id) = (r.tenant_or_all()?, r.param(1)?.into_owned());
+                let fingerprint = fingerprint(r, tenant.as_ref(), &tree)?;
+                DirectoryAction::RotateKey { tenant, id, grace: wish.grace, condition, key, fingerprint }
             }
             Endpoint::RevokeKey => DirectoryAction::RevokeKey(r.tenant_or_all()?, r.param(1)?.into_owned(), condition),
             Endpoint::ListServiceAccounts => {
@@ -120,6 +126,13 @@ pub(super) async fn document(
     } else {
         Err(body::refuse(vec![body::fault("", "invalid", "the body must be a JSON object")]))
     }
+}
+
+/// What tells a request from another one under the same `Idempotency-Key`.
+fn fingerprint(r: &Reading<'_>, tenant: Option<&TenantId>, tree: &Value) -> Result<String, Rejection> {
+    let scope = r.meta.caller()?.scope_name();
+    let name = tenant.map_or(scope, AsRef::as_ref);
+    Ok(body::fingerprint(r.method.as_str(), r.meta.route.template, name, tree))
 }
 
 pub(super) fn typed<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Rejection> {

@@ -348,8 +348,8 @@ fn headers(endpoint: Endpoint, class: Class) -> Vec<Value> {
             all.push(header("If-None-Match", text(), "The `ETag` of an earlier answer: 304 while nothing changed."));
         }
         Class::Change => {
-            if endpoint == Endpoint::CreateKey {
-                let what = "Repeating the request with the same key within ten minutes gives the same API key.";
+            if matches!(endpoint, Endpoint::CreateKey | Endpoint::RotateKey) {
+                let what = "Repeating the request with the same key within ten minutes gives the same answer.";
                 all.push(header(
                     "Idempotency-Key",
                     json!({ "type": "string", "minLength": 1, "maxLength": 255 }),
