@@ -268,7 +268,13 @@ impl Made {
     /// What a key opens: its own bounds within those of its service account. `None` when the tenant or the account that it
     /// was made for is gone, even if there is another of the name.
     pub(crate) fn bounds(&self, tenant: &TenantId, record: &KeyRecord) -> Option<Bounds> {
-        if record.tenant_create_time.is_some_and(|made| self.tenant_create_time(tenant) != Some(made)) {
+        let made = self.tenant_create_time(tenant);
+        let is_anothers = match record.tenant_create_time {
+            Some(own) => made != Some(own),
+            // Made for a tenant that a file declared; the API made one of its name since.
+            None => made.is_some_and(|made| made > record.create_time),
+        };
+        if is_anothers {
             return None;
         }
         let own = Bounds { permissions: record.effective(), project: record.project.clone(), expires: record.expires };

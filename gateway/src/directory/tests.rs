@@ -351,6 +351,31 @@ async fn who_was_away_for_longer_than_ends_are_remembered_believes_nothing_old()
     assert_eq!(asked(&directory, "k2"), Err(Denied::Unknown));
 }
 
+#[test]
+fn a_key_of_a_tenant_that_a_file_declared_does_not_open_a_later_one_of_its_name() {
+    let directory = directory("[[tenants]]\nname = \"lab\"\n");
+    set(&directory, "[[tenants]]\nname = \"acme\"\n");
+    directory.learn(Document {
+        name: made::key_name(&"acme".parse().unwrap(), "k1"),
+        revision: 1,
+        body: record("k1", Role::Admin),
+    });
+    assert_eq!(asked(&directory, "k1"), Ok(Role::Admin));
+    directory.set_files(Files::default()).unwrap();
+    assert_eq!(asked(&directory, "k1"), Err(Denied::Unknown), "its tenant is gone");
+    let made_at = |revision, at: Time| {
+        let mut made: Value = serde_json::from_str(&tenant("acme").unwrap()).unwrap();
+        made["createTime"] = serde_json::to_value(at).unwrap();
+        directory.learn(Document { name: "tenants/acme".to_owned(), revision, body: Some(made.to_string()) });
+    };
+    made_at(2, NOW + Duration::from_secs(1));
+    assert!(directory.load().tenant(&"acme".parse().unwrap()).is_some());
+    assert_eq!(asked(&directory, "k1"), Err(Denied::Unknown), "this is another");
+    // One whose key an older version made, without the time of its tenant.
+    made_at(3, NOW);
+    assert_eq!(asked(&directory, "k1"), Ok(Role::Admin));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_ended_a_day_ago_is_forgotten_though_nobody_writes() {
     for store in [MemoryDocuments::new(), MemoryDocuments::alone()] {
