@@ -11,6 +11,8 @@
 //! will be used up, [`forecast`].
 
 pub mod forecast;
+#[cfg(any(test, feature = "conformance"))]
+pub mod judge;
 pub mod parts;
 pub mod reclaim;
 pub mod spend;

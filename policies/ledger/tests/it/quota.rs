@@ -1,6 +1,6 @@
 //! Random quota trees under parallel creates, moves and removals, on every ledger. What a ledger wrote is replayed in the
-//! order in which it wrote it, through the pure arithmetic and through a check of every limit that shares nothing with
-//! it: no moment may pass a limit. What was refused must not have fit at some moment.
+//! order in which it wrote it, through the pure arithmetic and through a judge of every limit that shares nothing with
+//! it: no moment may pass a limit, hard, of borrowing or of lending. What was refused must not have fit at some moment.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -14,13 +14,14 @@ use meridian_model::{
     ids::TenantId,
     operation::{Charge, OperationRecord},
     quantity::{MilliCpu, PricePerHour},
-    quota::{Budget, BudgetMode, Line, LineQuota, QuotaNode, QuotaTree},
+    quota::{Budget, BudgetMode, LineQuota, QuotaNode, QuotaTree},
     time::Time,
 };
 use meridian_policies::quota::{
+    judge::Judge,
     parts::{Pots, move_parts, parts},
     spend::{self, Moment},
-    tree::{Tree, class_of, counts},
+    tree::{Tree, class_of},
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 
@@ -115,35 +116,6 @@ fn charge(size: u64) -> Charge {
     Charge { instances: size, cpu: MilliCpu(size), cost: PricePerHour(size), ..Charge::default() }
 }
 
-/// All that a node and everything below it use of a line.
-fn used(case: &Case, pots: &Pots, line: &Line, node: usize) -> u64 {
-    let below = (1..case.parents.len()).filter(|n| case.parents[*n] == node).map(|n| used(case, pots, line, n));
-    let own = pots.iter().filter(|(pot, _)| counts(line, pot));
-    let own = own.filter(|(pot, _)| pot.project.as_ref().map(|p| p.as_str().to_owned()) == name(node));
-    own.map(|(_, charge)| line.resource.of(charge)).sum::<u64>() + below.sum::<u64>()
-}
-
-/// The limits that hold whatever was lent to whom: hard limits of every node, and the whole of what there is.
-fn within(case: &Case, pots: &Pots) {
-    for (m, text) in LINES.iter().enumerate() {
-        let line: Line = text.parse().unwrap();
-        let quota = |n: usize| case.quotas[n * LINES.len() + m];
-        let all = 0..case.parents.len();
-        for n in all.clone() {
-            let most = quota(n).limit.unwrap_or(u64::MAX);
-            assert!(used(case, pots, &line, n) <= most, "node {n} is over its limit of {text}: {case:?}");
-        }
-        let pooled = |n: usize| {
-            let quota = quota(n);
-            quota.nominal.is_some() || quota.borrowing_limit.is_some() || quota.lending_limit.is_some()
-        };
-        if all.clone().any(pooled) {
-            let whole: u64 = all.map(|n| quota(n).nominal.unwrap_or_default()).sum();
-            assert!(used(case, pots, &line, 0) <= whole, "more {text} is used than there is: {case:?}");
-        }
-    }
-}
-
 type Answered = (OperationRecord, OperationRecord, bool);
 
 /// Steps many records at once.
@@ -164,7 +136,7 @@ async fn at_once(
 async fn drive(ledger: &dyn Ledger, tenant: &str, case: &Case) -> (usize, usize) {
     let acme: TenantId = id(tenant);
     let config = case.tree();
-    let tree = Tree::new(&config).unwrap();
+    let (tree, judge) = (Tree::new(&config).unwrap(), Judge::new(&config).unwrap());
     ledger.set_tree(&acme, &config, at(0)).await.unwrap();
     let claims =
         (0..case.wishes.len()).map(|n| claim_new(ledger, sample_claim(tenant, &format!("o{n}"), &format!("i{n}"))));
@@ -204,7 +176,7 @@ async fn drive(ledger: &dyn Ledger, tenant: &str, case: &Case) -> (usize, usize)
         let (before, after) = (parts(old), parts(next));
         assert_eq!(tree.admit(&pots, &before, &after, class_of(next)), Ok(()), "{case:?}");
         move_parts(&mut pots, &before, &after);
-        within(case, &pots);
+        assert_eq!(judge.passed(&pots), [], "{case:?}");
         for (fits, (old, next, _)) in fits.iter_mut().zip(&refused) {
             *fits &= tree.admit(&pots, &parts(old), &parts(next), class_of(next)).is_ok();
         }

@@ -7,75 +7,13 @@ use meridian_model::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::quota::parts::move_parts;
+use crate::quota::{
+    judge::{Judge, Sets},
+    parts::move_parts,
+};
 
 /// Nodes of a tree whose sets are enumerated: 2^8 of them at every step.
 const ENUMERATED_MAX: usize = 8;
-
-/// What a line holds, without any order of computation: as a flow. Each unit in use comes from some node's nominal; on its
-/// way it leaves a node upwards within that node's lending limit, and enters one downwards within its borrowing limit. By
-/// the theorem of Gale there is such a flow exactly when no *set* of nodes uses more than the nominal of its members and
-/// all that may enter it from outside. So every set is looked at, and nothing is carried from node to node.
-struct Sets {
-    parents: Vec<usize>,
-    quotas: Vec<LineQuota>,
-    /// Of each set (a bit for each node) what it may use: in all, and by node, when nothing may enter that node from
-    /// above. None where something unlimited enters.
-    bounds: Vec<(Option<i64>, Vec<Option<i64>>)>,
-}
-
-fn has(set: usize, n: usize) -> bool {
-    set & (1 << n) != 0
-}
-
-impl Sets {
-    fn new(parents: Vec<usize>, quotas: Vec<LineQuota>) -> Self {
-        let mut sets = Self { parents, quotas, bounds: Vec::new() };
-        let nodes = 0..sets.parents.len();
-        let all = 0..1_usize << nodes.len();
-        let of = |set| (sets.bound(set, None), nodes.clone().map(|n| sets.bound(set, Some(n))).collect());
-        sets.bounds = all.map(of).collect();
-        sets
-    }
-
-    fn bound(&self, set: usize, closed: Option<usize>) -> Option<i64> {
-        let nominal = |n: usize| self.quotas[n].nominal.map_or(0, signed);
-        let mut bound: i64 = (0..self.parents.len()).filter(|n| has(set, *n)).map(nominal).sum();
-        for (n, parent) in self.parents.iter().enumerate().skip(1) {
-            bound += match (has(set, n), has(set, *parent)) {
-                (true, false) if closed != Some(n) => signed(self.quotas[n].borrowing_limit?),
-                (false, true) => signed(self.quotas[n].lending_limit?),
-                _ => 0,
-            };
-        }
-        Some(bound)
-    }
-
-    /// What could still be used at each node, and what each leaves with all below it and nothing from above; below zero what
-    /// must come from there. The least that any set around it lacks to its bound.
-    fn left(&self, own: &[i64]) -> Vec<(i64, i64)> {
-        let mut used = vec![0; self.bounds.len()];
-        for set in 1..used.len() {
-            used[set] = used[set & (set - 1)] + own[usize::try_from(set.trailing_zeros()).unwrap()];
-        }
-        let node = |n: usize| {
-            let subtree: usize = (0..own.len()).filter(|m| self.is_below(*m, n)).map(|m| 1 << m).sum();
-            let around = || (0..used.len()).filter(|set| has(*set, n));
-            let available = around().filter_map(|set| Some(self.bounds[set].0? - used[set])).min();
-            let within = around().filter(|set| set & !subtree == 0);
-            let balance = within.filter_map(|set| Some(self.bounds[set].1[n]? - used[set])).min();
-            (available.unwrap(), balance.unwrap())
-        };
-        (0..own.len()).map(node).collect()
-    }
-
-    fn is_below(&self, mut m: usize, n: usize) -> bool {
-        while m != n && m != 0 {
-            m = self.parents[m];
-        }
-        m == n
-    }
-}
 
 fn name(n: usize) -> Option<ProjectName> {
     (n > 0).then(|| ProjectName::new(format!("n{n}")).unwrap())
@@ -172,11 +110,13 @@ proptest! {
         quotas in quotas(false),
         events in events(),
     ) {
-        let tree = Tree::new(&config(&parents, &[("instances", quotas.clone())])).unwrap();
+        let config = config(&parents, &[("instances", quotas.clone())]);
+        let tree = Tree::new(&config).unwrap();
         prop_assume!(!tree.is_empty() && tree.pools()[0].pooled);
+        let judge = Judge::new(&config).unwrap();
         // A tree sorts its nodes.
         let index: Vec<usize> = (0..parents.len()).map(|n| tree.place(name(n).as_ref())).collect();
-        let (mut own, sets) = (vec![0; parents.len()], Sets::new(parents, quotas));
+        let (mut own, sets) = (vec![0; parents.len()], Sets::new(parents, quotas.clone()));
         let (mut held, mut living) = (Pots::new(), Vec::new());
         let mut left = sets.left(&own);
         for event in events {
@@ -184,8 +124,11 @@ proptest! {
                 Event::Create(pick, _, size, _) => {
                     let n = pick.index(own.len());
                     let new: Pots = [(pot(n, "r1"), charge(size))].into();
-                    let fits = signed(size) <= left[n].0;
+                    let fits = signed(size) <= left[n].0.unwrap();
                     prop_assert_eq!(tree.admit(&held, &Pots::new(), &new, Class::First).is_ok(), fits);
+                    let mut then = held.clone();
+                    move_parts(&mut then, &Pots::new(), &new);
+                    prop_assert_eq!(judge.passed(&then).is_empty(), fits);
                     if fits {
                         own[n] += signed(size);
                         move_parts(&mut held, &Pots::new(), &new);
@@ -202,11 +145,12 @@ proptest! {
             left = sets.left(&own);
             let stands = tree.stands(&tree.pools()[0], &held);
             for (n, (available, balance)) in left.iter().enumerate() {
+                let (available, balance) = (available.unwrap(), balance.unwrap());
                 let stand = stands[index[n]];
-                prop_assert_eq!(stand.available, Some(unsigned(*available)), "node {}", n);
+                prop_assert_eq!(stand.available, Some(unsigned(available)), "node {}", n);
                 prop_assert_eq!(stand.borrowed, unsigned(-balance), "node {}", n);
-                let lends_most = sets.quotas[n].lending_limit.map_or(i64::MAX, signed);
-                prop_assert!(stand.lent <= unsigned(lends_most.min(*balance)), "node {}", n);
+                let lends_most = quotas[n].lending_limit.map_or(i64::MAX, signed);
+                prop_assert!(stand.lent <= unsigned(lends_most.min(balance)), "node {}", n);
             }
         }
     }
@@ -296,6 +240,27 @@ fn borrowing_and_lending_limits_mean_what_they_mean_in_kueue() {
             tree.stands(&tree.pools()[0], &Pots::new()).iter().map(|stand| stand.available).collect();
         assert_eq!(available, [Some(if a == borrows { 21 } else { 10 }), Some(10), Some(21)]);
     }
+}
+
+#[test]
+fn a_judge_names_who_passes_what() {
+    let lends = LineQuota { lending_limit: Some(1), ..of(2) };
+    let limited = LineQuota { limit: Some(1), ..LineQuota::default() };
+    let none = LineQuota::default();
+    let lines =
+        [("instances", vec![none, lends, of(1), none]), ("instances@region:r1", vec![none, none, limited, none])];
+    // The third hangs below the second.
+    let judge = Judge::new(&config(&[0, 0, 0, 2], &lines)).unwrap();
+    let told = |held: &[(Pot, Charge)]| -> Vec<String> {
+        judge.passed(&held.iter().cloned().collect()).iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(told(&[(pot(2, "r2"), charge(1)), (pot(3, "r1"), charge(1))]), Vec::<String>::new());
+    let both = told(&[(pot(2, "r1"), charge(1)), (pot(3, "r1"), charge(1))]);
+    assert_eq!(both, ["n2 and n3 use 2 of instances@region:r1 and may use 1"]);
+    let borrowed = told(&[(pot(2, "r2"), charge(2)), (pot(3, "r2"), charge(1))]);
+    assert_eq!(borrowed, ["the root and n2 and n3 use 3 of instances and may use 2"]);
+    assert!(told(&[(pot(9, "r2"), charge(3))]).iter().any(|told| told.starts_with("the root")), "the root's");
+    assert!(Judge::new(&config(&[0; 11], &[])).is_none());
 }
 
 #[test]
