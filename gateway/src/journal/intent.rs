@@ -23,8 +23,8 @@ use std::{
 
 use meridian_model::{
     ids::{
-        AdapterName, BackendId, ClientToken, CloudName, InstanceName, InstanceUid, OperationId, RegionId, TenantId,
-        ZoneId,
+        AdapterName, BackendId, ClientToken, CloudName, InstanceName, InstanceUid, OperationId, ProjectName, RegionId,
+        TenantId, ZoneId,
     },
     instance::{Labels, Shape},
     operation::{Attempt, Charge, OperationRecord, PROJECT},
@@ -76,6 +76,9 @@ pub struct Intent {
     pub shape: Shape,
     /// What the operation holds of the tenant's quota.
     pub charge: Charge,
+    /// The project that it is charged to; none: the tenant itself. An older gateway does not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<ProjectName>,
     /// The time in the request's signature.
     pub armed_at: Time,
 }
@@ -101,6 +104,7 @@ impl Intent {
             token: attempt.token.clone(),
             shape: attempt.shape.clone(),
             charge: record.charge,
+            project: record.project(),
             armed_at: attempt.armed_at,
         }
     }
@@ -404,6 +408,7 @@ pub(super) mod tests {
             token: format!("t{n}").parse().unwrap(),
             shape: Shape::default(),
             charge: Charge { instances: 1, ..Charge::default() },
+            project: None,
             armed_at: Time::from_unix_ms(2),
         }
     }

@@ -167,14 +167,14 @@ pub(super) async fn delete(
 
 /// What the instance carries to say whose it is: enough to rebuild a lost ledger, nothing that is secret.
 fn marks(record: &OperationRecord) -> Labels {
-    [
+    let project = record.project();
+    let marks = [
         ("MERIDIAN_TENANT", record.tenant.as_str()),
         ("MERIDIAN_INSTANCE", record.name.as_str()),
         ("MERIDIAN_UID", record.uid.as_str()),
         ("MERIDIAN_EPOCH", &record.epoch.to_string()),
         ("MERIDIAN_FINGERPRINT", &record.fingerprint),
-    ]
-    .into_iter()
-    .map(|(k, v)| (k.to_owned(), v.to_owned()))
-    .collect()
+    ];
+    let project = project.as_ref().map(|name| ("MERIDIAN_PROJECT", name.as_str()));
+    marks.into_iter().chain(project).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
 }

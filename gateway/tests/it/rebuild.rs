@@ -186,6 +186,7 @@ fn intent(name: &str) -> Intent {
         backend,
         shape: Shape::default(),
         charge: Charge { instances: 1, ..Charge::default() },
+        project: None,
         armed_at: Time::from_unix_ms(2),
         op_id,
         tenant,

@@ -26,12 +26,13 @@ use meridian_model::{
     bugs,
     error::{ErrorCode, Problem},
     ids::{
-        AdapterName, BackendId, CloudId, CloudName, InstanceName, InstanceUid, OperationId, RegionId, TenantId, ZoneId,
+        AdapterName, BackendId, CloudId, CloudName, InstanceName, InstanceUid, OperationId, ProjectName, RegionId,
+        TenantId, ZoneId,
     },
     instance::{Container, InstanceSpec, Labels},
     operation::{
-        Attempt, AttemptState, Charge, Decision, Fence, IMPORTED, OperationRecord, OperationState, QuotaLimits,
-        REBUILT, RECORD_VERSION, Removal,
+        Attempt, AttemptState, Charge, Decision, Fence, IMPORTED, OperationRecord, OperationState, PROJECT,
+        QuotaLimits, REBUILT, RECORD_VERSION, Removal,
     },
     status::Observed,
     time::Time,
@@ -531,7 +532,8 @@ fn from_shown(tenant: &TenantId, identity: &Identity, observed: &Observed, now: 
     // Operation ids in cloud names are lower case letters and digits, so that both names fit.
     let mut record = blank(tenant, op, uid.zip(name)?, (observed.created_at.unwrap_or(now), now));
     record.fingerprint = mark("MERIDIAN_FINGERPRINT").unwrap_or_default().to_owned();
-    record.annotations = Labels::from([(REBUILT.to_owned(), "from the instance at its cloud".to_owned())]);
+    let project = mark("MERIDIAN_PROJECT").and_then(|name| ProjectName::new(name).ok());
+    record.annotations = rebuilt("from the instance at its cloud", project);
     let (init, containers) = observed.containers.iter().partition::<Vec<_>, _>(|c| c.init);
     let container =
         |name: &String| Container { name: name.clone(), image: IMAGE_UNKNOWN.to_owned(), ..Container::default() };
@@ -551,8 +553,14 @@ fn from_intent(intent: &Intent, now: Time) -> OperationRecord {
     let named = (intent.uid.clone(), intent.name.clone());
     let mut record = blank(&intent.tenant, &intent.op_id, named, (intent.created_at, now));
     record.fingerprint.clone_from(&intent.fingerprint);
-    record.annotations = Labels::from([(REBUILT.to_owned(), "from an intent journal".to_owned())]);
+    record.annotations = rebuilt("from an intent journal", intent.project.clone());
     record
+}
+
+/// Where a record is from, and what its charge is to lie on as it did before.
+fn rebuilt(from: &str, project: Option<ProjectName>) -> Labels {
+    let project = project.map(|name| (PROJECT.to_owned(), String::from(name)));
+    std::iter::once((REBUILT.to_owned(), from.to_owned())).chain(project).collect()
 }
 
 #[cfg(test)]

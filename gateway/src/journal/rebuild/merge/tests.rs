@@ -70,6 +70,7 @@ fn intent(k: u8, n: u32) -> Intent {
         token: "t".parse().unwrap(),
         shape: Shape { cpu: SHAPE.0, memory: SHAPE.1, ..Shape::default() },
         charge: ONE,
+        project: None,
         armed_at: at(10),
     }
 }
@@ -184,6 +185,18 @@ fn an_instance_that_nobody_remembers_becomes_its_operation_again() {
     withdrawn.attempts[0].state = AttemptState::Absent;
     assert!(matches!(machine::next(&withdrawn), Next::GiveUp(_)), "never created again from a spec nobody knows");
     assert!(!machine::knows_wish(&all[0]), "nor is its token sent again");
+}
+
+/// Else its charge would lie on the tenant itself, and its project could have as much again.
+#[test]
+fn what_nobody_remembers_is_charged_to_its_project() {
+    let mut seen = shown(1, 1);
+    seen.marks.insert("MERIDIAN_PROJECT".to_owned(), "shop".to_owned());
+    let sent = Intent { project: "shop".parse().ok(), ..intent(2, 1) };
+    let all = merged(Vec::new(), &places(&BACKENDS, &[seen, shown(3, 1)]), &[sent, intent(4, 1)]);
+    let projects: Vec<_> = all.iter().map(|r| (r.op_id.clone(), r.project().map(String::from))).collect();
+    let shop = Some("shop".to_owned());
+    assert_eq!(projects, [(op(1), shop.clone()), (op(2), shop), (op(3), None), (op(4), None)]);
 }
 
 #[test]
