@@ -33,6 +33,11 @@ pub const NOTHING_REMEMBERED: &str = "nothing-remembered";
 /// Drives on as if no removal had been asked for.
 pub const REMOVAL_IGNORED: &str = "removal-ignored";
 
+/// Lends what a project's lending limit keeps, wherever quota trees are reckoned with.
+pub const LENDING_FORGOTTEN: &str = "lending-forgotten";
+/// Charges the tenant itself for what is asked for by a project.
+pub const PROJECT_FORGOTTEN: &str = "project-forgotten";
+
 #[cfg(feature = "sim-bugs")]
 static PLANTED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
 

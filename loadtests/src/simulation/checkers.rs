@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_gateway::journal::identity::{Deployment, tenant_hash};
 use meridian_model::{ids::TenantId, operation::OperationRecord};
+use meridian_policies::quota::parts::Pots;
 
 use super::{
     clouds::Live,
@@ -32,6 +33,8 @@ pub struct Held {
     pub records: Vec<OperationRecord>,
     /// Instances in use by tenant, as the ledger counts them.
     pub used: BTreeMap<String, u64>,
+    /// The same by project and place.
+    pub pots: BTreeMap<String, Pots>,
 }
 
 /// Watches a history.
@@ -64,7 +67,7 @@ impl Checkers {
     }
 
     /// Notes a finding, once per promise and subject.
-    fn find(&mut self, promise: &str, at_ms: u64, subject: &str, what: String) {
+    pub fn find(&mut self, promise: &str, at_ms: u64, subject: &str, what: String) {
         if self.findings.len() < FINDINGS_MAX && self.known.insert(format!("{promise} {subject}")) {
             self.findings.push(Finding { promise: promise.to_owned(), at_ms, what });
         }
@@ -113,7 +116,7 @@ impl Checkers {
     }
 
     /// What must hold when everything was well for long enough.
-    pub fn rest(&mut self, at_ms: u64, existing: &[Live], book: &[Told], Held { records, used }: &Held) {
+    pub fn rest(&mut self, at_ms: u64, existing: &[Live], book: &[Told], Held { records, used, .. }: &Held) {
         for told in book.iter().filter(|t| t.tried > 0) {
             self.key_at_rest(at_ms, told, existing, records);
         }

@@ -187,7 +187,8 @@ pub(super) fn between(rng: &mut Rng, (low, high): (u64, u64)) -> u64 {
     low + rng.below(high - low + 1)
 }
 
-fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> Option<T> {
+/// One of some.
+pub(super) fn pick<T: Copy>(rng: &mut Rng, of: &[T]) -> Option<T> {
     let at = usize::try_from(rng.below(u64::try_from(of.len()).unwrap_or(1))).unwrap_or_default();
     of.get(at).copied()
 }

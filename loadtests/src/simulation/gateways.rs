@@ -31,6 +31,7 @@ use super::{
     clouds::{Clouds, LATE_EFFECT_MS_MAX, LIST_LAG_MS_MAX, SIGNATURE_WINDOW_SECS},
     faults::{SKEW_MS_MAX, gateway_name},
     net::{Host, PORT},
+    projects,
     store::Store,
     trace::Trace,
     traps::{Trapped, Traps},
@@ -105,7 +106,8 @@ pub fn config(clouds: &Clouds, keys: &Keys) -> anyhow::Result<Config> {
         write!(
             text,
             "[[tenants]]\nname = \"{name}\"\ndefaultNetworkProfile = \"default\"\nquota = {{ instances = {limit} }}\n\
-             keys = [{{ id = \"{name}-1\", sha256 = \"{hash}\" }}]\n"
+             keys = [{{ id = \"{name}-1\", sha256 = \"{hash}\" }}]\n{}",
+            projects::tables(name)
         )?;
     }
     let mut networks = String::from("[[networkProfiles]]\nname = \"default\"\n");

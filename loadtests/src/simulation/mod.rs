@@ -2,7 +2,7 @@
 //! virtual time and seeded faults; what the clouds really had is the judge.
 //!
 //! [`world`] runs one history, [`faults`] and [`schedules`] say what goes wrong in it, [`workload`] what tenants do, [`checkers`] what must
-//! hold. A history is one process ([`runner`]): process-wide state would leak from one to the next.
+//! hold, [`projects`] how quotas are divided. A history is one process ([`runner`]): process-wide state would leak from one to the next.
 
 pub mod checkers;
 pub mod cli;
@@ -11,6 +11,7 @@ pub mod faults;
 pub mod gateways;
 pub mod mutants;
 pub mod net;
+pub mod projects;
 pub mod redis;
 pub mod runner;
 pub mod schedules;

@@ -30,7 +30,7 @@ const fn directed(schedule: Directed, name: &'static str, budget: u64) -> Mutant
 
 /// Every mutant. A budget is about three times the most that was needed from seeds 1, 1001 and 2001 on when it was set,
 /// and at least 30.
-pub const MUTANTS: [Mutant; 13] = [
+pub const MUTANTS: [Mutant; 15] = [
     directed(Directed::Killed, bugs::NO_WRITE_AHEAD, 30),
     directed(Directed::Delayed, bugs::RESEND_BLIND, 30),
     directed(Directed::Killed, bugs::CHARGE_FREED, 30),
@@ -43,6 +43,8 @@ pub const MUTANTS: [Mutant; 13] = [
     directed(Directed::Undone, bugs::NOTHING_REMEMBERED, 48),
     directed(Directed::Undone, bugs::LOSS_CONFIRMED, 66),
     directed(Directed::Frozen, bugs::NO_SEND_FENCE, 48),
+    product(bugs::LENDING_FORGOTTEN, 30),
+    product(bugs::PROJECT_FORGOTTEN, 30),
     // A Redis that lost writes keeps its run id and is told nothing of what was seen: the incarnation guard is blind.
     Mutant { name: "no-recovery", budget: 60, schedule: None, world: Some(|options| options.keeps_run_id = true) },
 ];

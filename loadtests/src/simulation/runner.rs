@@ -39,6 +39,7 @@ pub struct Total {
     requests: usize,
     acknowledged: usize,
     made: usize,
+    taken_back: usize,
     instances: usize,
     faults: BTreeMap<String, usize>,
     findings: BTreeMap<String, usize>,
@@ -54,6 +55,7 @@ impl Total {
         self.requests += verdict.requests;
         self.acknowledged += verdict.acknowledged;
         self.made += verdict.made;
+        self.taken_back += verdict.taken_back;
         self.instances += verdict.instances;
         for (kind, n) in &verdict.faults {
             *self.faults.entry(kind.clone()).or_default() += n;
@@ -77,12 +79,13 @@ impl Total {
     pub fn table(&self) -> String {
         let of = |promise: &str| self.findings.get(promise).copied().unwrap_or(0);
         let mut text = String::from("| what | number |\n| --- | --- |\n");
-        let rows: [(&str, String); 14] = [
+        let rows: [(&str, String); 15] = [
             ("histories", self.histories.to_string()),
             ("creates tried", self.creates.to_string()),
             ("requests that carried them", self.requests.to_string()),
             ("keys acknowledged", self.acknowledged.to_string()),
             ("keys that ended with an instance", self.made.to_string()),
+            ("instances taken back for a project", self.taken_back.to_string()),
             ("instances the clouds ever had", self.instances.to_string()),
             ("doubled (R1)", of("R1").to_string()),
             ("two answers (R2)", of("R2").to_string()),

@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 
 use super::{
     clouds::REGIONS,
-    faults::{GATEWAYS, between, gateway_name},
+    faults::{GATEWAYS, between, gateway_name, pick},
     gateways::{DEPLOYMENT_ID, DEPLOYMENT_SECRET, Keys},
     net::{Host, PORT},
+    projects,
     trace::Trace,
 };
 
@@ -35,6 +36,11 @@ pub const TENANTS: [(&str, u64); 2] = [("acme", 5), ("lab", 3)];
 /// vCPU of every instance.
 pub const CPU: u64 = 1;
 
+/// How long who is told that quota is given back waits before it asks again, milliseconds.
+const AGAIN_MS: (u64, u64) = (3_000, 12_000);
+/// The code of a create that the quota keeps out.
+const SHORT: &str = "quota-exceeded";
+
 /// A final answer to a create.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Final {
@@ -49,6 +55,10 @@ pub enum Final {
 pub struct Told {
     /// Owner.
     pub tenant: &'static str,
+    /// The project it is for; none: the tenant itself.
+    pub project: Option<&'static str>,
+    /// The key under which it is asked for again, once, when what others borrow is being taken back for it.
+    again: Option<usize>,
     /// The idempotency key.
     pub key: String,
     /// Name of the instance.
@@ -67,49 +77,93 @@ pub struct Told {
     pub deleted_ms: Option<u64>,
     /// Requests sent.
     pub tried: usize,
+    /// It is what another key is asked for again under.
+    is_again: bool,
+}
+
+impl Told {
+    /// How many clients send it.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        if self.is_again { 1 } else { CLIENTS }
+    }
 }
 
 /// Everything that was told, by key.
 pub type Book = Rc<RefCell<Vec<Told>>>;
 
-/// The keys of a seed.
+/// The keys of a seed: first those that all histories ask for, then those under which some are asked for again.
 #[must_use]
 pub fn book(seed: u64) -> Book {
     let mut rng = Rng::new(seed ^ 0x626f_6f6b);
+    let mut all: Vec<Told> = (0..KEYS).map(|n| told(seed, n, &mut rng)).collect();
+    for n in 0..KEYS {
+        let spare = all.len();
+        let Some(first) = all.get_mut(n).filter(|t| t.project == Some(projects::OWNER)) else { continue };
+        first.again = Some(spare);
+        let (tenant, project) = (first.tenant, first.project);
+        all.push(of_key(tenant, project, (seed, &format!("{n}-again")), &[]));
+    }
+    for told in all.iter_mut().skip(KEYS) {
+        told.is_again = true;
+    }
+    Rc::new(RefCell::new(all))
+}
+
+/// One of the keys that are always asked for.
+fn told(seed: u64, n: usize, rng: &mut Rng) -> Told {
+    let regions = if rng.chance(0.3) {
+        REGIONS.map(|r| r.name).into_iter().skip(usize::try_from(rng.below(3)).unwrap_or(0)).take(1).collect()
+    } else {
+        Vec::new()
+    };
+    let tenant = TENANTS.get(usize::from(n % 3 == 2)).map_or("acme", |(name, _)| name);
+    let project = if tenant == "acme" {
+        let projects = if is_late(n) { projects::LATE } else { projects::BORROWERS };
+        pick(rng, &projects).flatten()
+    } else {
+        pick(rng, &projects::LIMITED).flatten()
+    };
+    of_key(tenant, project, (seed, &n.to_string()), &regions)
+}
+
+/// Whether a key is asked for in the second half of a history, when others may have borrowed.
+const fn is_late(n: usize) -> bool {
+    n % 3 != 2 && n >= KEYS / 2
+}
+
+fn of_key(tenant: &'static str, project: Option<&'static str>, (seed, n): (u64, &str), regions: &[&str]) -> Told {
     let deployment = Deployment::new(DEPLOYMENT_ID, DEPLOYMENT_SECRET.as_bytes());
-    let all = (0..KEYS).map(|n| {
-        let tenant = TENANTS.get(usize::from(n % 3 == 2)).map_or("acme", |(name, _)| name);
-        let key = format!("key-{seed}-{n}");
-        let op = TenantId::new(tenant).and_then(|tenant| deployment.operation_id(&tenant, ROUTE, &key));
-        let regions = if rng.chance(0.3) {
-            REGIONS.map(|r| r.name).into_iter().skip(usize::try_from(rng.below(3)).unwrap_or(0)).take(1).collect()
-        } else {
-            Vec::new()
-        };
-        let spec = json!({
-            "containers": [{
-                "name": "app",
-                "image": "nginx:1.27",
-                "resources": {"requests": {"cpu": CPU.to_string(), "memory": "2Gi"}},
-            }],
-            "placement": {"regions": regions},
-        });
-        let name = format!("web-{n}");
-        let body = json!({"name": name, "spec": spec}).to_string();
-        Told {
-            tenant,
-            key,
-            name,
-            op_id: op.map(|op| op.to_string()).unwrap_or_default(),
-            body,
-            finals: Vec::new(),
-            acknowledged_ms: None,
-            delete_accepted_ms: None,
-            deleted_ms: None,
-            tried: 0,
-        }
+    let key = format!("key-{seed}-{n}");
+    let op = TenantId::new(tenant).and_then(|tenant| deployment.operation_id(&tenant, ROUTE, &key));
+    let spec = json!({
+        "containers": [{
+            "name": "app",
+            "image": "nginx:1.27",
+            "resources": {"requests": {"cpu": CPU.to_string(), "memory": "2Gi"}},
+        }],
+        "placement": {"regions": regions},
     });
-    Rc::new(RefCell::new(all.collect()))
+    let name = format!("web-{n}");
+    let mut body = json!({"name": name, "spec": spec});
+    if let (Some(project), Some(fields)) = (project, body.as_object_mut()) {
+        fields.insert("project".to_owned(), project.into());
+    }
+    Told {
+        tenant,
+        project,
+        again: None,
+        key,
+        name,
+        op_id: op.map(|op| op.to_string()).unwrap_or_default(),
+        body: body.to_string(),
+        finals: Vec::new(),
+        acknowledged_ms: None,
+        delete_accepted_ms: None,
+        deleted_ms: None,
+        tried: 0,
+        is_again: false,
+    }
 }
 
 /// A client's view of the gateways.
@@ -124,6 +178,8 @@ pub struct Client {
 /// What a reply means.
 enum Answer {
     Final(Final),
+    /// Failed for want of quota; others give back what they borrow of it.
+    TakenBack,
     Accepted,
     Later,
 }
@@ -158,6 +214,8 @@ impl Client {
         // A third of the keys are sent by both clients at once.
         let begin = if at.is_multiple_of(3) {
             BEGIN_MS_MAX / 12 * u64::try_from(at).unwrap_or(0)
+        } else if is_late(at) {
+            between(&mut rng, (BEGIN_MS_MAX / 3, BEGIN_MS_MAX))
         } else {
             between(&mut rng, (0, BEGIN_MS_MAX))
         };
@@ -166,7 +224,7 @@ impl Client {
         let mut gateway = which % GATEWAYS.len();
         while self.trace.elapsed_ms() < PATIENCE_MS {
             answer = self.create(at, gateway).await;
-            if matches!(answer, Answer::Final(_)) {
+            if matches!(answer, Answer::Final(_) | Answer::TakenBack) {
                 break;
             }
             if rng.chance(0.4) {
@@ -178,6 +236,13 @@ impl Client {
             }
             tokio::time::sleep(Duration::from_millis(between(&mut rng, (200, 2_500)))).await;
         }
+        if let Answer::TakenBack = answer
+            && which == 0
+            && let Some(Some(again)) = self.told(at, |t| t.again)
+        {
+            self.ask_again(again, gateway, &mut rng).await;
+            return;
+        }
         if which == 0 && matches!(answer, Answer::Final(Final::Made(_))) && rng.chance(0.5) {
             tokio::time::sleep(Duration::from_millis(between(&mut rng, (100, 15_000)))).await;
             for _ in 0..20 {
@@ -187,6 +252,17 @@ impl Client {
                 gateway = 1 - gateway;
                 tokio::time::sleep(Duration::from_millis(between(&mut rng, (500, 2_500)))).await;
             }
+        }
+    }
+
+    /// Asks under another key, when what was borrowed should be back.
+    async fn ask_again(&self, at: usize, mut gateway: usize, rng: &mut Rng) {
+        while self.trace.elapsed_ms() < PATIENCE_MS {
+            tokio::time::sleep(Duration::from_millis(between(rng, AGAIN_MS))).await;
+            if matches!(self.create(at, gateway).await, Answer::Final(_) | Answer::TakenBack) {
+                return;
+            }
+            gateway = 1 - gateway;
         }
     }
 
@@ -217,6 +293,7 @@ impl Client {
         let said = match &answer {
             Answer::Final(Final::Made(uid)) => format!("made {uid}"),
             Answer::Final(Final::Failed(code)) => format!("failed {code}"),
+            Answer::TakenBack => "failed quota-exceeded, others give back".to_owned(),
             Answer::Accepted => "accepted".to_owned(),
             Answer::Later => format!("later: {}", text(&body, "code")),
         };
@@ -225,10 +302,13 @@ impl Client {
             if matches!(answer, Answer::Accepted | Answer::Final(Final::Made(_))) {
                 t.acknowledged_ms.get_or_insert(now);
             }
-            if let Answer::Final(last) = &answer
-                && t.finals.iter().all(|(_, known)| known != last)
-            {
-                t.finals.push((now, last.clone()));
+            let last = match &answer {
+                Answer::Final(last) => Some(last.clone()),
+                Answer::TakenBack => Some(Final::Failed(SHORT.to_owned())),
+                Answer::Accepted | Answer::Later => None,
+            };
+            if let Some(last) = last.filter(|last| t.finals.iter().all(|(_, known)| known != last)) {
+                t.finals.push((now, last));
             }
         });
         answer
@@ -264,7 +344,8 @@ impl Client {
 
     /// Asks both gateways for the final answer to every key, once things are calm.
     pub async fn audit(&self) {
-        for at in 0..KEYS {
+        let keys = self.book.borrow().len();
+        for at in 0..keys {
             if self.told(at, |t| t.tried) == Some(0) {
                 continue;
             }
@@ -296,6 +377,7 @@ fn judge(status: StatusCode, body: &Value) -> Answer {
         StatusCode::CREATED => Answer::Final(Final::Made(text(body, "uid").to_owned())),
         StatusCode::ACCEPTED => Answer::Accepted,
         _ if code.is_empty() || AGAIN.contains(&code) => Answer::Later,
+        _ if code == SHORT && body.pointer("/quota/reclaiming").is_some() => Answer::TakenBack,
         _ => Answer::Final(Final::Failed(code.to_owned())),
     }
 }

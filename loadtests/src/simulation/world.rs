@@ -14,13 +14,14 @@ use super::{
     faults::{self, CALM_FROM_MS, Caught, Fault, GATEWAYS, Planned, gateway_name},
     gateways::{self, Keys, Machine},
     net::Host,
+    projects::Trees,
     redis::server::Server,
     schedules::Directed,
     store::Store,
     trace::Trace,
     traps::Traps,
     watch::Watch,
-    workload::{self, Book, Client, Final, TENANTS},
+    workload::{self, Book, Client, Final, TENANTS, Told},
 };
 
 /// How finely time passes.
@@ -49,6 +50,8 @@ pub struct Verdict {
     pub acknowledged: usize,
     /// Keys that ended with an instance.
     pub made: usize,
+    /// Instances that were taken back for a project, because others had borrowed its quota.
+    pub taken_back: usize,
     /// Instances that the clouds ever had.
     pub instances: usize,
     /// Faults that came, by kind.
@@ -85,6 +88,7 @@ struct World<'a> {
     traps: Vec<Arc<Traps>>,
     book: Book,
     checkers: Checkers,
+    trees: Trees,
     endings: Vec<(u64, Ending)>,
     /// Gateways that die when the clouds have made so many instances.
     ambushes: Vec<(usize, usize, u64)>,
@@ -135,6 +139,7 @@ pub fn run(seed: u64, options: Options) -> anyhow::Result<Verdict> {
     let clouds = Clouds::new(seed, !options.old_signatures, &trace)?;
     let keys = Rc::new(Keys::new(seed));
     let config = Rc::new(gateways::config(&clouds, &keys)?);
+    let trees = Trees::new(&config);
     let server = Server::new(seed, options.keeps_run_id, &trace);
     let store = Store(server.clone());
     let book = workload::book(seed);
@@ -183,6 +188,7 @@ pub fn run(seed: u64, options: Options) -> anyhow::Result<Verdict> {
         traps,
         book,
         checkers: Checkers::default(),
+        trees,
         endings: Vec::new(),
         ambushes: Vec::new(),
         undoings: Vec::new(),
@@ -216,7 +222,9 @@ async fn clients(
 async fn read(ledger: &RedisLedger) -> anyhow::Result<Held> {
     let mut held = Held { records: ledger.records(None, 1_000).await?.records, ..Held::default() };
     for (name, _) in TENANTS {
-        held.used.insert(name.to_owned(), ledger.usage(&TenantId::new(name)?).await?.used.instances);
+        let books = ledger.books(&TenantId::new(name)?).await?;
+        held.used.insert(name.to_owned(), books.usage.used.instances);
+        held.pots.insert(name.to_owned(), books.pots);
     }
     Ok(held)
 }
@@ -247,6 +255,9 @@ impl World<'_> {
             };
             let existing = self.clouds.existing();
             self.checkers.step(now, &existing, &self.book.borrow());
+            for (subject, what) in self.trees.look(&existing, &self.book.borrow(), &self.server) {
+                self.checkers.find("R5", now, &subject, what);
+            }
             if self.trace.keeps() {
                 watch.look(&existing, &self.server, &self.trace);
             }
@@ -421,15 +432,21 @@ impl World<'_> {
         let existing = self.clouds.existing();
         let book = self.book.borrow();
         if let Some(held) = at_rest {
-            self.checkers.rest(self.trace.elapsed_ms(), &existing, &book, held);
+            let now = self.trace.elapsed_ms();
+            self.checkers.rest(now, &existing, &book, held);
+            for (subject, what) in self.trees.rest(&book, &held.records, &held.pots) {
+                self.checkers.find("R5", now, &subject, what);
+            }
         }
+        let records = at_rest.map(|held| held.records.as_slice()).unwrap_or_default();
         let made = book.iter().filter(|t| t.finals.iter().any(|(_, last)| matches!(last, Final::Made(_)))).count();
         Verdict {
             seed,
-            creates: book.iter().filter(|t| t.tried > 0).count() * workload::CLIENTS,
+            creates: book.iter().filter(|t| t.tried > 0).map(Told::clients).sum(),
             requests: book.iter().map(|t| t.tried).sum(),
             acknowledged: book.iter().filter(|t| t.acknowledged_ms.is_some()).count(),
             made,
+            taken_back: records.iter().filter(|r| r.removal.as_ref().is_some_and(|r| r.reason.is_some())).count(),
             instances: self.clouds.made(),
             faults: self.faults,
             findings: self.checkers.findings,

@@ -8,6 +8,7 @@
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use meridian_model::{
+    bugs,
     ids::{AdapterName, ProjectName, RegionId},
     operation::{Attempt, Charge, OperationRecord},
 };
@@ -126,7 +127,7 @@ pub fn parts(record: &OperationRecord) -> Pots {
     if rest == Charge::default() {
         return pots;
     }
-    let project = record.project();
+    let project = record.project().filter(|_| !bugs::planted(bugs::PROJECT_FORGOTTEN));
     let mut put = |pot: Pot, charge: Charge| {
         if charge != Charge::default() {
             let held = pots.entry(pot).or_default();

@@ -21,6 +21,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use meridian_model::{
+    bugs,
     error::QuotaShortage,
     ids::ProjectName,
     operation::OperationRecord,
@@ -597,7 +598,8 @@ fn pool(line: &Line, quotas: &[LineQuota], parents: &[usize]) -> Pool {
         })
         .collect();
     for (n, parent) in parents.iter().copied().enumerate().rev() {
-        let lending = quotas.get(n).and_then(|quota| quota.lending_limit).map(signed);
+        let keeps = !bugs::planted(bugs::LENDING_FORGOTTEN);
+        let lending = quotas.get(n).and_then(|quota| quota.lending_limit).filter(|_| keeps).map(signed);
         let Some(cell) = cells.get_mut(n) else { continue };
         cell.guaranteed = lending.map_or(0, |lending| (cell.subtree - lending).max(0));
         let lent = cell.subtree - cell.guaranteed;

@@ -72,6 +72,24 @@ impl Server {
         self.0.store.borrow().records()
     }
 
+    /// The fields of a hash; none where there is no such key.
+    #[must_use]
+    pub fn fields(&self, key: &str) -> BTreeMap<String, String> {
+        self.0.store.borrow().fields(key)
+    }
+
+    /// The run id of the process that serves now.
+    #[must_use]
+    pub fn run_id(&self) -> String {
+        self.0.store.borrow().run_id().to_owned()
+    }
+
+    /// How often the data was changed so far: what is the same at two looks was not changed between them.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.0.store.borrow().written()
+    }
+
     /// Serves connections on a host until that is crashed.
     ///
     /// # Errors

@@ -31,6 +31,8 @@ pub struct Store {
     keeps_run_id: bool,
     incarnation: u64,
     seed: u64,
+    /// Changes so far, of whatever kind.
+    written: u64,
 }
 
 impl Store {
@@ -46,6 +48,7 @@ impl Store {
             keeps_run_id,
             incarnation: 0,
             seed,
+            written: 0,
         };
         store.begin_anew();
         store
@@ -59,6 +62,7 @@ impl Store {
             self.run_id = hex(&digest);
         }
         self.scripts.clear();
+        self.written += 1;
     }
 
     /// Another server takes over, which never got the last `lost` writes of tenants' data.
@@ -87,6 +91,26 @@ impl Store {
             .collect()
     }
 
+    /// The fields of a hash.
+    #[must_use]
+    pub fn fields(&self, key: &str) -> BTreeMap<String, String> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let fields = self.keys.hash(key.as_bytes()).ok().flatten().into_iter().flatten();
+        fields.map(|(name, value)| (text(name), text(value))).collect()
+    }
+
+    /// The run id of the process.
+    #[must_use]
+    pub fn run_id(&self) -> &str {
+        &self.run_id
+    }
+
+    /// Changes so far, and restarts.
+    #[must_use]
+    pub const fn written(&self) -> u64 {
+        self.written
+    }
+
     /// Carries one request out; what it published comes with its reply.
     pub fn execute(&mut self, request: &[Vec<u8>], now_ms: i64) -> (Reply, Vec<Message>) {
         let Some((name, args)) = request.split_first() else { return (Reply::err("empty command"), Vec::new()) };
@@ -97,6 +121,7 @@ impl Store {
         let mut messages = Vec::new();
         let reply = self.dispatch(&name, args, &mut messages);
         let of_tenant = args.iter().any(|a| a.windows(TENANT_TAG.len()).any(|w| w == TENANT_TAG));
+        self.written += u64::from(self.keys.changed);
         if self.keys.changed && of_tenant {
             if self.before.len() == LOSS_MAX {
                 self.before.pop_front();
