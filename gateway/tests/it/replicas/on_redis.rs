@@ -15,7 +15,8 @@ use super::{
 };
 use crate::journeys::world::World;
 
-fn ledger(port: u16) -> Arc<RedisLedger> {
+/// A ledger of its own on a Redis.
+pub fn ledger(port: u16) -> Arc<RedisLedger> {
     let options =
         LedgerOptions { prefix: "test".to_owned(), key: SealKey::new([7; 32]), time: LeaseTime::Server, acks: None };
     Arc::new(RedisLedger::new(Redis::connect(Options::single("127.0.0.1", port)).unwrap(), options).unwrap())

@@ -1,6 +1,9 @@
-//! A quota tree under parallel creates through two gateways.
+//! A quota tree under parallel creates through two gateways, and what one of them takes back that the other made.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use meridian_cloudsim::Scenario;
 use meridian_gateway::{
@@ -9,11 +12,16 @@ use meridian_gateway::{
     views,
 };
 use meridian_ledger::{Ledger, conformance::MemoryLedger};
-use meridian_model::error::ErrorCode;
+use meridian_model::{
+    error::{ErrorCode, Problem},
+    ids::TenantId,
+    status::Phase,
+};
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{LEASE, on_redis};
-use crate::journeys::world::{World, ask, create, spec};
+use super::{LEASE, created, list, on_redis};
+use crate::journeys::world::{World, ask, at, create, spec, until};
 
 /// Eight instances in all, of which three may be in one region; `blog` lends one of its four.
 const RETAIL: &str = r#"
@@ -45,7 +53,15 @@ async fn create_in(core: &Arc<Core>, project: &str, name: &str) -> Result<Outcom
 }
 
 async fn create_of(core: &Arc<Core>, tenant: &str, project: &str, name: &str) -> Result<Outcome, Refusal> {
-    let mut action = create(tenant, name, name, &spec());
+    create_under(core, (tenant, project), (name, name)).await
+}
+
+async fn create_under(
+    core: &Arc<Core>,
+    (tenant, project): (&str, &str),
+    (name, key): (&str, &str),
+) -> Result<Outcome, Refusal> {
+    let mut action = create(tenant, name, key, &spec());
     if let Action::CreateInstance(create) = &mut action {
         create.project = Some(project.parse().unwrap());
     }
@@ -139,4 +155,163 @@ async fn a_budget_keeps_out_what_it_does_not_pay() {
     let budget = rich.budget.unwrap();
     assert_ne!(budget.cost_per_hour, "0", "{budget:?}");
     assert_eq!((budget.hard.as_deref(), budget.mode), (Some("1000000"), "committed"));
+}
+
+/// Three instances of which `blog` may borrow what is not its own. In `mall` its owner takes it back, in `fair` it does not.
+const MALLS: &str = r#"
+[[tenants]]
+name = "mall"
+defaultNetworkProfile = "default"
+[[tenants.projects]]
+name = "shop"
+nominal = { instances = 2 }
+reclaim = "any"
+[[tenants.projects]]
+name = "blog"
+nominal = { instances = 1 }
+[[tenants]]
+name = "fair"
+defaultNetworkProfile = "default"
+[[tenants.projects]]
+name = "shop"
+nominal = { instances = 2 }
+reclaim = "never"
+[[tenants.projects]]
+name = "blog"
+nominal = { instances = 1 }
+"#;
+
+async fn get(core: &Arc<Core>, tenant: &str, name: &str) -> Option<views::Instance> {
+    match ask(core, tenant, Action::GetInstance(at(tenant, name))).await {
+        Ok(Outcome::Instance(seen, _)) => Some(seen.instance.clone()),
+        _ => None,
+    }
+}
+
+async fn names(core: &Arc<Core>, tenant: &str) -> Vec<String> {
+    match ask(core, tenant, list(None)).await {
+        Ok(Outcome::Instances(page)) => page.items.iter().map(|item| item.short_name.to_string()).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn short(answer: Result<Outcome, Refusal>) -> Problem {
+    let problem = *answer.unwrap_err().problem;
+    assert_eq!(problem.code, ErrorCode::QuotaExceeded, "{problem:?}");
+    problem
+}
+
+/// How many instances of others a refusal says are given back.
+fn reclaiming(answer: Result<Outcome, Refusal>) -> Option<u32> {
+    short(answer).quota.unwrap().reclaiming
+}
+
+/// Waits until an instance is on its way out, and says why, wherever it is asked for.
+async fn it_says_why(cores: [&Arc<Core>; 2], name: &str) {
+    for core in cores {
+        until("it says why it goes", || async {
+            get(core, "mall", name).await.is_some_and(|i| i.status.phase == Phase::Terminating)
+        })
+        .await;
+        let status = get(core, "mall", name).await.unwrap().status;
+        let condition = status.conditions.iter().find(|c| c.reason == "QuotaReclaimed").unwrap();
+        for told in [&status.message, &condition.message] {
+            assert_eq!(told, "reclaimed by project shop, whose own quota it was borrowing");
+        }
+        assert_eq!(status.reason, "QuotaReclaimed");
+    }
+}
+
+async fn ids(world: &World) -> BTreeSet<String> {
+    world.existing().await.iter().map(|i| i["id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The clouds run what the ledger holds, and the ledger holds it where it belongs.
+async fn ledger_and_clouds_agree(world: &World, ledger: &dyn Ledger) {
+    let records = ledger.records(None, 1_000).await.unwrap().records;
+    let (held, free): (Vec<_>, Vec<_>) = records.iter().partition(|record| record.charge.instances > 0);
+    assert!(free.iter().all(|record| record.is_gone()), "{free:#?}");
+    let open = held.iter().map(|record| record.open_attempt().unwrap().cloud_id.as_ref().unwrap().to_string());
+    assert_eq!(open.collect::<BTreeSet<_>>(), ids(world).await);
+    for (tenant, [blog, shop]) in [("mall", [1, 2]), ("fair", [3, 0])] {
+        let books = ledger.books(&tenant.parse::<TenantId>().unwrap()).await.unwrap();
+        let of = |name: &str| -> u64 {
+            let pots = books.pots.iter().filter(|(pot, _)| pot.project.as_ref().is_some_and(|p| p.as_str() == name));
+            pots.map(|(_, charge)| charge.instances).sum()
+        };
+        assert_eq!(([of("blog"), of("shop")], books.usage.used.instances), ([blog, shop], 3), "{tenant}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_borrowed_through_one_gateway_is_taken_back_through_another_on_a_redis() {
+    let (server, world, b) = on_redis::pair_with(&format!("{LEASE}\n{MALLS}")).await;
+    let a = &world.core;
+    for tenant in ["mall", "fair"] {
+        for name in ["b1", "b2", "b3"] {
+            created(create_of(a, tenant, "blog", name).await);
+            let runs = || async { get(&b, tenant, name).await.is_some_and(|i| i.status.phase == Phase::Running) };
+            until("the other gateway knows that it runs", runs).await;
+        }
+    }
+    let third = get(a, "mall", "b3").await.unwrap().status;
+    // While nothing can be deleted, what is taken back is there, says why and is charged.
+    let kept = json!({"kind": "serverError", "when": "before", "action": "Delete*"});
+    world.fault(kept.clone()).await;
+    let first = async |core: &Arc<Core>, tenant: &str| create_under(core, (tenant, "shop"), ("s1", "first")).await;
+    let problem = short(first(&b, "mall").await);
+    let told = problem.quota.unwrap();
+    let node = told.node.as_ref().map(AsRef::as_ref);
+    assert_eq!((&*told.dimension, node, told.reclaiming), ("instances", Some("shop"), Some(1)));
+    assert_eq!(problem.retry_after_seconds, Some(10));
+    it_says_why([a, &b], "b3").await;
+    assert_eq!((world.existing().await.len(), world.used_instances("mall").await), (6, 3));
+
+    // Who takes nothing back is refused, and everybody keeps what they have.
+    let problem = short(first(&b, "fair").await);
+    let told = problem.quota.unwrap();
+    let amounts = [&told.limit, &told.used, &told.requested].map(String::as_str);
+    assert_eq!((&*told.dimension, amounts, told.borrowable.as_deref()), ("instances", ["2", "0", "1"], Some("0")));
+    assert_eq!((told.node.as_ref().map(AsRef::as_ref), told.reclaiming), (Some("shop"), None));
+    assert!(problem.retry_after_seconds.is_none() && !problem.detail.contains("removed"), "{}", problem.detail);
+
+    world.control("DELETE", "/v1/faults", Value::Null).await;
+    until("what was taken back is gone", || async { world.existing().await.len() == 5 }).await;
+    assert!(!ids(&world).await.contains(third.cloud_id.as_ref().unwrap().as_str()), "it was the newest");
+    for core in [a, &b] {
+        until("it is shown no more", || async { get(core, "mall", "b3").await.is_none() }).await;
+        let id = format!("{}-delete", third.operation.as_ref().unwrap()).parse().unwrap();
+        let Ok(Outcome::Operation(delete)) =
+            ask(core, "mall", Action::GetOperation(Some("mall".parse().unwrap()), id)).await
+        else {
+            panic!("its removal is an operation")
+        };
+        let why = &delete.progress.message;
+        assert!(why.ends_with("reclaimed by project shop, whose own quota it was borrowing"), "{why}");
+        // The refusal is final under its key, at both gateways.
+        assert_eq!(reclaiming(first(core, "mall").await), Some(1));
+    }
+    created(create_under(&b, ("mall", "shop"), ("s1", "second")).await);
+
+    // Both gateways at once take the same one back, and no more than one.
+    world.fault(kept).await;
+    let again = tokio::join!(
+        create_under(a, ("mall", "shop"), ("s2", "third")),
+        create_under(&b, ("mall", "shop"), ("s3", "fourth"))
+    );
+    assert_eq!((reclaiming(again.0), reclaiming(again.1)), (Some(1), Some(1)));
+    it_says_why([a, &b], "b2").await;
+    world.control("DELETE", "/v1/faults", Value::Null).await;
+    until("one more is gone", || async { world.existing().await.len() == 5 }).await;
+    until("it is charged no more", || async { world.used_instances("mall").await == 2 }).await;
+    created(create_under(a, ("mall", "shop"), ("s2", "fifth")).await);
+    // All are within their own, and nobody takes from whom is.
+    assert_eq!(reclaiming(create_of(&b, "mall", "shop", "s4").await), None);
+    assert_eq!(reclaiming(create_of(a, "mall", "blog", "b4").await), None);
+    for core in [a, &b] {
+        until("the rest stays", || async { names(core, "mall").await == ["b1", "s1", "s2"] }).await;
+        assert_eq!(names(core, "fair").await, ["b1", "b2", "b3"]);
+    }
+    assert_eq!(world.ever().await.len(), 8, "none was made twice");
+    ledger_and_clouds_agree(&world, &*on_redis::ledger(server.port())).await;
 }
