@@ -126,8 +126,9 @@ pub struct Core {
     pub directory: Arc<Directory>,
     /// Counts what the rules of policies do.
     pub judged: PolicyMetrics,
-    /// The turn of a trial of policies.
-    pub(crate) trials: Semaphore,
+    /// The turn of a trial of policies, and that of compiling one that is written: neither waits for the other.
+    pub(crate) trials: Arc<Semaphore>,
+    pub(crate) compiles: Arc<Semaphore>,
     /// Whose word is taken for who is calling.
     pub identities: Arc<Identities>,
     /// Looks at what tenants use.
@@ -233,7 +234,8 @@ impl Core {
         let rebuilder = deps.recovery.map(rebuilt);
         let core = Arc::new(Self {
             judged: deps.metrics.policies.clone(),
-            trials: Semaphore::new(1),
+            trials: Arc::new(Semaphore::new(1)),
+            compiles: Arc::new(Semaphore::new(1)),
             identities,
             quota_watch,
             recovering: rebuilder.as_ref().map(Rebuilder::progress).unwrap_or_default(),

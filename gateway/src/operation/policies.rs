@@ -16,6 +16,7 @@ use meridian_policies::{
     rules::{self, Policy, RuleSet, SET_COST_MAX},
 };
 use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     Caller, Outcome, PageRequest, Place, Reach, Refusal, Scope,
@@ -183,8 +184,20 @@ async fn change(core: &Core, reach: &Reach, action: PolicyAction) -> Result<Outc
     }
 }
 
+/// The turn to take a processor for more than a moment; whoever waits no longer gives it back when the work is done.
+type HeavyTurn = Arc<OwnedSemaphorePermit>;
+
+async fn heavy_turn(turns: &Arc<Semaphore>) -> Result<HeavyTurn, Refusal> {
+    Arc::clone(turns).acquire_owned().await.map(Arc::new).map_err(Refusal::internal)
+}
+
 /// Runs what takes a processor for more than a moment away from the threads that serve requests.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+async fn aside<T: Send + 'static>(turn: &HeavyTurn, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    let held = Arc::clone(turn);
+    let work = move || {
+        let _held = held;
+        work()
+    };
     tokio::task::spawn_blocking(work).await.map_err(Refusal::internal)
 }
 
@@ -302,7 +315,9 @@ async fn put(
         pen.check_room(&scope.tenant().map_or_else(|| made::POLICIES.to_owned(), made::below))?;
     }
     let (known, body, of) = (Arc::clone(&snapshot), manifest.clone(), scope.clone());
-    let policy = aside(move || compiled(&known, &body, Some(&of))).await?.map_err(invalid)?;
+    let turn = heavy_turn(&core.compiles).await?;
+    let policy = aside(&turn, move || compiled(&known, &body, Some(&of))).await?.map_err(invalid)?;
+    drop(turn);
     let after = snapshot.rules().with(Arc::clone(&policy.compiled));
     if let Some(fault) = too_costly("/spec/rules", &after, scope.tenant()) {
         return Err(invalid(vec![fault]));
@@ -387,7 +402,7 @@ async fn test(
         return Err(invalid(vec![fault("/policies", "out-of-range", detail, None)]));
     }
     // One at a time: a trial may take a processor for a while, and nobody's request waits for it.
-    let _turn = core.trials.acquire().await.map_err(Refusal::internal)?;
+    let turn = heavy_turn(&core.trials).await?;
     let snapshot = core.directory.load_full();
     let placed = |body| {
         let of = scope_of(caller, reach, &body);
@@ -395,7 +410,7 @@ async fn test(
     };
     let documents: Vec<_> = documents.into_iter().map(placed).collect();
     let known = Arc::clone(&snapshot);
-    let candidates = aside(move || candidates(&known, &documents)).await?.map_err(invalid)?;
+    let candidates = aside(&turn, move || candidates(&known, &documents)).await?.map_err(invalid)?;
     let before = snapshot.rules().clone();
     let after = candidates.into_iter().fold(before.clone(), |set, policy| set.with(policy));
     let tenant = reach.one().ok();
@@ -416,7 +431,7 @@ async fn test(
         let requests: Vec<Recorded> = records.filter_map(|record| recorded(&snapshot, record)).collect();
         from = page.next.filter(|(name, _)| is_wanted(name));
         let is_enough;
-        (replay, is_enough) = aside(move || {
+        (replay, is_enough) = aside(&turn, move || {
             let is_enough = !requests.iter().all(|request| replay.judge(request));
             (replay, is_enough)
         })
