@@ -11,14 +11,13 @@ use meridian_ledger::documents::Expect;
 use meridian_model::{
     error::{ErrorCode, FieldError},
     ids::{OperationId, ProfileName, ProjectName, TenantId},
-    instance::Labels,
     quantity::Span,
     time::Time,
 };
 use meridian_policies::access::{Permission, Role};
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -858,13 +857,4 @@ async fn delete_account(
     let keys = made.keys_of(tenant).filter(|(_, key)| key.record.service_account.as_ref() == Some(name));
     let keys = keys.map(|(id, _)| made::key_name(tenant, id)).collect();
     remove(pen, keys, (made::account_name(tenant, name), kept.revision), expect).await
-}
-
-/// The document of a tenant in the short form of a create's body.
-#[must_use]
-pub fn document_of(name: &TenantId, labels: &Labels, spec: &Value) -> Value {
-    json!({
-        "apiVersion": "meridian.dev/v1", "kind": "Tenant",
-        "metadata": { "name": name, "labels": labels }, "spec": spec,
-    })
 }
