@@ -161,6 +161,8 @@ pub struct EmbeddedLedger {
     reads: Arc<Semaphore>,
     queue: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
+    /// The documents were counted since the store was opened.
+    counted: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for EmbeddedLedger {
@@ -224,7 +226,16 @@ impl EmbeddedLedger {
             })
             .map_err(|e| system(&e.to_string()))?;
         let reads = Arc::new(Semaphore::new(READS_MAX));
-        Ok(Self { store, path, report, leases: Arc::default(), reads, queue: Some(queue), writer: Some(writer) })
+        Ok(Self {
+            store,
+            path,
+            report,
+            leases: Arc::default(),
+            reads,
+            queue: Some(queue),
+            writer: Some(writer),
+            counted: Arc::default(),
+        })
     }
 
     /// What the start found and repaired.

@@ -74,7 +74,10 @@ impl Replica {
         let mut heard = Heard { changed: self.forget(&news), revived: false };
         for document in news.documents {
             match self.documents.get(&document.name) {
-                Some(held) if held.revision >= document.revision => {}
+                Some(held) if held.revision >= document.revision => {
+                    // Until the store has heard of the end.
+                    heard.revived |= held.body.is_none() && document.body.is_some();
+                }
                 None if document.revision <= self.floor => {
                     if document.body.is_some() {
                         let end = Document { revision: self.floor, body: None, ..document };

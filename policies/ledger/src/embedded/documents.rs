@@ -1,6 +1,12 @@
 //! Documents in the embedded store: tables of their own. Nothing is held in memory; whoever reads keeps what it read.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use meridian_model::time::Time;
 use redb::{ReadableTable, Table, TableDefinition};
@@ -90,29 +96,37 @@ struct Writing<'t> {
 }
 
 impl<'t> Writing<'t> {
-    fn open(tables: &Tables<'t>, now: Time) -> Result<Self, Fault> {
+    /// The first of them since the store was opened counts: a version that keeps no counts may have written last.
+    fn open(tables: &mut Tables<'t>, now: Time, counted: &AtomicBool) -> Result<Self, Fault> {
         let (documents, graves) = (tables.tx.open_table(DOCUMENTS)?, tables.tx.open_table(GRAVES)?);
         let mut own = Self { documents, graves, counts: tables.tx.open_table(COUNTS)?, now };
-        if own.counts.get(REVISION)?.is_none() {
+        if !counted.swap(true, Ordering::Relaxed) {
             own.count()?;
+            // Committed with whatever this is the beginning of; a transaction that fails ends the ledger.
+            tables.dirty = true;
         }
         Ok(own)
     }
 
-    /// Counts what a version left that kept no counts; of its tombstones nobody knows when they were made.
+    /// Counts everything; of the tombstones of a version that kept no counts nobody knows when they were made.
     fn count(&mut self) -> Result<(), Fault> {
-        let (mut last, mut count, mut ended) = (0, 0, Vec::new());
+        let (mut last, mut count, mut ended) = (value(&self.counts, REVISION)?, 0, Vec::new());
+        last = last.max(value(&self.counts, FLOOR)?);
         for row in self.documents.iter()? {
             let (name, bytes) = row?;
-            let stored = Stored::of(name.value(), bytes.value())?;
-            last = stored.r.max(last);
             count += 1;
+            // One that cannot be read stops those that ask for it, and no write.
+            let Ok(stored) = Stored::of(name.value(), bytes.value()) else { continue };
+            last = stored.r.max(last);
             if stored.b.is_none() {
-                ended.push((name.value().to_owned(), stored.r));
+                ended.push((name.value().to_owned(), stored.r, stored.t));
             }
         }
-        for (name, revision) in ended {
-            self.write(&name, None, revision)?;
+        for (name, revision, died) in ended {
+            match died {
+                Some(died) => drop(self.graves.insert((died.unix_ms(), revision), name.as_str())?),
+                None => self.write(&name, None, revision)?,
+            }
         }
         self.counts.insert(REVISION, last)?;
         self.counts.insert(COUNT, count)?;
@@ -136,21 +150,24 @@ impl<'t> Writing<'t> {
         Ok(())
     }
 
-    /// Forgets the oldest tombstone, if it was made by then.
+    /// Forgets the oldest tombstone, if it was made by then; of a name that an older version made anew only the grave.
     fn forget(&mut self, until: Time) -> Result<bool, Fault> {
-        let Some((grave, name)) = self.graves.first()?.map(|(grave, name)| (grave.value(), name.value().to_owned()))
-        else {
-            return Ok(false);
-        };
-        if grave.0 > until.unix_ms() {
-            return Ok(false);
+        loop {
+            let oldest = self.graves.first()?.map(|(at, name)| (at.value(), name.value().to_owned()));
+            let Some((grave, name)) = oldest else { return Ok(false) };
+            if grave.0 > until.unix_ms() {
+                return Ok(false);
+            }
+            self.graves.remove(grave)?;
+            if !self.held(&name)?.is_some_and(|held| held.b.is_none() && held.r == grave.1) {
+                continue;
+            }
+            self.documents.remove(name.as_str())?;
+            let (count, floor) = (value(&self.counts, COUNT)?, value(&self.counts, FLOOR)?);
+            self.counts.insert(COUNT, count.saturating_sub(1))?;
+            self.counts.insert(FLOOR, floor.max(grave.1))?;
+            return Ok(true);
         }
-        self.graves.remove(grave)?;
-        self.documents.remove(name.as_str())?;
-        let (count, floor) = (value(&self.counts, COUNT)?, value(&self.counts, FLOOR)?);
-        self.counts.insert(COUNT, count.saturating_sub(1))?;
-        self.counts.insert(FLOOR, floor.max(grave.1))?;
-        Ok(true)
     }
 
     fn put(&mut self, name: &str, body: Option<String>, expect: Expect) -> Result<Put, Fault> {
@@ -201,8 +218,9 @@ impl EmbeddedLedger {
         expect: Expect,
         now: Time,
     ) -> Result<Put, LedgerError> {
+        let counted = Arc::clone(&self.counted);
         self.write(move |tables| {
-            let put = Writing::open(tables, now)?.put(&name, body, expect)?;
+            let put = Writing::open(tables, now, &counted)?.put(&name, body, expect)?;
             tables.dirty |= matches!(put, Put::Written(_));
             Ok(put)
         })
@@ -210,8 +228,9 @@ impl EmbeddedLedger {
     }
 
     async fn forget_documents(&self, now: Time) -> Result<(), LedgerError> {
+        let counted = Arc::clone(&self.counted);
         self.write(move |tables| {
-            let mut writing = Writing::open(tables, now)?;
+            let mut writing = Writing::open(tables, now, &counted)?;
             for _ in 0..FORGOTTEN_AT_ONCE {
                 if !writing.forget(now - FORGOTTEN_AFTER)? {
                     break;

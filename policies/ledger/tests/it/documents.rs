@@ -229,9 +229,8 @@ fn change(path: &Path, change: impl FnOnce(&redb::WriteTransaction)) {
     tx.commit().unwrap();
 }
 
-/// All creates wait for the thread that writes: one document's write must cost the same however many there are.
 #[tokio::test]
-async fn a_write_to_the_embedded_store_looks_at_no_other_document() {
+async fn a_document_that_is_damaged_stops_no_write_of_another() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.redb");
     put_document(&open_clean(&path), "a", Some("1"), Expect::Absent).await;
@@ -264,6 +263,29 @@ async fn documents_of_a_version_that_counted_nothing_are_counted() {
     assert_eq!(held(&store).await, "ac");
 }
 
+#[tokio::test]
+async fn what_a_version_that_counts_nothing_writes_in_between_lasts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.redb");
+    {
+        let store = open_clean(&path);
+        put_document(&store, "a", Some("1"), Expect::Absent).await;
+        put_document(&store, "b", Some("1"), Expect::Absent).await;
+        put_document(&store, "b", None, Expect::Present).await;
+    }
+    // It makes the name anew, and has revisions of its own.
+    change(&path, |tx| {
+        let mut documents = tx.open_table(DOCUMENTS).unwrap();
+        drop(documents.insert("b", br#"{"r":10,"b":"2"}"#.as_slice()).unwrap());
+    });
+    let store = open_clean(&path);
+    let position = store.read(&Position::default()).await.unwrap().position;
+    assert_eq!(put_document(&store, "a", None, Expect::Present).await, Put::Written(11), "news to whoever read all");
+    assert_eq!(store.read(&position).await.unwrap().documents.len(), 1);
+    store.forget(NOW + FORGOTTEN_AFTER).await.unwrap();
+    assert_eq!(held(&store).await, "b", "its grave is an older one's");
+}
+
 /// A store as such a version left it.
 async fn change_new(path: &Path) {
     put_document(&open_clean(path), "a", Some("1"), Expect::Absent).await;
@@ -289,6 +311,21 @@ async fn tombstones_on_redis_are_forgotten() {
         let _ = server.ask(&["EVAL", script, "1", "test{all}:docs", &count.to_string()]);
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tombstones_of_an_older_gateway_on_redis_are_forgotten_as_well() {
+    let server = RedisServer::start(&[]);
+    let store = RedisDocuments::new(connect(&server), "test");
+    put_document(&*store, "a", Some("1"), Expect::Absent).await;
+    let _ = server.ask(&["HSET", "test{all}:docs", "b", "2 0"]);
+    let _ = server.ask(&["HSET", "test{all}:docs-meta", "revision", "2"]);
+    assert_eq!(held(&*store).await, "a(b)");
+    store.forget(NOW).await.unwrap();
+    assert_eq!(held(&*store).await, "a(b)", "as old as the first look at it");
+    ages(&server)("b", FORGOTTEN_AFTER);
+    store.forget(NOW).await.unwrap();
+    assert_eq!(held(&*store).await, "a");
 }
 
 /// A store that comes back from before an end brings what had ended, and nobody has a tombstone any more.

@@ -49,11 +49,16 @@ if verb == 'read' then
   local anew, found, last = ARGV[5] ~= restored or after < floor, {}, number('revision')
   if anew then after = -1 end
   if after < last then
-    local all = call('HGETALL', docs)
+    local all, ended = call('HGETALL', docs), {}
     for n = 1, #all, 2 do
       local revision, has, body = parse(all[n + 1])
       last = math.max(last, revision)
+      if not has then ended[#ended + 1] = all[n] end
       if revision > after then found[#found + 1] = {all[n], whole(revision), has and 1 or 0, body} end
+    end
+    -- An older gateway writes tombstones alone; nobody knows when.
+    if #ended ~= call('ZCARD', graves) then
+      for n = 1, #ended do call('ZADD', graves, 'NX', whole(now), ended[n]) end
     end
   else
     -- Nothing was written since. A count that a loss put back is not believed against the caller's.
@@ -79,8 +84,12 @@ if verb == 'put' then
     return {'conflict', whole(revision), has and 1 or 0, body}
   end
   if not held and call('HLEN', docs) >= most then
-    local oldest = call('ZRANGE', graves, 0, 0)[1]
-    if oldest then forget(oldest) end
+    -- One of a name that an older gateway made anew makes no room.
+    for _ = 1, 16 do
+      local oldest = call('ZRANGE', graves, 0, 0)[1]
+      if not oldest or call('HLEN', docs) < most then break end
+      forget(oldest)
+    end
     if call('HLEN', docs) >= most then return {'full'} end
   end
   local next = whole(call('HINCRBY', meta, 'revision', 1))
