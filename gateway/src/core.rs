@@ -11,7 +11,7 @@ use meridian_ledger::{Ledger, LedgerError, Quota, documents::Documents, recovery
 use meridian_model::ids::{BackendId, TenantId};
 use secrecy::ExposeSecret;
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     time::MissedTickBehavior,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -37,6 +37,7 @@ use crate::{
         rebuild::{self, Progress, Rebuilder},
         reconciler::Reconciler,
     },
+    operation::policies::HeavyTurns,
     planner::Planner,
     profiles::Profiles,
     quota_watch::QuotaWatch,
@@ -126,9 +127,8 @@ pub struct Core {
     pub directory: Arc<Directory>,
     /// Counts what the rules of policies do.
     pub judged: PolicyMetrics,
-    /// The turn of a trial of policies, and that of compiling one that is written: neither waits for the other.
-    pub(crate) trials: Arc<Semaphore>,
-    pub(crate) compiles: Arc<Semaphore>,
+    /// Turns of trials and of writes of policies.
+    pub(crate) turns: HeavyTurns,
     /// Whose word is taken for who is calling.
     pub identities: Arc<Identities>,
     /// Looks at what tenants use.
@@ -234,8 +234,7 @@ impl Core {
         let rebuilder = deps.recovery.map(rebuilt);
         let core = Arc::new(Self {
             judged: deps.metrics.policies.clone(),
-            trials: Arc::new(Semaphore::new(1)),
-            compiles: Arc::new(Semaphore::new(1)),
+            turns: HeavyTurns::default(),
             identities,
             quota_watch,
             recovering: rebuilder.as_ref().map(Rebuilder::progress).unwrap_or_default(),

@@ -3,7 +3,7 @@
 //! What a file declares is changed there. A policy is compiled before it is stored; every gateway compiles it again when it
 //! hears of it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use meridian_model::{
     error::{ErrorCode, FieldError, Problem},
@@ -49,6 +49,24 @@ const LEAST_OPERATION: &str = "*";
 
 /// Most policies that the API makes of one tenant, and of the platform.
 const POLICIES_MAX: usize = 100;
+
+/// Longest wait for the turn to write a policy: some writes that compile, and a store that answers slowly.
+const TURN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Who may take a processor for more than a moment, one at a time each; none waits for another's.
+#[derive(Debug)]
+pub(crate) struct HeavyTurns {
+    trials: Arc<Semaphore>,
+    platform_policies: Arc<Semaphore>,
+    tenants_policies: Arc<Semaphore>,
+}
+
+impl Default for HeavyTurns {
+    fn default() -> Self {
+        let one = || Arc::new(Semaphore::new(1));
+        Self { trials: one(), platform_policies: one(), tenants_policies: one() }
+    }
+}
 
 /// Whose policies are meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -294,6 +312,11 @@ async fn put(
     condition: Condition,
 ) -> Result<Outcome, Refusal> {
     let (core, path) = (pen.core, scope.path(&name));
+    pen.check_len(&path, &text(&manifest)?)?;
+    // From the look at what there is to the write: two that are written at once are counted one after the other.
+    let turns = if scope.tenant().is_some() { &core.turns.tenants_policies } else { &core.turns.platform_policies };
+    let waited = tokio::time::timeout(TURN_WITHIN, heavy_turn(turns)).await;
+    let turn = waited.map_err(|_| Refusal::new(ErrorCode::Overloaded, "too many policies are being written"))??;
     catch_up(core, condition, |snapshot| revision(snapshot, &path)).await?;
     let snapshot = core.directory.load_full();
     if scope.tenant().is_some_and(|tenant| snapshot.tenant(tenant).is_none()) {
@@ -315,9 +338,7 @@ async fn put(
         pen.check_room(&scope.tenant().map_or_else(|| made::POLICIES.to_owned(), made::below))?;
     }
     let (known, body, of) = (Arc::clone(&snapshot), manifest.clone(), scope.clone());
-    let turn = heavy_turn(&core.compiles).await?;
     let policy = aside(&turn, move || compiled(&known, &body, Some(&of))).await?.map_err(invalid)?;
-    drop(turn);
     let after = snapshot.rules().with(Arc::clone(&policy.compiled));
     if let Some(fault) = too_costly("/spec/rules", &after, scope.tenant()) {
         return Err(invalid(vec![fault]));
@@ -402,7 +423,7 @@ async fn test(
         return Err(invalid(vec![fault("/policies", "out-of-range", detail, None)]));
     }
     // One at a time: a trial may take a processor for a while, and nobody's request waits for it.
-    let turn = heavy_turn(&core.trials).await?;
+    let turn = heavy_turn(&core.turns.trials).await?;
     let snapshot = core.directory.load_full();
     let placed = |body| {
         let of = scope_of(caller, reach, &body);
@@ -459,4 +480,23 @@ fn recorded(snapshot: &Snapshot, record: OperationRecord) -> Option<Recorded> {
         None => project.into_iter().collect(),
     };
     Some(Recorded { tenant, projects, name, labels, annotations, spec, at: created_at })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_gives_up_has_its_turn_until_the_work_is_done() {
+        let turns = Arc::new(Semaphore::new(1));
+        let (done, until_done) = std::sync::mpsc::channel::<()>();
+        let given_up = async {
+            let turn = heavy_turn(&turns).await.unwrap();
+            aside(&turn, move || until_done.recv()).await
+        };
+        assert!(tokio::time::timeout(Duration::from_millis(50), given_up).await.is_err());
+        assert_eq!(turns.available_permits(), 0, "the work goes on");
+        done.send(()).unwrap();
+        tokio::time::timeout(Duration::from_secs(10), heavy_turn(&turns)).await.unwrap().unwrap();
+    }
 }

@@ -109,6 +109,16 @@ impl Pen<'_> {
         Err(Refusal::new(ErrorCode::Conflict, detail))
     }
 
+    /// Refuses a text that is longer than a document may be.
+    pub(super) fn check_len(self, name: &str, body: &str) -> Result<(), Refusal> {
+        let len = body.len();
+        if len <= DOCUMENT_LEN_MAX {
+            return Ok(());
+        }
+        let detail = format!("{name} would be {len} bytes as it is kept, and at most {DOCUMENT_LEN_MAX} are");
+        Err(Refusal::new(ErrorCode::PayloadTooLarge, detail))
+    }
+
     /// Writes a document, or removes it; `held` is the revision of what is known to be there. Its new revision; none when
     /// nothing was to be written.
     ///
@@ -120,9 +130,8 @@ impl Pen<'_> {
         body: Option<String>,
         expect: Expect,
     ) -> Result<Option<u64>, Refusal> {
-        if let Some(len) = body.as_ref().map(String::len).filter(|len| *len > DOCUMENT_LEN_MAX) {
-            let detail = format!("{name} would be {len} bytes as it is kept, and at most {DOCUMENT_LEN_MAX} are");
-            return Err(Refusal::new(ErrorCode::PayloadTooLarge, detail));
+        if let Some(body) = &body {
+            self.check_len(name, body)?;
         }
         if self.dry {
             return match (expect, held) {
