@@ -296,11 +296,12 @@ fn check_document(core: &Core, name: &TenantId, manifest: &Value) -> Result<conf
         let hint = format!("make them with POST /v1/tenants/{name}/keys");
         faults.push(fault("/spec/keys", "not-here", "keys are resources of their own here", Some(hint)));
     }
-    // Who is bound to a project would make nothing without it.
+    // Who is bound to a project would make nothing without it. What is left of a former tenant is not this one's.
     let snapshot = core.directory.load();
-    let keys = snapshot.made().keys_of(name);
+    let is_there = snapshot.made().tenants.contains_key(name);
+    let keys = snapshot.made().keys_of(name).filter(|_| is_there);
     let keys = keys.map(|(id, kept)| (format!("the key {id}"), kept.record.project.as_ref()));
-    let accounts = snapshot.made().accounts_of(name);
+    let accounts = snapshot.made().accounts_of(name).filter(|_| is_there);
     let accounts = accounts.map(|(id, kept)| (format!("the service account {id}"), kept.record.project.as_ref()));
     for (whose, project) in keys.chain(accounts) {
         if let Some(project) = project.filter(|project| missing_project(&settings.projects, project).is_some()) {
@@ -330,6 +331,10 @@ async fn put_tenant(pen: Pen<'_>, name: TenantId, manifest: Value, condition: Co
         update_time: now,
     };
     let document = made::tenant_name(&name);
+    if held.is_none() {
+        // What was made for one that a file declared under this name is not for this one.
+        remove_parts(pen, parts_of(&snapshot, &name)).await?;
+    }
     let written = pen.write((&document, held.map(|k| k.revision)), Some(text(&record)?), expect).await?;
     let tenant = match written {
         Some(_) => read::tenant(core, &name).await?,
@@ -381,12 +386,30 @@ async fn delete_tenant(pen: Pen<'_>, tenant: &TenantId, condition: Condition) ->
     let expect = expect(condition, Some(kept.revision), false)?;
     // The tenant last, so that a repetition of a delete that was broken off finds it and ends the rest. A key that is made
     // meanwhile is that of this tenant and opens none that comes later.
+    remove(pen, parts_of(&snapshot, tenant), (made::tenant_name(tenant), kept.revision), expect).await
+}
+
+/// The documents that the API made for a tenant, but its own.
+fn parts_of(snapshot: &Snapshot, tenant: &TenantId) -> Vec<String> {
     let made = snapshot.made();
     let keys = made.keys_of(tenant).map(|(id, _)| made::key_name(tenant, id));
     let accounts = made.accounts_of(tenant).map(|(name, _)| made::account_name(tenant, name));
     let policies = made.policies.iter().filter(|(_, (policy, _))| policy.compiled.scope().tenant() == Some(tenant));
-    let parts = keys.chain(accounts).chain(policies.map(|(path, _)| path.clone())).collect();
-    remove(pen, parts, (made::tenant_name(tenant), kept.revision), expect).await
+    keys.chain(accounts).chain(policies.map(|(path, _)| path.clone())).collect()
+}
+
+/// Removes what belongs to something.
+async fn remove_parts(pen: Pen<'_>, parts: Vec<String>) -> Result<(), Refusal> {
+    for part in parts {
+        match pen.write((&part, None), None, Expect::Present).await {
+            // What somebody else removed meanwhile is gone as well.
+            Err(refusal) if refusal.problem.code != ErrorCode::EtagMismatch => {
+                return Err(Refusal { outcome_unknown: true, ..refusal });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Removes what belongs to something, and then that.
@@ -397,15 +420,7 @@ async fn remove(
     expect: Expect,
 ) -> Result<Outcome, Refusal> {
     let is_partly_done = !parts.is_empty();
-    for part in parts {
-        match pen.write((&part, None), None, Expect::Present).await {
-            // What somebody else removed meanwhile is gone as well.
-            Err(refusal) if refusal.problem.code != ErrorCode::EtagMismatch => {
-                return Err(Refusal { outcome_unknown: true, ..refusal });
-            }
-            _ => {}
-        }
-    }
+    remove_parts(pen, parts).await?;
     let removed = pen.write((&whole, Some(held)), None, expect).await;
     removed.map_err(|refusal| Refusal { outcome_unknown: refusal.outcome_unknown || is_partly_done, ..refusal })?;
     Ok(Outcome::Deleted)
