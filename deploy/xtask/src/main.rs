@@ -11,7 +11,7 @@ use anyhow::bail;
 
 const USAGE: &str = "usage: cargo xtask TASK
   test       everything CI runs: fmt, clippy, tidy, vendor SDKs, doc tests, proofs, all tests
-  proofs     short simulation (200 histories), planted bugs and chaos, from one optimised build; about 10 minutes
+  proofs     short simulation (100 histories), planted bugs and chaos, from one optimised build; about 10 minutes
   tidy       invariants of the workspace: who may depend on what, words, sizes, licences
   sdk-venv   a Python environment with the vendors' SDKs, for the tests that run them";
 

@@ -11,7 +11,7 @@ use crate::{
 /// What is run, in order: the name of the step and the arguments of `meridian-loadtests`. The long versions are in
 /// `loadtests/README.md`.
 const PROOFS: [(&str, &[&str]); 11] = [
-    ("200 simulated histories", &["simulate", "--seeds", "1..200"]),
+    ("100 simulated histories", &["simulate", "--seeds", "1..100"]),
     ("planted bugs", &["simulate", "--mutants"]),
     ("chaos", &["chaos", "--rounds", "12", "--jobs", "2", "--max-time", "5m"]),
     (
